@@ -1,0 +1,39 @@
+package dns
+
+import "net/netip"
+
+// State is all that the resolver answers from. It is a plain value.
+type State struct {
+	// Zones are the networks' names, by network ID.
+	Zones map[string]Zone
+	// Clients says which zones an asker sees, by its source address. Askers that
+	// are not listed are refused.
+	Clients map[netip.Addr]Client
+	// Upstreams answer what no zone knows, e.g. 192.0.2.53:53.
+	Upstreams []netip.AddrPort
+}
+
+// Client is a container that may ask.
+type Client struct {
+	// Zones in the order in which names are looked up.
+	Zones []string
+	// Names that only this client sees: its own host name and extra hosts.
+	Names map[string][]netip.Addr
+	// Upstreams replaces State.Upstreams when not empty.
+	Upstreams []netip.AddrPort
+}
+
+// Zone maps names to addresses on one network.
+type Zone struct {
+	// Names are lower case and relative: "web", "tasks.web", "web.1.x2k...".
+	Names map[string]Name
+	// Reverse maps an address to the name that PTR queries get, without a final dot.
+	Reverse map[netip.Addr]string
+	// Network is the network's name: "web.<Network>" is answered as "web".
+	Network string
+}
+
+// Name is what a name stands for.
+type Name struct {
+	Addrs []netip.Addr
+}

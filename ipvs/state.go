@@ -1,0 +1,60 @@
+package ipvs
+
+import "net/netip"
+
+// State is the whole desired state of a node's load balancers.
+type State struct {
+	Services []Service
+	// NodeAddrs are the addresses of this node that published ports answer on.
+	NodeAddrs []netip.Addr
+	// MeshVNI is the network that published ports reach their tasks through.
+	MeshVNI uint32
+}
+
+// Protocol is an IP protocol number (IANA); zero means any.
+type Protocol uint8
+
+// The protocols that can be balanced.
+const (
+	AnyProtocol Protocol = 0
+	TCP         Protocol = 6
+	UDP         Protocol = 17
+)
+
+// Key identifies a service.
+type Key struct {
+	// VNI is the network on which the VIP is seen; for published ports the mesh's.
+	VNI uint32
+	// VIP is the virtual address; the zero Addr means every address of the node.
+	VIP netip.Addr
+	// Port is zero for VIPs, which pass every port through.
+	Port     uint16
+	Protocol Protocol
+}
+
+// Service spreads the connections to one key over backends.
+type Service struct {
+	Key
+	// Name is for people: metrics and traces.
+	Name     string
+	Backends []Backend
+}
+
+// Backend is one task behind a service.
+type Backend struct {
+	Addr netip.Addr
+	// Port is zero where the client's own port is kept.
+	Port uint16
+	// Draining backends get no new connections and keep those they have.
+	Draining bool
+}
+
+// Balancer makes the kernel balance what State asks for.
+type Balancer interface {
+	// Set replaces the desired state and returns when the kernel holds it, or with
+	// what could not be done; a later Set with the same state tries again.
+	Set(State) error
+	// Close lets go of the kernel's objects without removing them: balancing goes
+	// on without this process.
+	Close() error
+}

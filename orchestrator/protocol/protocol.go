@@ -1,0 +1,167 @@
+// Package protocol holds the values that managers and agents exchange: plain
+// data, no behaviour. They travel as JSON over the mutually authenticated
+// control port (package remote).
+//
+// An agent opens a session with any manager (POST /v1/session) and gets a
+// stream of Messages, first a full picture, then what changed. It reports task
+// states (POST /v1/status) and which network revisions its kernel holds
+// (POST /v1/ack), and asks before it stops a task (POST /v1/drained).
+package protocol
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/moby/moby/api/types/swarm"
+)
+
+// The paths of the dispatcher on the control port.
+const (
+	PathSession = "/v1/session"
+	PathStatus  = "/v1/status"
+	PathAck     = "/v1/ack"
+	PathDrained = "/v1/drained"
+)
+
+// SessionRequest opens a session; the node is the one its certificate names.
+type SessionRequest struct {
+	Description swarm.NodeDescription
+	// DataAddr is where peers send overlay traffic to.
+	DataAddr netip.Addr
+}
+
+// Message is one step of a session. Unset fields say nothing.
+type Message struct {
+	// Heartbeat is sent when nothing else was for a while. A stream silent for
+	// three such periods is dead; the agent turns to another manager.
+	Heartbeat time.Duration `json:",omitempty"`
+	// Managers replaces the list of managers to turn to.
+	Managers []swarm.Peer `json:",omitempty"`
+	// Nodes replaces the list of nodes.
+	Nodes []Node `json:",omitempty"`
+	// Tasks changes what this node runs.
+	Tasks *Tasks `json:",omitempty"`
+	// Networks replaces the state of each network in it.
+	Networks []Network `json:",omitempty"`
+	// NetworksGone are the IDs of networks that do not concern this node any more.
+	NetworksGone []string `json:",omitempty"`
+}
+
+// Node is a machine that takes part in the data plane.
+type Node struct {
+	ID       string
+	Hostname string
+	DataAddr netip.Addr
+	Labels   map[string]string `json:",omitempty"`
+	// Down says that managers have given the node up.
+	Down bool `json:",omitempty"`
+}
+
+// Tasks changes the set of tasks assigned to a node.
+type Tasks struct {
+	// Full says that Set is the whole set, not a change to it.
+	Full   bool         `json:",omitempty"`
+	Set    []Assignment `json:",omitempty"`
+	Remove []string     `json:",omitempty"`
+}
+
+// Assignment is a task with all that running it needs.
+type Assignment struct {
+	// Task carries its spec and the network objects of its attachments.
+	Task         swarm.Task
+	ServiceName  string
+	Service      swarm.Annotations
+	Endpoint     *swarm.EndpointSpec `json:",omitempty"`
+	RegistryAuth string              `json:",omitempty"`
+	Secrets      []swarm.Secret      `json:",omitempty"`
+	Configs      []swarm.Config      `json:",omitempty"`
+}
+
+// EndpointState is where an endpoint is in its life.
+type EndpointState string
+
+// The states an endpoint goes through, forward only.
+const (
+	// EndpointStarting: it has its address, but may not be offered to clients.
+	EndpointStarting EndpointState = "starting"
+	// EndpointServing: running, and healthy if it has a health check.
+	EndpointServing EndpointState = "serving"
+	// EndpointDraining: no new connections; existing ones go on.
+	EndpointDraining EndpointState = "draining"
+)
+
+// Network is the whole truth about one network at a revision (a raft index).
+type Network struct {
+	ID       string
+	Name     string
+	Revision uint64
+	VNI      uint32
+	Subnets  []Subnet
+	// Ingress marks the network of the routing mesh, which every task has its
+	// default route on.
+	Ingress  bool              `json:",omitempty"`
+	Internal bool              `json:",omitempty"`
+	Options  map[string]string `json:",omitempty"`
+
+	Services  []Service
+	Endpoints []Endpoint
+}
+
+// Subnet is an address range of a network.
+type Subnet struct {
+	Prefix  netip.Prefix
+	Gateway netip.Addr
+}
+
+// Service is a service as seen on one network.
+type Service struct {
+	ID     string
+	Name   string
+	Labels map[string]string `json:",omitempty"`
+	// VIPs are empty in endpoint mode dnsrr.
+	VIPs []netip.Addr `json:",omitempty"`
+	// Aliases are further names of the service on this network.
+	Aliases []string `json:",omitempty"`
+	// Ports are those published on every node; on the ingress network only.
+	Ports []swarm.PortConfig `json:",omitempty"`
+}
+
+// Endpoint is a task as seen on one network.
+type Endpoint struct {
+	TaskID    string
+	ServiceID string
+	NodeID    string
+	Slot      int
+	// Name is the container's name, e.g. web.1.<task ID>.
+	Name     string
+	Hostname string `json:",omitempty"`
+	Addrs    []netip.Addr
+	State    EndpointState
+}
+
+// StatusReport carries new states of the sender's own tasks.
+type StatusReport struct {
+	Updates []StatusUpdate
+}
+
+// StatusUpdate is the observed state of one task.
+type StatusUpdate struct {
+	TaskID string
+	Status swarm.TaskStatus
+}
+
+// Ack says which revision of each network the sender's kernel holds.
+type Ack struct {
+	Networks map[string]uint64
+}
+
+// DrainedRequest asks to be answered when every subscriber of the task's
+// networks has taken it out of its load balancers, or after two seconds.
+type DrainedRequest struct {
+	TaskID string
+}
+
+// DrainedReply names the nodes that had not acknowledged in time.
+type DrainedReply struct {
+	Late []string `json:",omitempty"`
+}

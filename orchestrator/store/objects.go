@@ -1,0 +1,208 @@
+package store
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/moby/moby/api/types/swarm"
+)
+
+// Kind names a table. The values travel in the raft log and must not change.
+type Kind string
+
+// The kinds of objects.
+const (
+	KindCluster Kind = "cluster"
+	KindNode    Kind = "node"
+	KindService Kind = "service"
+	KindSpec    Kind = "spec"
+	KindTask    Kind = "task"
+	KindNetwork Kind = "network"
+	KindSecret  Kind = "secret"
+	KindConfig  Kind = "config"
+)
+
+// Object is anything the store holds. Stored objects are never modified.
+type Object interface {
+	Kind() Kind
+	Key() string
+	meta() *swarm.Meta
+	clone() Object
+}
+
+// Version is the raft index of the object's last change; zero if never stored.
+func Version(o Object) uint64 { return o.meta().Version.Index }
+
+// ClusterID is the key of the one Cluster object.
+const ClusterID = "default"
+
+// Cluster holds the cluster-wide settings and secrets. Exactly one exists.
+type Cluster struct {
+	swarm.Swarm
+	// RootCert and RootKey are the PEM of the cluster's CA. The key never leaves
+	// the managers.
+	RootCert []byte
+	RootKey  []byte
+	// BlockedNodes are the IDs of removed nodes whose certificates have not expired.
+	BlockedNodes map[string]time.Time `json:",omitempty"`
+	// LastVNI is the highest VXLAN network identifier handed out; freed ones are
+	// reused only after the range wrapped.
+	LastVNI uint32
+}
+
+// Node is a machine of the cluster.
+type Node struct {
+	swarm.Node
+	// DataAddr is where peers send overlay traffic to.
+	DataAddr netip.Addr
+}
+
+// Service is what a user asked to run.
+type Service struct {
+	swarm.Service
+	// SpecVersion numbers the Spec object that new tasks of this service use.
+	SpecVersion uint64
+}
+
+// Spec is one immutable version of a service's task template. Tasks point at
+// it, so that 10,000 tasks of a service store their template once.
+type Spec struct {
+	swarm.Meta
+	ServiceID string
+	Number    uint64
+	Template  swarm.TaskSpec
+	// RegistryAuth is the encoded X-Registry-Auth header for pulling the image.
+	RegistryAuth string `json:",omitempty"`
+}
+
+// SpecKey is the key of version number of a service's task template.
+func SpecKey(serviceID string, number uint64) string {
+	return fmt.Sprintf("%s.%d", serviceID, number)
+}
+
+// Task is one run of a service's container. Its swarm.Task.Spec stays empty in
+// the store (see Spec), and NetworksAttachments name their network by ID only;
+// View.JoinTask fills both in.
+type Task struct {
+	swarm.Task
+	SpecVersion uint64
+}
+
+// Network is an overlay network of the cluster.
+type Network struct {
+	swarm.Network
+	// VNI is its VXLAN network identifier; zero until allocated.
+	VNI uint32
+	// Ready says that the allocator has given it VNI and subnets.
+	Ready bool
+}
+
+// Secret is a piece of data that only tasks using it may see.
+type Secret struct{ swarm.Secret }
+
+// Config is a piece of data that tasks mount as a file.
+type Config struct{ swarm.Config }
+
+// Kind implements Object.
+func (*Cluster) Kind() Kind { return KindCluster }
+
+// Key implements Object.
+func (*Cluster) Key() string         { return ClusterID }
+func (o *Cluster) meta() *swarm.Meta { return &o.Meta }
+func (o *Cluster) clone() Object     { c := *o; return &c }
+
+// Kind implements Object.
+func (*Node) Kind() Kind { return KindNode }
+
+// Key implements Object.
+func (o *Node) Key() string       { return o.ID }
+func (o *Node) meta() *swarm.Meta { return &o.Meta }
+func (o *Node) clone() Object     { c := *o; return &c }
+
+// Hostname is the name the node calls itself.
+func (o *Node) Hostname() string { return o.Description.Hostname }
+
+// Kind implements Object.
+func (*Service) Kind() Kind { return KindService }
+
+// Key implements Object.
+func (o *Service) Key() string       { return o.ID }
+func (o *Service) meta() *swarm.Meta { return &o.Meta }
+func (o *Service) clone() Object     { c := *o; return &c }
+
+// Kind implements Object.
+func (*Spec) Kind() Kind { return KindSpec }
+
+// Key implements Object.
+func (o *Spec) Key() string       { return SpecKey(o.ServiceID, o.Number) }
+func (o *Spec) meta() *swarm.Meta { return &o.Meta }
+func (o *Spec) clone() Object     { c := *o; return &c }
+
+// Kind implements Object.
+func (*Task) Kind() Kind { return KindTask }
+
+// Key implements Object.
+func (o *Task) Key() string       { return o.ID }
+func (o *Task) meta() *swarm.Meta { return &o.Meta }
+func (o *Task) clone() Object     { c := *o; return &c }
+
+// Kind implements Object.
+func (*Network) Kind() Kind { return KindNetwork }
+
+// Key implements Object.
+func (o *Network) Key() string       { return o.ID }
+func (o *Network) meta() *swarm.Meta { return &o.Meta }
+func (o *Network) clone() Object     { c := *o; return &c }
+
+// Kind implements Object.
+func (*Secret) Kind() Kind { return KindSecret }
+
+// Key implements Object.
+func (o *Secret) Key() string       { return o.ID }
+func (o *Secret) meta() *swarm.Meta { return &o.Meta }
+func (o *Secret) clone() Object     { c := *o; return &c }
+
+// Kind implements Object.
+func (*Config) Kind() Kind { return KindConfig }
+
+// Key implements Object.
+func (o *Config) Key() string       { return o.ID }
+func (o *Config) meta() *swarm.Meta { return &o.Meta }
+func (o *Config) clone() Object     { c := *o; return &c }
+
+// newObject returns an empty object of a kind, to decode into.
+func newObject(k Kind) (Object, error) {
+	switch k {
+	case KindCluster:
+		return &Cluster{}, nil
+	case KindNode:
+		return &Node{}, nil
+	case KindService:
+		return &Service{}, nil
+	case KindSpec:
+		return &Spec{}, nil
+	case KindTask:
+		return &Task{}, nil
+	case KindNetwork:
+		return &Network{}, nil
+	case KindSecret:
+		return &Secret{}, nil
+	case KindConfig:
+		return &Config{}, nil
+	}
+	return nil, fmt.Errorf("store: unknown kind of object %q", k)
+}
+
+// decodeObject reads one object as encoding/json wrote it.
+func decodeObject(k Kind, data []byte) (Object, error) {
+	o, err := newObject(k)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(data, o); err != nil {
+		return nil, fmt.Errorf("store: decode %s: %w", k, err)
+	}
+	return o, nil
+}
