@@ -1,0 +1,259 @@
+// Package plan compiles what the managers say into what the data plane should
+// be: one pure function from (network state, this node's tasks, who is alive)
+// to the desired states of overlay, dns and ipvs. All three come out of the
+// same input, so that a name, a VIP and a route can never disagree.
+package plan
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/dns"
+	"github.com/meshd/meshd/ipvs"
+	"github.com/meshd/meshd/orchestrator/protocol"
+	"github.com/meshd/meshd/overlay"
+)
+
+// Input is all that the data plane of a node follows from.
+type Input struct {
+	// Self is this node's ID, SelfAddr its underlay address.
+	Self     string
+	SelfAddr netip.Addr
+	Nodes    []protocol.Node
+	Networks []protocol.Network
+	// Tasks are the ones assigned to this node.
+	Tasks []protocol.Assignment
+	// NodeAddrs are the addresses that published ports answer on.
+	NodeAddrs []netip.Addr
+	// Upstreams are the node's own resolvers.
+	Upstreams []netip.AddrPort
+}
+
+// Output is the desired state of each part of the data plane.
+type Output struct {
+	Overlay overlay.State
+	DNS     dns.State
+	IPVS    ipvs.State
+}
+
+// Compile is deterministic: equal inputs give equal outputs.
+func Compile(in Input) Output {
+	nodes := make(map[string]protocol.Node, len(in.Nodes))
+	for _, n := range in.Nodes {
+		nodes[n.ID] = n
+	}
+	return Output{
+		Overlay: compileOverlay(in, nodes),
+		DNS:     compileDNS(in, nodes),
+		IPVS:    compileIPVS(in, nodes),
+	}
+}
+
+func compileOverlay(in Input, nodes map[string]protocol.Node) overlay.State {
+	s := overlay.State{Local: in.SelfAddr}
+	for _, n := range in.Nodes {
+		if n.ID != in.Self && n.DataAddr.IsValid() {
+			s.Peers = append(s.Peers, overlay.Peer{ID: n.ID, Addr: n.DataAddr, Transport: overlay.TransportVXLAN})
+		}
+	}
+	for _, n := range in.Networks {
+		network := overlay.Network{ID: n.ID, Name: n.Name, VNI: n.VNI, Mesh: n.Ingress, Internal: n.Internal}
+		for _, sub := range n.Subnets {
+			network.Subnets = append(network.Subnets, sub.Prefix)
+			network.Gateways = append(network.Gateways, sub.Gateway)
+		}
+		s.Networks = append(s.Networks, network)
+		for _, e := range n.Endpoints {
+			node := nodes[e.NodeID]
+			if e.NodeID == in.Self || !node.DataAddr.IsValid() {
+				continue
+			}
+			for _, a := range e.Addrs {
+				s.Endpoints = append(s.Endpoints, overlay.Endpoint{VNI: n.VNI, Addr: a, Node: node.DataAddr})
+			}
+		}
+	}
+	return s
+}
+
+func compileIPVS(in Input, nodes map[string]protocol.Node) ipvs.State {
+	s := ipvs.State{NodeAddrs: in.NodeAddrs}
+	for _, n := range in.Networks {
+		if n.Ingress {
+			s.MeshVNI = n.VNI
+		}
+		backends := backendsByService(n, nodes)
+		for _, svc := range n.Services {
+			if n.Ingress {
+				s.Services = append(s.Services, published(n, svc, backends[svc.ID])...)
+				continue
+			}
+			for _, vip := range svc.VIPs {
+				s.Services = append(s.Services, ipvs.Service{
+					Key: ipvs.Key{VNI: n.VNI, VIP: vip}, Name: svc.Name, Backends: family(backends[svc.ID], vip),
+				})
+			}
+		}
+	}
+	return s
+}
+
+// published makes one service per port that every node answers on.
+func published(n protocol.Network, svc protocol.Service, backends []ipvs.Backend) []ipvs.Service {
+	var out []ipvs.Service
+	for _, p := range svc.Ports {
+		if p.PublishMode == swarm.PortConfigPublishModeHost || p.PublishedPort == 0 {
+			continue
+		}
+		proto := ipvs.TCP
+		if p.Protocol == "udp" {
+			proto = ipvs.UDP
+		}
+		s := ipvs.Service{
+			Key:  ipvs.Key{VNI: n.VNI, Port: uint16(p.PublishedPort), Protocol: proto},
+			Name: svc.Name,
+		}
+		for _, b := range backends {
+			b.Port = uint16(p.TargetPort)
+			s.Backends = append(s.Backends, b)
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// backendsByService lists who may get connections: serving endpoints on nodes
+// that are up, and draining ones for the connections they still have.
+func backendsByService(n protocol.Network, nodes map[string]protocol.Node) map[string][]ipvs.Backend {
+	out := map[string][]ipvs.Backend{}
+	for _, e := range n.Endpoints {
+		if e.State == protocol.EndpointStarting || nodes[e.NodeID].Down {
+			continue
+		}
+		for _, a := range e.Addrs {
+			out[e.ServiceID] = append(out[e.ServiceID],
+				ipvs.Backend{Addr: a, Draining: e.State == protocol.EndpointDraining})
+		}
+	}
+	return out
+}
+
+// family keeps the backends that speak the VIP's IP version.
+func family(backends []ipvs.Backend, vip netip.Addr) []ipvs.Backend {
+	var out []ipvs.Backend
+	for _, b := range backends {
+		if b.Addr.Is4() == vip.Is4() {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+func compileDNS(in Input, nodes map[string]protocol.Node) dns.State {
+	s := dns.State{
+		Zones:     map[string]dns.Zone{},
+		Clients:   map[netip.Addr]dns.Client{},
+		Upstreams: in.Upstreams,
+	}
+	ingress := ""
+	for _, n := range in.Networks {
+		if n.Ingress {
+			ingress = n.ID
+			continue
+		}
+		s.Zones[n.ID] = zone(n, nodes)
+	}
+	for _, a := range in.Tasks {
+		addClient(s.Clients, a, ingress)
+	}
+	return s
+}
+
+// zone gives a network's names. A service in mode vip is its VIP even while no
+// task serves, so that a client that resolved early is not stuck with nothing.
+func zone(n protocol.Network, nodes map[string]protocol.Node) dns.Zone {
+	z := dns.Zone{Names: map[string]dns.Name{}, Reverse: map[netip.Addr]string{}, Network: strings.ToLower(n.Name)}
+	add := func(name string, addrs ...netip.Addr) {
+		name = strings.ToLower(name)
+		if name == "" {
+			return
+		}
+		e := z.Names[name]
+		for _, a := range addrs {
+			if !slices.Contains(e.Addrs, a) {
+				e.Addrs = append(e.Addrs, a)
+			}
+		}
+		z.Names[name] = e
+	}
+	serving := map[string][]netip.Addr{}
+	for _, e := range n.Endpoints {
+		if e.State == protocol.EndpointServing && !nodes[e.NodeID].Down {
+			serving[e.ServiceID] = append(serving[e.ServiceID], e.Addrs...)
+		}
+		add(e.Name, e.Addrs...)
+		add(e.Hostname, e.Addrs...)
+		for _, a := range e.Addrs {
+			z.Reverse[a] = e.Name + "." + n.Name
+		}
+	}
+	for _, svc := range n.Services {
+		addrs := svc.VIPs
+		if len(addrs) == 0 {
+			addrs = serving[svc.ID]
+		}
+		add(svc.Name, addrs...)
+		add("tasks."+svc.Name, serving[svc.ID]...)
+		for _, alias := range svc.Aliases {
+			add(alias, addrs...)
+			add("tasks."+alias, serving[svc.ID]...)
+		}
+		for _, vip := range svc.VIPs {
+			z.Reverse[vip] = svc.Name + "." + n.Name
+		}
+	}
+	return z
+}
+
+// addClient lets a task ask: its queries come from its address on the mesh
+// network, and see the networks that it is on.
+func addClient(clients map[netip.Addr]dns.Client, a protocol.Assignment, ingress string) {
+	c := dns.Client{Names: map[string][]netip.Addr{}}
+	var from, own []netip.Addr
+	for _, at := range a.Task.NetworksAttachments {
+		for _, p := range at.Addresses {
+			if at.Network.ID == ingress {
+				from = append(from, p.Addr())
+			} else {
+				own = append(own, p.Addr())
+			}
+		}
+		if at.Network.ID != ingress {
+			c.Zones = append(c.Zones, at.Network.ID)
+		}
+	}
+	if len(own) == 0 {
+		own = from
+	}
+	c.Names[strings.ToLower(ContainerName(a))] = own
+	if spec := a.Task.Spec.ContainerSpec; spec != nil && spec.Hostname != "" {
+		c.Names[strings.ToLower(spec.Hostname)] = own
+	}
+	for _, addr := range from {
+		clients[addr] = c
+	}
+}
+
+// ContainerName is Swarm's name for a task's container: service.slot.task, or
+// service.node.task for a global service.
+func ContainerName(a protocol.Assignment) string {
+	slot := a.Task.NodeID
+	if a.Task.Slot != 0 {
+		slot = strconv.Itoa(a.Task.Slot)
+	}
+	return a.ServiceName + "." + slot + "." + a.Task.ID
+}
