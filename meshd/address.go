@@ -1,0 +1,151 @@
+package meshd
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// The texts of these two errors are Docker's: its client adds a hint to them.
+const (
+	errNoAddress       = "could not find the system's IP address"
+	errManyAddresses   = "could not choose an IP address to advertise since this system has multiple addresses"
+	errManyOnInterface = "could not choose an IP address to advertise since interface %s has multiple addresses"
+)
+
+// hostInterface is what address selection needs of a network interface.
+type hostInterface struct {
+	Name  string
+	Addrs []netip.Addr
+}
+
+// hostInterfaces lists the interfaces that are up, with their usable addresses:
+// no loopback, no link-local ones, none of our own devices.
+func hostInterfaces() ([]hostInterface, error) {
+	ifs, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("list network interfaces: %w", err)
+	}
+	var out []hostInterface
+	for _, i := range ifs {
+		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || ownDevice(i.Name) {
+			continue
+		}
+		addrs, err := i.Addrs()
+		if err != nil {
+			continue // the interface has just gone
+		}
+		h := hostInterface{Name: i.Name}
+		for _, a := range addrs {
+			p, err := netip.ParsePrefix(a.String())
+			if err == nil && p.Addr().IsGlobalUnicast() {
+				h.Addrs = append(h.Addrs, p.Addr().Unmap())
+			}
+		}
+		if len(h.Addrs) > 0 {
+			out = append(out, h)
+		}
+	}
+	return out, nil
+}
+
+// ownDevice tells the data plane's devices, and the engine's bridges, from the machine's.
+func ownDevice(name string) bool {
+	for _, prefix := range []string{"mesh", "mv", "docker", "br-", "veth"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// resolveAddress turns what a user gave for an address (an IP, an interface's
+// name, or nothing) with an optional port into an address of this machine.
+func resolveAddress(given string, defaultPort uint16, ifs []hostInterface) (netip.AddrPort, error) {
+	host, port, err := splitPort(given, defaultPort)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return netip.AddrPortFrom(addr.Unmap(), port), nil
+	}
+	if host != "" {
+		return interfaceAddress(host, port, ifs)
+	}
+	var found []netip.Addr
+	for _, i := range ifs {
+		found = append(found, i.Addrs...)
+	}
+	return single(found, port, errManyAddresses)
+}
+
+func interfaceAddress(name string, port uint16, ifs []hostInterface) (netip.AddrPort, error) {
+	for _, i := range ifs {
+		if i.Name == name {
+			return single(i.Addrs, port, fmt.Sprintf(errManyOnInterface, name))
+		}
+	}
+	return netip.AddrPort{}, invalid("invalid address %q: neither an IP address nor an interface of this machine", name)
+}
+
+// single takes the only IPv4 address, else the only IPv6 address.
+func single(addrs []netip.Addr, port uint16, many string) (netip.AddrPort, error) {
+	var v4, v6 []netip.Addr
+	for _, a := range addrs {
+		if a.Is4() {
+			v4 = append(v4, a)
+		} else {
+			v6 = append(v6, a)
+		}
+	}
+	for _, family := range [][]netip.Addr{v4, v6} {
+		switch {
+		case len(family) == 1:
+			return netip.AddrPortFrom(family[0], port), nil
+		case len(family) > 1:
+			return netip.AddrPort{}, invalid("%s (%s) - specify one with --advertise-addr", many, joinAddrs(family))
+		}
+	}
+	return netip.AddrPort{}, invalid("%s - specify one with --advertise-addr", errNoAddress)
+}
+
+func joinAddrs(addrs []netip.Addr) string {
+	s := make([]string, len(addrs))
+	for i, a := range addrs {
+		s[i] = a.String()
+	}
+	return strings.Join(s, ", ")
+}
+
+func splitPort(given string, defaultPort uint16) (host string, port uint16, err error) {
+	host, text, err := net.SplitHostPort(given)
+	if err != nil {
+		return strings.Trim(given, "[]"), defaultPort, nil
+	}
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || n == 0 {
+		return "", 0, invalid("invalid port %q in address %q", text, given)
+	}
+	return host, uint16(n), nil
+}
+
+// refusal is an error whose class travels apart from its text.
+type refusal struct {
+	text  string
+	class error
+}
+
+func (r *refusal) Error() string { return r.text }
+func (r *refusal) Unwrap() error { return r.class }
+
+func invalid(format string, args ...any) error {
+	return &refusal{fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument}
+}
+
+func unavailable(format string, args ...any) error {
+	return &refusal{fmt.Sprintf(format, args...), errdefs.ErrUnavailable}
+}

@@ -1,0 +1,44 @@
+package meshd
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+func TestResolveAddress(t *testing.T) {
+	addr := netip.MustParseAddr
+	one := []hostInterface{{Name: "eth0", Addrs: []netip.Addr{addr("192.0.2.7"), addr("2001:db8::7")}}}
+	two := append([]hostInterface{{Name: "eth1", Addrs: []netip.Addr{addr("198.51.100.1"), addr("198.51.100.2")}}}, one...)
+	for _, tc := range []struct {
+		name, given string
+		ifs         []hostInterface
+		want, err   string
+	}{
+		{name: "address", given: "192.0.2.7", want: "192.0.2.7:2377"},
+		{name: "address and port", given: "192.0.2.7:4000", want: "192.0.2.7:4000"},
+		{name: "IPv6", given: "2001:db8::7", want: "[2001:db8::7]:2377"},
+		{name: "IPv6 and port", given: "[2001:db8::7]:4000", want: "[2001:db8::7]:4000"},
+		{name: "interface", given: "eth0", ifs: two, want: "192.0.2.7:2377"},
+		{name: "interface and port", given: "eth0:99", ifs: one, want: "192.0.2.7:99"},
+		{name: "the only address", ifs: one, want: "192.0.2.7:2377"},
+		{name: "many addresses", ifs: two, err: "could not choose an IP address to advertise"},
+		{name: "many on the interface", given: "eth1", ifs: two, err: "could not choose an IP address to advertise since interface eth1"},
+		{name: "no address", err: "could not find the system's IP address"},
+		{name: "no such interface", given: "eth9", ifs: one, err: "neither an IP address nor an interface"},
+		{name: "bad port", given: "192.0.2.7:0", err: "invalid port"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got, err := resolveAddress(tc.given, DefaultControlPort, tc.ifs)
+			if tc.err != "" {
+				if err == nil || !strings.Contains(err.Error(), tc.err) {
+					t.Fatalf("error = %v, want it to say %q", err, tc.err)
+				}
+				return
+			}
+			if err != nil || got.String() != tc.want {
+				t.Fatalf("got %v, %v; want %s", got, err, tc.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,42 @@
+package meshd
+
+import (
+	"log/slog"
+	"path/filepath"
+)
+
+// Config is everything a node is told from outside.
+type Config struct {
+	// StateDir holds what must survive a reboot: keys, raft log, membership.
+	StateDir string
+	// RunDir holds what must survive a restart of the daemon only: bpffs, sockets.
+	RunDir string
+	// Socket is the path of the API's unix socket.
+	Socket string
+	// Engine is the path of the local Docker Engine's unix socket.
+	Engine string
+	// PluginDir is where the engine looks for network drivers.
+	PluginDir string
+	// DataPathPort is the UDP port of VXLAN unless `swarm init` chooses another.
+	DataPathPort uint16
+	// Version is shown by the API.
+	Version string
+	Logger  *slog.Logger
+}
+
+// Defaults, as the package of a distribution would have them.
+const (
+	DefaultStateDir     = "/var/lib/meshd"
+	DefaultRunDir       = "/run/meshd"
+	DefaultSocket       = "/run/meshd/meshd.sock"
+	DefaultEngine       = "unix:///var/run/docker.sock"
+	DefaultPluginDir    = "/run/docker/plugins"
+	DefaultDataPathPort = 4789
+	DefaultControlPort  = 2377
+)
+
+func (c Config) membershipFile() string { return filepath.Join(c.StateDir, "membership.json") }
+func (c Config) certDir() string        { return filepath.Join(c.StateDir, "certificates") }
+func (c Config) raftDir() string        { return filepath.Join(c.StateDir, "raft") }
+func (c Config) resolvConf() string     { return filepath.Join(c.StateDir, "resolv.conf") }
+func (c Config) pluginSocket() string   { return filepath.Join(c.PluginDir, "meshd.sock") }

@@ -1,0 +1,75 @@
+package meshd
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/moby/moby/api/types/swarm"
+)
+
+// membership is what a node remembers of the cluster it is in; the role is not
+// here but in its certificate.
+type membership struct {
+	NodeID    string
+	ClusterID string
+	// ListenAddr and AdvertiseAddr are of the control port.
+	ListenAddr    string
+	AdvertiseAddr netip.AddrPort
+	// DataAddr and DataPathPort are where peers send overlay traffic to.
+	DataAddr     netip.Addr
+	DataPathPort uint16
+	// Managers are the ones known last, to come back to.
+	Managers []swarm.Peer
+}
+
+// loadMembership returns nil when the node is in no cluster.
+func loadMembership(path string) (*membership, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read membership: %w", err)
+	}
+	m := &membership{}
+	if err := json.Unmarshal(data, m); err != nil {
+		return nil, fmt.Errorf("read membership %s: %w", path, err)
+	}
+	return m, nil
+}
+
+// save replaces the file in one step, so that a crash leaves the old or the new.
+func (m *membership) save(path string) error {
+	data, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return err
+	}
+	return replaceFile(path, data)
+}
+
+func replaceFile(path string, data []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	if _, err = f.Write(data); err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
