@@ -124,3 +124,5 @@ require (
 	google.golang.org/protobuf v1.36.12 // indirect
 	tags.cncf.io/container-device-interface v1.1.1 // indirect
 )
+
+tool github.com/cilium/ebpf/cmd/bpf2go

@@ -12,6 +12,11 @@
  *
  * skb->cb carries what the halves tell each other (it survives tail calls). The
  * guard sets all five words, so that nobody reads what a driver left there.
+ *
+ * All programs of both halves are SEC("tc"): a program array takes only programs
+ * of one type and one expected attach type, and that one also loads where there
+ * is no tcx. The array has __u32 keys and values, no flags, and is pinned as
+ * `mesh_hooks`.
  */
 #ifndef MESH_HOOK_H
 #define MESH_HOOK_H
