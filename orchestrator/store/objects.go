@@ -62,8 +62,11 @@ type Node struct {
 // Service is what a user asked to run.
 type Service struct {
 	swarm.Service
-	// SpecVersion numbers the Spec object that new tasks of this service use.
+	// SpecVersion numbers the Spec object that new tasks of this service use. After
+	// a rollback it is lower than that of the newest Spec.
 	SpecVersion uint64
+	// UpdateVersion is the SpecVersion that UpdateStatus is about.
+	UpdateVersion uint64 `json:",omitempty"`
 }
 
 // Spec is one immutable version of a service's task template. Tasks point at
@@ -88,6 +91,11 @@ func SpecKey(serviceID string, number uint64) string {
 type Task struct {
 	swarm.Task
 	SpecVersion uint64
+	// Restarts counts how often the slot's task was replaced after it had ended by
+	// itself, RestartedAt says when. They are kept only where the restart policy
+	// limits the attempts, for as long as the slot stays at this SpecVersion.
+	Restarts    uint64      `json:",omitempty"`
+	RestartedAt []time.Time `json:",omitempty"`
 }
 
 // Network is an overlay network of the cluster.
