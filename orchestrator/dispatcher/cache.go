@@ -1,0 +1,127 @@
+package dispatcher
+
+import (
+	"sync"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/orchestrator/protocol"
+	"github.com/meshd/meshd/orchestrator/store"
+)
+
+// cache holds the parts of pictures that sessions share, so that a change is
+// built once and not once per session. Entries are built when first asked for
+// after a commit touched them. get is called inside a view, so entries are never
+// older than another's; the lock order is store, cache.
+type cache struct {
+	mu sync.Mutex
+	// done is the newest commit taken in: what is cached is true up to it.
+	done     uint64
+	networks map[string]protocol.Network
+	members  *membership
+	// publishers are services that have, or had, published ports.
+	publishers map[string]bool
+	// left says at which index tasks stopped being offered.
+	left map[string]uint64
+}
+
+type membership struct {
+	revision uint64
+	nodes    []protocol.Node
+	managers []swarm.Peer
+}
+
+func newCache() *cache {
+	return &cache{networks: map[string]protocol.Network{}, publishers: map[string]bool{}, left: map[string]uint64{}}
+}
+
+// reset starts over from a view. What left before stays known.
+func (c *cache) reset(index uint64, services []*store.Service) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.done, c.members = index, nil
+	clear(c.networks)
+	for _, s := range services {
+		if len(published(s)) > 0 {
+			c.publishers[s.ID] = true
+		}
+	}
+}
+
+// apply takes in a commit.
+func (c *cache) apply(commit store.Commit) *touched {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := newTouched()
+	for _, e := range commit.Events {
+		if s, ok := e.New.(*store.Service); ok && len(published(s)) > 0 {
+			c.publishers[s.ID] = true
+		}
+	}
+	for _, e := range commit.Events {
+		t.add(e, func(id string) bool { return c.publishers[id] })
+	}
+	for id, n := range c.networks {
+		stale := t.networks[id] || t.networks[n.Name]
+		if n.Ingress {
+			stale = t.mesh
+		}
+		if stale && n.Revision < commit.Index {
+			delete(c.networks, id)
+		}
+	}
+	if t.members && c.members != nil && c.members.revision < commit.Index {
+		c.members = nil
+	}
+	for _, id := range t.left {
+		c.left[id] = commit.Index
+	}
+	for _, id := range t.forgotten {
+		delete(c.left, id)
+	}
+	c.done = commit.Index
+	return t
+}
+
+func (c *cache) processed() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.done
+}
+
+// network returns the shared description of a network.
+func (c *cache) network(v *store.View, n *store.Network) protocol.Network {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p, ok := c.networks[n.ID]
+	if !ok {
+		p = buildNetwork(v, n)
+		c.networks[n.ID] = p
+	}
+	return p
+}
+
+func (c *cache) membership(v *store.View) *membership {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.members == nil {
+		c.members = &membership{revision: v.Index()}
+		c.members.nodes, c.members.managers = members(v)
+	}
+	return c.members
+}
+
+// leftAt says at which index a task stopped being offered; false if it did not,
+// or did so before this manager watched.
+func (c *cache) leftAt(task string) (uint64, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i, ok := c.left[task]
+	return i, ok
+}
+
+func (c *cache) publishes(service string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.publishers[service]
+}

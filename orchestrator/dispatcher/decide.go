@@ -1,0 +1,300 @@
+package dispatcher
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/orchestrator/protocol"
+	"github.com/meshd/meshd/orchestrator/store"
+)
+
+// rank orders the states of a task as Swarm does; observed states only move up.
+// Unknown states rank lowest.
+func rank(s swarm.TaskState) int {
+	order := [...]swarm.TaskState{
+		swarm.TaskStateNew, swarm.TaskStateAllocated, swarm.TaskStatePending, swarm.TaskStateAssigned,
+		swarm.TaskStateAccepted, swarm.TaskStatePreparing, swarm.TaskStateReady, swarm.TaskStateStarting,
+		swarm.TaskStateRunning, swarm.TaskStateComplete, swarm.TaskStateShutdown, swarm.TaskStateFailed,
+		swarm.TaskStateRejected, swarm.TaskStateRemove, swarm.TaskStateOrphaned,
+	}
+	return slices.Index(order[:], s)
+}
+
+func terminal(s swarm.TaskState) bool { return rank(s) > rank(swarm.TaskStateRunning) }
+
+// live says that a task has, or is about to get, a container on its node.
+func live(t *store.Task) bool {
+	return t.NodeID != "" && rank(t.Status.State) >= rank(swarm.TaskStateAssigned) && !terminal(t.Status.State)
+}
+
+// assigned says that the task's node should know of it. A task whose removal is
+// wanted stays until it has ended, so that its node can drain and stop it; ended
+// ones stay for their logs until the store forgets them.
+func assigned(t *store.Task) bool {
+	if rank(t.Status.State) < rank(swarm.TaskStateAssigned) {
+		return false
+	}
+	return t.DesiredState != swarm.TaskStateRemove || !terminal(t.Status.State)
+}
+
+// offer is where a task is in its life as an endpoint; "" when it is none.
+func offer(t *store.Task) protocol.EndpointState {
+	running := t.Status.State == swarm.TaskStateRunning
+	switch {
+	case !live(t):
+		return ""
+	case rank(t.DesiredState) > rank(swarm.TaskStateRunning):
+		if running {
+			return protocol.EndpointDraining
+		}
+		return ""
+	case running:
+		return protocol.EndpointServing
+	}
+	return protocol.EndpointStarting
+}
+
+// advances says whether a reported status is news. States move forward only, and
+// an end is final: it is history, whatever is reported later.
+func advances(old, next swarm.TaskStatus) bool {
+	from, to := rank(old.State), rank(next.State)
+	if to > from {
+		return !terminal(old.State)
+	}
+	return to == from && to >= 0 && !sameStatus(old, next)
+}
+
+func sameStatus(a, b swarm.TaskStatus) bool {
+	if (a.ContainerStatus == nil) != (b.ContainerStatus == nil) {
+		return false
+	}
+	if a.ContainerStatus != nil && *a.ContainerStatus != *b.ContainerStatus {
+		return false
+	}
+	return a.Message == b.Message && a.Err == b.Err && slices.Equal(a.PortStatus.Ports, b.PortStatus.Ports)
+}
+
+// published lists the ports that the service wants open on every node.
+func published(s *store.Service) []swarm.PortConfig {
+	var out []swarm.PortConfig
+	for _, p := range s.Endpoint.Ports {
+		if p.PublishMode != swarm.PortConfigPublishModeHost && p.PublishedPort != 0 {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// ingress finds the network of the routing mesh; nil before the allocator made it ready.
+func ingress(v *store.View) *store.Network {
+	for _, n := range v.Networks() {
+		if n.Spec.Ingress && n.Ready {
+			return n
+		}
+	}
+	return nil
+}
+
+// networksOf lists the networks that a node must know: the mesh network, first,
+// and those it has live tasks on.
+func networksOf(v *store.View, nodeID string) []*store.Network {
+	var out []*store.Network
+	seen := map[string]bool{}
+	if n := ingress(v); n != nil {
+		out, seen[n.ID] = append(out, n), true
+	}
+	for _, t := range v.TasksOnNode(nodeID) {
+		if !live(t) {
+			continue
+		}
+		for _, a := range t.NetworksAttachments {
+			n := v.Network(a.Network.ID)
+			if n == nil || !n.Ready || seen[n.ID] {
+				continue
+			}
+			out, seen[n.ID] = append(out, n), true
+		}
+	}
+	return out
+}
+
+// buildNetwork describes a network as all nodes see it. The mesh network, which
+// every task is on, is cut down to the services that publish ports; each node's
+// own tasks come on top (withOwn).
+func buildNetwork(v *store.View, n *store.Network) protocol.Network {
+	out := protocol.Network{
+		ID: n.ID, Name: n.Spec.Name, Revision: v.Index(), VNI: n.VNI,
+		Ingress: n.Spec.Ingress, Internal: n.Spec.Internal,
+		Subnets: subnets(n), Options: options(n),
+	}
+	tasks := v.TasksOnNetwork(n.ID)
+	on := map[string]bool{}
+	for _, t := range tasks {
+		on[t.ServiceID] = true
+	}
+	for _, s := range v.Services() {
+		ports := published(s)
+		if n.Spec.Ingress {
+			on[s.ID] = len(ports) > 0
+		}
+		if on[s.ID] || !n.Spec.Ingress && wants(s, n) {
+			on[s.ID] = true
+			out.Services = append(out.Services, buildService(s, n, ports))
+		}
+	}
+	for _, t := range tasks {
+		if e, ok := buildEndpoint(v, t, n.ID); ok && on[t.ServiceID] {
+			out.Endpoints = append(out.Endpoints, e)
+		}
+	}
+	return out
+}
+
+// withOwn adds to the mesh network the node's own tasks of services that
+// publish nothing. It does not modify the network it is given.
+func withOwn(v *store.View, mesh protocol.Network, nodeID string) protocol.Network {
+	known := map[string]bool{}
+	for _, s := range mesh.Services {
+		known[s.ID] = true
+	}
+	added := map[string]bool{}
+	n := v.Network(mesh.ID)
+	for _, t := range v.TasksOnNode(nodeID) {
+		if n == nil || known[t.ServiceID] {
+			continue
+		}
+		e, ok := buildEndpoint(v, t, mesh.ID)
+		if !ok {
+			continue
+		}
+		mesh.Endpoints = append(slices.Clip(mesh.Endpoints), e)
+		if s := v.Service(t.ServiceID); s != nil && !added[s.ID] {
+			added[s.ID] = true
+			mesh.Services = append(slices.Clip(mesh.Services), buildService(s, n, nil))
+		}
+	}
+	return mesh
+}
+
+// Networks is all that a node must know of its networks.
+func Networks(v *store.View, nodeID string) []protocol.Network {
+	var out []protocol.Network
+	for _, n := range networksOf(v, nodeID) {
+		p := buildNetwork(v, n)
+		if p.Ingress {
+			p = withOwn(v, p, nodeID)
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+func subnets(n *store.Network) []protocol.Subnet {
+	if n.IPAMOptions == nil {
+		return nil
+	}
+	var out []protocol.Subnet
+	for _, c := range n.IPAMOptions.Configs {
+		out = append(out, protocol.Subnet{Prefix: c.Subnet, Gateway: c.Gateway})
+	}
+	return out
+}
+
+func options(n *store.Network) map[string]string {
+	if len(n.DriverState.Options) > 0 {
+		return n.DriverState.Options
+	}
+	if n.Spec.DriverConfiguration != nil {
+		return n.Spec.DriverConfiguration.Options
+	}
+	return nil
+}
+
+// wants says that a service belongs to a network even while it has no task on it.
+func wants(s *store.Service, n *store.Network) bool {
+	for _, vip := range s.Endpoint.VirtualIPs {
+		if vip.NetworkID == n.ID {
+			return true
+		}
+	}
+	for _, a := range s.Spec.TaskTemplate.Networks {
+		if a.Target == n.ID || a.Target == n.Spec.Name {
+			return true
+		}
+	}
+	return false
+}
+
+func buildService(s *store.Service, n *store.Network, ports []swarm.PortConfig) protocol.Service {
+	out := protocol.Service{ID: s.ID, Name: s.Spec.Name, Labels: s.Spec.Labels}
+	if n.Spec.Ingress {
+		out.Ports = ports
+	}
+	for _, vip := range s.Endpoint.VirtualIPs {
+		if vip.NetworkID == n.ID && vip.Addr.IsValid() {
+			out.VIPs = append(out.VIPs, vip.Addr.Addr())
+		}
+	}
+	for _, a := range s.Spec.TaskTemplate.Networks {
+		if a.Target == n.ID || a.Target == n.Spec.Name {
+			out.Aliases = append(out.Aliases, a.Aliases...)
+		}
+	}
+	return out
+}
+
+func buildEndpoint(v *store.View, t *store.Task, networkID string) (protocol.Endpoint, bool) {
+	state := offer(t)
+	addrs := addrsOn(t, networkID)
+	if state == "" || len(addrs) == 0 {
+		return protocol.Endpoint{}, false
+	}
+	return protocol.Endpoint{
+		TaskID: t.ID, ServiceID: t.ServiceID, NodeID: t.NodeID, Slot: t.Slot,
+		Name: containerName(v, t), Hostname: hostname(v, t), Addrs: addrs, State: state,
+	}, true
+}
+
+func addrsOn(t *store.Task, networkID string) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range t.NetworksAttachments {
+		if a.Network.ID != networkID {
+			continue
+		}
+		for _, p := range a.Addresses {
+			out = append(out, p.Addr())
+		}
+	}
+	return out
+}
+
+// containerName is service.slot.taskid, or service.nodeid.taskid for tasks
+// without a slot (global services).
+func containerName(v *store.View, t *store.Task) string {
+	name := t.ServiceID
+	if s := v.Service(t.ServiceID); s != nil {
+		name = s.Spec.Name
+	}
+	if t.Slot == 0 {
+		return name + "." + t.NodeID + "." + t.ID
+	}
+	return fmt.Sprintf("%s.%d.%s", name, t.Slot, t.ID)
+}
+
+// hostname is the one the user asked for. Templates in it are expanded by the
+// node alone, and such a name is left out.
+func hostname(v *store.View, t *store.Task) string {
+	spec := v.Spec(t.ServiceID, t.SpecVersion)
+	if spec == nil || spec.Template.ContainerSpec == nil {
+		return ""
+	}
+	h := spec.Template.ContainerSpec.Hostname
+	if strings.Contains(h, "{{") {
+		return ""
+	}
+	return h
+}

@@ -1,0 +1,32 @@
+// Package dispatcher is the manager's side of package protocol. It runs on
+// every manager: each serves the sessions of the nodes that chose it out of its
+// own replica of the store; only leases and drains are the leader's business.
+//
+// Picture: one watcher of the store feeds all sessions (loop.go). A commit is
+// reduced to what it touches (decide.go): the tasks of some nodes, some networks,
+// the list of nodes. Touched networks leave the cache (cache.go) and the sessions
+// concerned are marked and woken. A session (session.go) is one goroutine, the
+// handler of its HTTP request: woken, it compares what its node should know with
+// what it has sent and sends the difference. Nothing is queued per session, so a
+// slow one costs no memory and holds up nobody: it just gets a larger difference.
+//
+// Revision: a network is built from a view, and its revision is the index of
+// that view: "exactly the state at this index". It stays true until a commit
+// touches the network, so a session that opens later may call it by any index up
+// to the newest one processed. Revisions are therefore comparable between
+// managers, and a node that moves to a manager that lags may ignore what is older
+// than what it holds.
+//
+// Liveness: every request of a node is a beat (ledger.go). Followers pass beats
+// and acknowledgements on to the leader (relay.go), which turns them into the
+// state of the node objects (leader.go).
+//
+// | goroutine                  | owns                                    | ends           |
+// |----------------------------|-----------------------------------------|----------------|
+// | Run: loop                  | watcher, which services publish ports   | ctx of Run     |
+// | Run: recorder              | the reports waiting to be stored        | ctx of Run     |
+// | Run: beats (lead or relay) | what was relayed, own tick              | ctx of Run     |
+// | session, one per HTTP call | what it has sent                        | request or Run |
+//
+// Locks: store's, then cache.mu; Dispatcher.mu, ledger.mu, session.mu are leaves.
+package dispatcher

@@ -1,0 +1,148 @@
+package dispatcher
+
+import (
+	"context"
+	"time"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/orchestrator/store"
+)
+
+// term is what the beats loop remembers between its ticks.
+type term struct {
+	leading bool
+	last    time.Time // of the last tick
+	// failing is since when the leader could not be reached; zero if it can.
+	failing time.Time
+}
+
+// beats judges leases on the leader and relays beats to it elsewhere.
+func (d *Dispatcher) beats(ctx context.Context) error {
+	tick := time.NewTicker(d.cfg.Relay)
+	defer tick.Stop()
+	var t term
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-d.nudge:
+		}
+		leader, addr, me := d.cfg.Leader()
+		if me {
+			d.lead(ctx, &t, leader, addr)
+		} else {
+			d.relay(ctx, &t, addr)
+		}
+	}
+}
+
+// lead is one look at all leases.
+func (d *Dispatcher) lead(ctx context.Context, t *term, leader, addr string) {
+	now := d.cfg.Clock()
+	d.ledger.take()
+	// Beats that arrived while this process did not run were not counted: before
+	// blaming others for a silence, blame oneself.
+	if !t.leading || now.Sub(t.last) > d.cfg.Lease/2 {
+		d.ledger.startGrace(d.nodeIDs(), now)
+	}
+	t.leading, t.last, t.failing = true, now, time.Time{}
+
+	j := judge{now: now, lease: d.cfg.Lease, heard: d.ledger.heard, leader: leader, addr: addr}
+	if d.cfg.Members != nil {
+		j.members = d.cfg.Members()
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.Lease)
+	defer cancel()
+	err := store.Transact(ctx, d.cfg.Store, d.cfg.Proposer, func(tx *store.Tx) error {
+		for _, n := range tx.Nodes() {
+			if next := j.node(n); next != nil {
+				tx.Update(next)
+			}
+		}
+		return nil
+	})
+	if err != nil && ctx.Err() == nil {
+		d.cfg.Logger.Warn("cannot store the state of nodes", "error", err)
+	}
+	// The time a slow quorum took is not a silence of the nodes, nor of ours.
+	t.last = d.cfg.Clock()
+}
+
+func (d *Dispatcher) nodeIDs() []string {
+	var out []string
+	d.cfg.Store.View(func(v *store.View) {
+		for _, n := range v.Nodes() {
+			out = append(out, n.ID)
+		}
+	})
+	return out
+}
+
+// judge decides on the state of nodes at one moment.
+type judge struct {
+	now   time.Time
+	lease time.Duration
+	// heard says when a node last beat (zero: never) and from when its lease counts.
+	heard func(node string, now time.Time) (beat, since time.Time)
+	// leader and addr are the leader's; members the managers' addresses, empty if unknown.
+	leader, addr string
+	members      map[string]string
+}
+
+// node returns the node as it should be, nil if it is so.
+func (j judge) node(n *store.Node) *store.Node {
+	next := *n
+	beat, since := j.heard(n.ID, j.now)
+	switch {
+	case !beat.IsZero() && j.now.Sub(beat) <= j.lease:
+		if n.Status.State != swarm.NodeStateReady {
+			next.Status.State, next.Status.Message = swarm.NodeStateReady, ""
+		}
+	case n.Status.State != swarm.NodeStateDown && j.now.Sub(since) > j.lease:
+		next.Status.State, next.Status.Message = swarm.NodeStateDown, "heartbeat failure"
+	}
+	next.ManagerStatus = j.manager(&next)
+	if next.Status == n.Status && sameManager(next.ManagerStatus, n.ManagerStatus) {
+		return nil
+	}
+	return &next
+}
+
+func (j judge) manager(n *store.Node) *swarm.ManagerStatus {
+	var out swarm.ManagerStatus
+	addr, member := j.members[n.ID]
+	switch {
+	case n.ManagerStatus != nil:
+		out = *n.ManagerStatus
+	case !member && n.ID != j.leader:
+		return nil
+	}
+	if len(j.members) > 0 && !member && n.ID != j.leader {
+		return nil
+	}
+	if addr != "" {
+		out.Addr = addr
+	}
+	out.Leader = n.ID == j.leader
+	if out.Leader && j.addr != "" {
+		out.Addr = j.addr
+	}
+	switch {
+	case out.Leader || n.Status.State == swarm.NodeStateReady:
+		out.Reachability = swarm.ReachabilityReachable
+	case n.Status.State == swarm.NodeStateDown:
+		out.Reachability = swarm.ReachabilityUnreachable
+	case out.Reachability == "":
+		out.Reachability = swarm.ReachabilityUnknown
+	}
+	return &out
+}
+
+func sameManager(a, b *swarm.ManagerStatus) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return *a == *b
+}

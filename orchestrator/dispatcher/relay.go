@@ -1,0 +1,149 @@
+package dispatcher
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/meshd/meshd/orchestrator/protocol"
+	"github.com/meshd/meshd/orchestrator/remote"
+)
+
+// Paths between managers.
+const (
+	pathRelay        = "/v1/relay"
+	pathRelayDrained = "/v1/relay/drained"
+)
+
+// relay tells the leader who was heard. A manager that cannot do so for a lease
+// ends its sessions: their nodes would count as dead, and may find a better manager.
+func (d *Dispatcher) relay(ctx context.Context, t *term, leader string) {
+	now := d.cfg.Clock()
+	t.leading, t.last = false, now
+	err := errCutOff
+	if leader != "" {
+		r := d.ledger.take()
+		if r.empty() && t.failing.IsZero() {
+			return
+		}
+		callCtx, cancel := context.WithTimeout(ctx, d.cfg.Lease/2)
+		defer cancel()
+		if err = d.cfg.Caller.Call(callCtx, leader, pathRelay, r, &struct{}{}); err != nil {
+			d.ledger.putBack(r)
+		}
+	}
+	switch {
+	case err == nil:
+		t.failing = time.Time{}
+	case t.failing.IsZero():
+		t.failing = now
+	case now.Sub(t.failing) > d.cfg.Lease:
+		t.failing = now
+		d.cfg.Logger.Warn("cannot relay heartbeats to the leader; ending the sessions", "leader", leader, "error", err)
+		d.each(func(s *session) { s.end(errCutOff) })
+	}
+}
+
+// handleRelay takes in what another manager heard.
+func (d *Dispatcher) handleRelay(w http.ResponseWriter, r *http.Request) {
+	var req relayed
+	if err := remote.Read(r, &req); err != nil {
+		remote.Fail(w, err)
+		return
+	}
+	if _, _, me := d.cfg.Leader(); !me {
+		remote.Fail(w, remote.Errorf(errdefs.ErrUnavailable, "this manager does not lead"))
+		return
+	}
+	for _, node := range req.Beats {
+		d.beat(node)
+	}
+	for node, acks := range req.Acks {
+		d.ledger.ack(node, acks)
+	}
+	remote.Reply(w, struct{}{})
+}
+
+// handleAck notes which revisions the caller's kernel holds.
+func (d *Dispatcher) handleAck(w http.ResponseWriter, r *http.Request) {
+	var req protocol.Ack
+	if err := remote.Read(r, &req); err != nil {
+		remote.Fail(w, err)
+		return
+	}
+	node := remote.Peer(r.Context()).NodeID
+	d.beat(node)
+	if d.ledger.ack(node, req.Networks) {
+		d.poke() // somebody may wait for it at the leader
+	}
+	remote.Reply(w, struct{}{})
+}
+
+// beat notes a sign of life of a node.
+func (d *Dispatcher) beat(node string) {
+	if d.ledger.beat(node, d.cfg.Clock(), d.cfg.Lease) {
+		d.poke()
+	}
+}
+
+// handleDrained answers when nobody sends new connections to the task any more.
+func (d *Dispatcher) handleDrained(w http.ResponseWriter, r *http.Request) {
+	var req protocol.DrainedRequest
+	if err := remote.Read(r, &req); err != nil {
+		remote.Fail(w, err)
+		return
+	}
+	peer := remote.Peer(r.Context())
+	d.beat(peer.NodeID)
+	one := protocol.StatusReport{Updates: []protocol.StatusUpdate{{TaskID: req.TaskID}}}
+	if err := d.checkOwner(peer.NodeID, one); err != nil {
+		remote.Fail(w, err)
+		return
+	}
+	reply, err := d.askDrained(r.Context(), req)
+	if err != nil {
+		remote.Fail(w, err)
+		return
+	}
+	remote.Reply(w, reply)
+}
+
+// askDrained answers itself on the leader and asks it elsewhere.
+func (d *Dispatcher) askDrained(ctx context.Context, req protocol.DrainedRequest) (protocol.DrainedReply, error) {
+	_, addr, me := d.cfg.Leader()
+	if me {
+		return d.drained(ctx, req.TaskID)
+	}
+	var reply protocol.DrainedReply
+	if addr == "" {
+		return reply, remote.Errorf(errdefs.ErrUnavailable, "the swarm has no leader")
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.DrainTimeout+time.Second)
+	defer cancel()
+	if err := d.cfg.Caller.Call(ctx, addr, pathRelayDrained, req, &reply); err != nil {
+		return reply, fmt.Errorf("ask the leader: %w", err)
+	}
+	return reply, nil
+}
+
+// handleRelayDrained is handleDrained for a question that another manager passes on.
+func (d *Dispatcher) handleRelayDrained(w http.ResponseWriter, r *http.Request) {
+	var req protocol.DrainedRequest
+	if err := remote.Read(r, &req); err != nil {
+		remote.Fail(w, err)
+		return
+	}
+	if _, _, me := d.cfg.Leader(); !me {
+		remote.Fail(w, remote.Errorf(errdefs.ErrUnavailable, "this manager does not lead"))
+		return
+	}
+	reply, err := d.drained(r.Context(), req.TaskID)
+	if err != nil {
+		remote.Fail(w, err)
+		return
+	}
+	remote.Reply(w, reply)
+}

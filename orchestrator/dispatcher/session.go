@@ -1,0 +1,265 @@
+package dispatcher
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/meshd/meshd/orchestrator/protocol"
+	"github.com/meshd/meshd/orchestrator/remote"
+	"github.com/meshd/meshd/orchestrator/store"
+)
+
+// describeRetry is the pause before a node's description is stored again after
+// a failure, e.g. for want of a quorum.
+const describeRetry = time.Second
+
+// session is one node's stream.
+type session struct {
+	node string
+	// base is the newest commit taken in when the session opened.
+	base uint64
+	wake chan struct{}
+	end  context.CancelCauseFunc
+
+	mu sync.Mutex
+	// own is the newest commit that may have changed the node's own tasks.
+	own uint64
+	// known are the networks that the node was told of.
+	known map[string]bool
+
+	// What the node has; owned by the goroutine of the handler.
+	started  bool
+	tasks    map[string]sentTask
+	networks map[string]uint64
+	members  *membership
+}
+
+func newSession(node string, base uint64, end context.CancelCauseFunc) *session {
+	return &session{
+		node: node, base: base, own: base, end: end,
+		wake: make(chan struct{}, 1), known: map[string]bool{},
+		tasks: map[string]sentTask{}, networks: map[string]uint64{},
+	}
+}
+
+func (s *session) wakeUp() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// changed says that the node's own tasks may differ since a commit.
+func (s *session) changed(index uint64) {
+	s.mu.Lock()
+	s.own = max(s.own, index)
+	s.mu.Unlock()
+	s.wakeUp()
+}
+
+func (s *session) knowsAny(networks map[string]bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id := range networks {
+		if s.known[id] {
+			return true
+		}
+	}
+	return false
+}
+
+// next is the difference between what the node should know and what it was
+// sent; nil when there is none. It takes for granted that it will be sent.
+func (s *session) next(v *store.View, c *cache) *protocol.Message {
+	m := &protocol.Message{Tasks: s.nextTasks(v)}
+	news := m.Tasks != nil
+	if members := c.membership(v); members != s.members {
+		s.members = members
+		m.Nodes, m.Managers = members.nodes, members.managers
+		news = true
+	}
+	m.Networks, m.NetworksGone = s.nextNetworks(v, c)
+	news = news || len(m.Networks)+len(m.NetworksGone) > 0
+	s.started = true
+	if !news {
+		return nil
+	}
+	return m
+}
+
+func (s *session) nextTasks(v *store.View) *protocol.Tasks {
+	out := &protocol.Tasks{Full: !s.started}
+	wanted := map[string]bool{}
+	for _, t := range v.TasksOnNode(s.node) {
+		if !assigned(t) {
+			continue
+		}
+		wanted[t.ID] = true
+		service := v.Service(t.ServiceID)
+		sent, ok := s.tasks[t.ID]
+		if !ok || !sent.same(t, service) {
+			out.Set = append(out.Set, assign(v, t))
+		}
+		s.tasks[t.ID] = sentTask{task: t, service: service}
+	}
+	for id := range s.tasks {
+		if !wanted[id] {
+			delete(s.tasks, id)
+			out.Remove = append(out.Remove, id)
+		}
+	}
+	if !out.Full && len(out.Set)+len(out.Remove) == 0 {
+		return nil
+	}
+	return out
+}
+
+func (s *session) nextNetworks(v *store.View, c *cache) (set []protocol.Network, gone []string) {
+	s.mu.Lock()
+	own := s.own
+	s.mu.Unlock()
+	wanted := map[string]bool{}
+	for _, n := range networksOf(v, s.node) {
+		wanted[n.ID] = true
+		p := c.network(v, n)
+		p.Revision = max(p.Revision, s.base)
+		if p.Ingress {
+			p.Revision = max(p.Revision, own)
+		}
+		if sent, ok := s.networks[n.ID]; ok && sent >= p.Revision {
+			continue
+		}
+		s.networks[n.ID] = p.Revision
+		if p.Ingress {
+			p = withOwn(v, p, s.node)
+		}
+		set = append(set, p)
+	}
+	for id := range s.networks {
+		if !wanted[id] {
+			delete(s.networks, id)
+			gone = append(gone, id)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.known = wanted
+	return set, gone
+}
+
+// handleSession streams messages to a node until either side ends it.
+func (d *Dispatcher) handleSession(w http.ResponseWriter, r *http.Request) {
+	var req protocol.SessionRequest
+	if err := remote.Read(r, &req); err != nil {
+		remote.Fail(w, err)
+		return
+	}
+	node := remote.Peer(r.Context()).NodeID
+	if err := d.admit(r.Context(), node); err != nil {
+		remote.Fail(w, err)
+		return
+	}
+	ctx, end := context.WithCancelCause(r.Context())
+	defer end(nil)
+	s, err := d.open(node, end)
+	if err != nil {
+		remote.Fail(w, err)
+		return
+	}
+	defer d.close(s)
+	d.beat(node)
+
+	described := make(chan struct{})
+	go func() {
+		defer close(described)
+		d.describe(ctx, node, req)
+	}()
+	sender := remote.NewSender(w)
+	err = d.stream(ctx, s, func(m *protocol.Message) error { return sender.Send(m) })
+	end(err)
+	<-described
+	d.cfg.Logger.Debug("session ended", "node", node, "reason", err)
+}
+
+// admit refuses nodes that are not in the store, and waits until the dispatcher runs.
+func (d *Dispatcher) admit(ctx context.Context, node string) error {
+	select {
+	case <-d.ready:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	var err error
+	d.cfg.Store.View(func(v *store.View) {
+		if v.Node(node) != nil {
+			return
+		}
+		// A manager that lags may not know a new node yet: only the blocklist is proof.
+		err = remote.Errorf(errdefs.ErrUnavailable, "node %s is not known to this manager", node)
+		if c := v.Cluster(); c != nil {
+			if _, blocked := c.BlockedNodes[node]; blocked {
+				err = errRemoved
+			}
+		}
+	})
+	return err
+}
+
+// stream sends the picture and then what changes in it. Several changes within
+// Coalesce go out as one.
+func (d *Dispatcher) stream(ctx context.Context, s *session, send func(*protocol.Message) error) error {
+	idle := time.NewTimer(0)
+	defer idle.Stop()
+	s.wakeUp()
+	for {
+		var m *protocol.Message
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-s.wake:
+			first := !s.started
+			d.cfg.Store.View(func(v *store.View) { m = s.next(v, d.cache) })
+			if m == nil {
+				continue
+			}
+			if first {
+				m.Heartbeat = d.cfg.Heartbeat
+			}
+		case <-idle.C:
+			if !s.started {
+				idle.Reset(d.cfg.Heartbeat / 3)
+				continue
+			}
+			m = &protocol.Message{Heartbeat: d.cfg.Heartbeat}
+		}
+		if err := send(m); err != nil {
+			return fmt.Errorf("send to node %s: %w", s.node, err)
+		}
+		idle.Reset(d.cfg.Heartbeat / 3)
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(d.cfg.Coalesce):
+		}
+	}
+}
+
+// describe stores what the node says of itself, as long as it takes.
+func (d *Dispatcher) describe(ctx context.Context, node string, req protocol.SessionRequest) {
+	for {
+		err := d.submit(ctx, report{node: node, description: &req})
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		d.cfg.Logger.Warn("cannot store the node's description; will retry", "node", node, "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(describeRetry):
+		}
+	}
+}

@@ -1,0 +1,157 @@
+package dispatcher
+
+import (
+	"reflect"
+	"slices"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/orchestrator/protocol"
+	"github.com/meshd/meshd/orchestrator/store"
+)
+
+// touched is what a commit changed for nodes. It may say too much, never too little.
+type touched struct {
+	// nodes have changed assignments.
+	nodes map[string]bool
+	// networks changed for everyone on them.
+	networks map[string]bool
+	// mesh: the mesh network's shared part changed.
+	mesh bool
+	// members: the list of nodes or managers changed.
+	members bool
+	// all: something that any session may depend on changed.
+	all bool
+	// left are tasks that stopped being offered to clients.
+	left []string
+	// forgotten are tasks that are gone from the store.
+	forgotten []string
+}
+
+func newTouched() *touched {
+	return &touched{nodes: map[string]bool{}, networks: map[string]bool{}}
+}
+
+// add takes in one event. publishes tells of a service whether it has published
+// ports, before and after this event.
+func (c *touched) add(e store.Event, publishes func(serviceID string) bool) {
+	switch e.Object().Kind() {
+	case store.KindTask:
+		oldTask, _ := e.Old.(*store.Task)
+		newTask, _ := e.New.(*store.Task)
+		c.task(oldTask, newTask, publishes)
+	case store.KindService:
+		oldService, _ := e.Old.(*store.Service)
+		newService, _ := e.New.(*store.Service)
+		c.service(oldService, newService)
+	case store.KindNetwork:
+		c.networks[e.Object().Key()] = true
+		c.mesh, c.all = true, true
+	case store.KindNode:
+		oldNode, _ := e.Old.(*store.Node)
+		newNode, _ := e.New.(*store.Node)
+		c.members = c.members || newNode == nil || oldNode == nil || !sameMember(oldNode, newNode)
+	case store.KindCluster, store.KindSpec, store.KindSecret, store.KindConfig:
+	}
+}
+
+func (c *touched) task(old, next *store.Task, publishes func(string) bool) {
+	was, is := offerOf(old), offerOf(next)
+	if (was == protocol.EndpointStarting || was == protocol.EndpointServing) &&
+		is != protocol.EndpointStarting && is != protocol.EndpointServing && next != nil {
+		c.left = append(c.left, next.ID)
+	}
+	if next == nil {
+		c.forgotten = append(c.forgotten, old.ID)
+	}
+	moved := was != is || !sameAttachments(old, next)
+	for _, t := range []*store.Task{old, next} {
+		if t == nil {
+			continue
+		}
+		if t.NodeID != "" {
+			c.nodes[t.NodeID] = true
+		}
+		if !moved || was == "" && is == "" {
+			continue
+		}
+		for _, a := range t.NetworksAttachments {
+			c.networks[a.Network.ID] = true
+		}
+		c.mesh = c.mesh || publishes(t.ServiceID)
+	}
+}
+
+func offerOf(t *store.Task) protocol.EndpointState {
+	if t == nil {
+		return ""
+	}
+	return offer(t)
+}
+
+func sameAttachments(a, b *store.Task) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.NodeID == b.NodeID && a.Slot == b.Slot && slices.EqualFunc(a.NetworksAttachments, b.NetworksAttachments,
+		func(x, y swarm.NetworkAttachment) bool {
+			return x.Network.ID == y.Network.ID && slices.Equal(x.Addresses, y.Addresses)
+		})
+}
+
+func (c *touched) service(old, next *store.Service) {
+	if old != nil && next != nil && sameService(old, next) {
+		return
+	}
+	c.all = true // names and labels are part of assignments
+	for _, s := range []*store.Service{old, next} {
+		if s == nil {
+			continue
+		}
+		c.mesh = c.mesh || len(published(s)) > 0
+		for _, vip := range s.Endpoint.VirtualIPs {
+			c.networks[vip.NetworkID] = true
+		}
+		for _, a := range s.Spec.TaskTemplate.Networks {
+			c.networks[a.Target] = true
+		}
+	}
+}
+
+// sameService compares what networks and assignments show of a service.
+func sameService(a, b *store.Service) bool {
+	return reflect.DeepEqual(a.Spec.Annotations, b.Spec.Annotations) &&
+		reflect.DeepEqual(a.Endpoint, b.Endpoint) &&
+		reflect.DeepEqual(a.Spec.EndpointSpec, b.Spec.EndpointSpec) &&
+		reflect.DeepEqual(a.Spec.TaskTemplate.Networks, b.Spec.TaskTemplate.Networks)
+}
+
+// sameMember compares what sessions show of a node.
+func sameMember(a, b *store.Node) bool {
+	return reflect.DeepEqual(member(a), member(b)) && peerAddr(a) == peerAddr(b)
+}
+
+func member(n *store.Node) protocol.Node {
+	return protocol.Node{
+		ID: n.ID, Hostname: n.Description.Hostname, DataAddr: n.DataAddr, Labels: n.Spec.Labels,
+		Down: n.Status.State == swarm.NodeStateDown,
+	}
+}
+
+// peerAddr is where a manager's control port is, "" for other nodes.
+func peerAddr(n *store.Node) string {
+	if n.ManagerStatus == nil {
+		return ""
+	}
+	return n.ManagerStatus.Addr
+}
+
+func members(v *store.View) (nodes []protocol.Node, managers []swarm.Peer) {
+	for _, n := range v.Nodes() {
+		nodes = append(nodes, member(n))
+		if addr := peerAddr(n); addr != "" {
+			managers = append(managers, swarm.Peer{NodeID: n.ID, Addr: addr})
+		}
+	}
+	return nodes, managers
+}
