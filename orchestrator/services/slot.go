@@ -1,0 +1,195 @@
+package services
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/orchestrator/placement"
+	"github.com/meshd/meshd/orchestrator/store"
+	"github.com/meshd/meshd/orchestrator/tasklife"
+)
+
+// stopTimeout is how long a new task waits at most for its predecessor to stop.
+const stopTimeout = time.Minute
+
+// slot is one replica's, or one node's, place for a task.
+type slot struct {
+	number int    // replicated
+	node   string // global
+	// tasks are the slot's tasks, newest first, without those about to be removed.
+	tasks []*store.Task
+	// wanted are the tasks that should run; after settle: that do not need replacing.
+	wanted []*store.Task
+	// up says that a wanted task runs and may go on.
+	up bool
+}
+
+// slots sorts the service's tasks into slots, by number and node.
+func (c *scene) slots() []*slot {
+	type key struct {
+		number int
+		node   string
+	}
+	by := map[key]*slot{}
+	for _, t := range c.tasks {
+		if t.DesiredState == swarm.TaskStateRemove {
+			continue
+		}
+		k := key{number: t.Slot}
+		if t.Slot == 0 {
+			k.node = t.NodeID
+		}
+		s := by[k]
+		if s == nil {
+			s = &slot{number: k.number, node: k.node}
+			by[k] = s
+		}
+		s.tasks = append(s.tasks, t)
+	}
+	for _, s := range by {
+		slices.SortFunc(s.tasks, newestFirst)
+		for _, t := range s.tasks {
+			if tasklife.Wanted(t) {
+				s.wanted = append(s.wanted, t)
+				s.up = s.up || t.Status.State == swarm.TaskStateRunning && !c.over(t)
+			}
+		}
+	}
+	return slices.SortedFunc(maps.Values(by), func(a, b *slot) int {
+		return cmp.Or(cmp.Compare(a.number, b.number), cmp.Compare(a.node, b.node))
+	})
+}
+
+func newestFirst(a, b *store.Task) int {
+	return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.ID, a.ID))
+}
+
+func (s *slot) nodeID() string {
+	if len(s.wanted) == 0 {
+		return ""
+	}
+	return s.wanted[0].NodeID
+}
+
+// newest is the slot's last task, nil if it had none.
+func (s *slot) newest() *store.Task {
+	if len(s.tasks) == 0 {
+		return nil
+	}
+	return s.tasks[0]
+}
+
+// settle shuts down the slot's wanted tasks that cannot go on, and fills the slot
+// again if that leaves it empty and fill is set.
+func (c *scene) settle(s *slot, fill bool, d *decision) {
+	var st step
+	var stay []*store.Task
+	versions := map[uint64]bool{}
+	for _, t := range s.wanted {
+		// Two of one version: a change of leader at a bad moment. The newest stays.
+		if !c.over(t) && !versions[t.SpecVersion] {
+			versions[t.SpecVersion] = true
+			stay = append(stay, t)
+			continue
+		}
+		next := desired(t, swarm.TaskStateShutdown)
+		if t.NodeID != "" && c.nodes[t.NodeID] == nil && !tasklife.Ended(t) {
+			// Nobody is left to report its end, and its addresses must come free.
+			next.Status.State = swarm.TaskStateOrphaned
+			next.Status.Timestamp = c.now
+			next.Status.Message = "node was removed from the swarm"
+		}
+		st.update = append(st.update, next)
+	}
+	s.wanted = stay
+	if len(stay) == 0 && fill && !c.finished(s) {
+		st.create = c.successor(s)
+	}
+	if len(st.update) > 0 || st.create != nil {
+		d.steps = append(d.steps, st)
+	}
+}
+
+// over says that a wanted task must be replaced: it ended, its node is lost to
+// it, or the node does not satisfy its constraints any more.
+func (c *scene) over(t *store.Task) bool {
+	if tasklife.Ended(t) {
+		return true
+	}
+	if t.NodeID == "" {
+		return false
+	}
+	n := c.nodes[t.NodeID]
+	if !placement.Usable(n) {
+		return true
+	}
+	rules, known := c.rules[t.SpecVersion]
+	return known && !rules.Allow(n)
+}
+
+// stopping says that a task that should not run may still do so.
+func (c *scene) stopping(t *store.Task) bool {
+	return !tasklife.Ended(t) && tasklife.Placed(t) && placement.Usable(c.nodes[t.NodeID])
+}
+
+// successor is the slot's next task.
+func (c *scene) successor(s *slot) *store.Task {
+	t := c.newTask(s)
+	last := s.newest()
+	if last == nil {
+		return t
+	}
+	c.countRestart(t, last)
+	if c.delay(last) > 0 || slices.ContainsFunc(s.tasks, c.stopping) {
+		t.DesiredState = swarm.TaskStateReady
+	}
+	return t
+}
+
+func (c *scene) newTask(s *slot) *store.Task {
+	t := &store.Task{SpecVersion: c.service.SpecVersion}
+	t.ID = store.NewID()
+	t.ServiceID = c.service.ID
+	t.Slot, t.NodeID = s.number, s.node
+	t.DesiredState = swarm.TaskStateRunning
+	t.Status = swarm.TaskStatus{Timestamp: c.now, State: swarm.TaskStateNew, Message: "created"}
+	return t
+}
+
+// promote starts the tasks that were made ready, when their time has come.
+func (c *scene) promote(slots []*slot, d *decision) {
+	for _, s := range slots {
+		for _, t := range s.wanted {
+			if t.DesiredState != swarm.TaskStateReady {
+				continue
+			}
+			if at := c.startAt(s, t); at.After(c.now) {
+				d.wake(at)
+				continue
+			}
+			d.steps = append(d.steps, step{update: []*store.Task{desired(t, swarm.TaskStateRunning)}})
+		}
+	}
+}
+
+// startAt is when a task in desired state ready may run, at the latest.
+func (c *scene) startAt(s *slot, t *store.Task) time.Time {
+	at := t.CreatedAt
+	first := true
+	for _, older := range s.tasks[slices.Index(s.tasks, t)+1:] {
+		if first {
+			at = t.CreatedAt.Add(c.delay(older))
+			first = false
+		}
+		if !tasklife.Wanted(older) && c.stopping(older) {
+			if end := t.CreatedAt.Add(stopTimeout); end.After(at) {
+				at = end
+			}
+		}
+	}
+	return at
+}
