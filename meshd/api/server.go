@@ -1,0 +1,207 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/orchestrator/store"
+)
+
+// Status is what a node knows of itself, in a swarm or not.
+type Status struct {
+	State    swarm.LocalNodeState
+	NodeID   string
+	NodeAddr string
+	// Managers are the known managers, this node among them if it is one.
+	Managers []swarm.Peer
+	// Error says why State is "error", or what ails an active node.
+	Error string
+}
+
+// Node is this machine's membership of a swarm.
+type Node interface {
+	Status() Status
+	// Init makes a new swarm of this node and returns the node's ID.
+	Init(ctx context.Context, r swarm.InitRequest) (string, error)
+	// Join enters the swarm of r.RemoteAddrs; it returns when the node is active.
+	Join(ctx context.Context, r swarm.JoinRequest) error
+	// Leave ends the membership and forgets all state of the swarm.
+	Leave(ctx context.Context, force bool) error
+	// Manager returns the control plane; false on workers and outside a swarm.
+	Manager() (Control, bool)
+}
+
+// Control is the control plane as seen from one manager.
+type Control interface {
+	store.Proposer
+	Store() *store.Store
+	// Barrier returns when Store holds every write acknowledged before the call.
+	Barrier(ctx context.Context) error
+	// Leader is the raft leader; empty if there is none.
+	Leader() (nodeID, addr string)
+}
+
+// Config is what a Server is made of.
+type Config struct {
+	Node Node
+	// Engine is the path of the Docker Engine's unix socket; "unix://" may lead it.
+	Engine string
+	// Version is meshd's own version, shown as a component.
+	Version string
+	// HostRoutes lists the address ranges in use on this host, which overlay
+	// networks may not overlap. Nil: none.
+	HostRoutes func() ([]netip.Prefix, error)
+	Logger     *slog.Logger
+}
+
+// Server answers the Engine API.
+type Server struct {
+	node    Node
+	engine  *engine
+	version string
+	hosts   func() ([]netip.Prefix, error)
+	log     *slog.Logger
+	routes  []route
+}
+
+// New returns a server; it opens nothing yet.
+func New(c Config) *Server {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.HostRoutes == nil {
+		c.HostRoutes = func() ([]netip.Prefix, error) { return nil, nil }
+	}
+	s := &Server{node: c.Node, version: c.Version, hosts: c.HostRoutes, log: c.Logger, engine: newEngine(c.Engine, c.Logger)}
+	s.routes = s.routeTable()
+	return s
+}
+
+// stopGrace is how long requests in flight may go on when the server stops.
+const stopGrace = time.Second
+
+// Serve answers requests on l until ctx ends, and returns when every handler
+// has returned. It closes l.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	var handlers sync.WaitGroup // hijacked ones too, which Shutdown does not wait for
+	srv := &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			handlers.Add(1)
+			defer handlers.Done()
+			s.ServeHTTP(w, r)
+		}),
+		BaseContext:       func(net.Listener) context.Context { return requests },
+		ReadHeaderTimeout: time.Minute,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		late, done := context.WithTimeout(requests, stopGrace)
+		defer done()
+		if srv.Shutdown(late) != nil {
+			cancel()
+			_ = srv.Close() // the listener is closed already; only connections are left
+		}
+	}()
+	err := srv.Serve(l)
+	if !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("api: serve: %w", err)
+	}
+	<-stopped
+	cancel()
+	handlers.Wait()
+	s.engine.transport.CloseIdleConnections()
+	return nil
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	defer func() {
+		p := recover()
+		if p == nil {
+			return
+		}
+		if p == http.ErrAbortHandler { //nolint:errorlint // a sentinel panic value, not an error chain
+			panic(p)
+		}
+		s.log.Error("panic in an API handler", "method", r.Method, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+		s.fail(w, r, refuse(http.StatusInternalServerError, "internal error of meshd: the log of this node has the details"))
+	}()
+	h := w.Header()
+	h.Set("Api-Version", apiMax.String())
+	h.Set("Server", "meshd/"+s.version+" (linux)")
+	h.Set("Docker-Experimental", "false")
+	h.Set("Ostype", "linux")
+	if err := s.dispatch(w, r); err != nil {
+		s.fail(w, r, err)
+	}
+}
+
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	f := faultOf(err)
+	if f.status >= http.StatusInternalServerError && f.status != http.StatusServiceUnavailable && f.status != http.StatusNotImplemented {
+		s.log.Error("API request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	}
+	reply(w, f.status, map[string]string{"message": f.text})
+}
+
+// limits of one request to the swarm side.
+const (
+	maxBody     = 4 << 20
+	managerTime = 30 * time.Second
+	barrierTime = 10 * time.Second
+)
+
+// onManager wraps a handler that needs the replicated state.
+func (s *Server) onManager(h func(w http.ResponseWriter, r *http.Request, c Control) error) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		c, err := s.control()
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), managerTime)
+		defer cancel()
+		if err := barrier(ctx, c); err != nil {
+			return err
+		}
+		return h(w, r.WithContext(ctx), c)
+	}
+}
+
+func barrier(ctx context.Context, c Control) error {
+	ctx, cancel := context.WithTimeout(ctx, barrierTime)
+	defer cancel()
+	if err := c.Barrier(ctx); err != nil {
+		return noLeader(err)
+	}
+	return nil
+}
+
+// control returns the control plane, or the refusal that says why there is none.
+func (s *Server) control() (Control, error) {
+	st := s.node.Status()
+	if st.State == swarm.LocalNodeStateLocked {
+		return nil, refuse(http.StatusServiceUnavailable, textLocked)
+	}
+	if c, ok := s.node.Manager(); ok {
+		return c, nil
+	}
+	if st.State == swarm.LocalNodeStateActive {
+		return nil, refuse(http.StatusServiceUnavailable, textWorker)
+	}
+	return nil, refuse(http.StatusServiceUnavailable, textInactive)
+}

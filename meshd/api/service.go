@@ -1,0 +1,241 @@
+package api
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"strings"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/orchestrator/store"
+)
+
+func modeName(m swarm.ServiceMode) string {
+	switch {
+	case m.Global != nil:
+		return "global"
+	case m.ReplicatedJob != nil:
+		return "replicated-job"
+	case m.GlobalJob != nil:
+		return "global-job"
+	}
+	return "replicated"
+}
+
+func (s *Server) serviceList(w http.ResponseWriter, r *http.Request, c Control) error {
+	f, err := parseFilters(r, "id", "name", "label", "mode", "runtime")
+	if err != nil {
+		return err
+	}
+	if err := f.oneOf("mode", "replicated", "global", "replicated-job", "global-job"); err != nil {
+		return err
+	}
+	status := isSet(r, "status")
+	out := []swarm.Service{}
+	c.Store().View(func(v *store.View) {
+		for _, o := range v.Services() {
+			if !f.prefix("id", o.ID) || !f.prefix("name", o.Spec.Name) || !f.labels("label", o.Spec.Labels) ||
+				!f.exact("mode", modeName(o.Spec.Mode)) || !f.exact("runtime", "container") {
+				continue
+			}
+			item := o.Service
+			if status {
+				item.ServiceStatus = serviceStatus(o, v.TasksOfService(o.ID))
+			}
+			out = append(out, item)
+		}
+	})
+	reply(w, http.StatusOK, out)
+	return nil
+}
+
+// serviceStatus counts a service's tasks as "service ls" shows them.
+func serviceStatus(s *store.Service, tasks []*store.Task) *swarm.ServiceStatus {
+	st := &swarm.ServiceStatus{}
+	job := s.Spec.Mode.ReplicatedJob != nil || s.Spec.Mode.GlobalJob != nil
+	for _, t := range tasks {
+		if job && (t.JobIteration == nil || s.JobStatus == nil || *t.JobIteration != s.JobStatus.JobIteration) {
+			continue
+		}
+		switch t.Status.State { //nolint:exhaustive // the other states count nowhere
+		case swarm.TaskStateRunning:
+			st.RunningTasks++
+		case swarm.TaskStateComplete:
+			if job {
+				st.CompletedTasks++
+			}
+		}
+		switch t.DesiredState { //nolint:exhaustive // as above
+		case swarm.TaskStateRunning, swarm.TaskStateReady, swarm.TaskStateComplete:
+			st.DesiredTasks++
+		}
+	}
+	switch m := s.Spec.Mode; {
+	case m.Replicated != nil && m.Replicated.Replicas != nil:
+		st.DesiredTasks = *m.Replicated.Replicas
+	case m.ReplicatedJob != nil && m.ReplicatedJob.MaxConcurrent != nil && m.ReplicatedJob.TotalCompletions != nil:
+		left := *m.ReplicatedJob.TotalCompletions - min(st.CompletedTasks, *m.ReplicatedJob.TotalCompletions)
+		st.DesiredTasks = min(*m.ReplicatedJob.MaxConcurrent, left)
+	}
+	return st
+}
+
+func (s *Server) serviceInspect(w http.ResponseWriter, r *http.Request, c Control) error {
+	var out swarm.Service
+	err := look(c.Store(), func(v *store.View) error {
+		o, err := findService(v, r.PathValue("id"))
+		if err == nil {
+			out = o.Service
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if isSet(r, "insertDefaults") {
+		out.Spec = insertDefaults(out.Spec)
+	}
+	reply(w, http.StatusOK, out)
+	return nil
+}
+
+// serviceBody reads a service's spec. Networks outside of the task template are
+// the form of old clients.
+func serviceBody(w http.ResponseWriter, r *http.Request) (swarm.ServiceSpec, error) {
+	var body struct {
+		swarm.ServiceSpec
+		Networks []swarm.NetworkAttachmentConfig
+	}
+	if err := readBody(w, r, &body); err != nil {
+		return swarm.ServiceSpec{}, err
+	}
+	spec := body.ServiceSpec
+	if len(spec.TaskTemplate.Networks) == 0 {
+		spec.TaskTemplate.Networks = body.Networks
+	}
+	return spec, nil
+}
+
+// registryAuth reads the credentials for the image's registry, as the agent
+// will pass them on to its engine.
+func registryAuth(r *http.Request) (string, error) {
+	const limit = 64 << 10
+	raw := r.Header.Get("X-Registry-Auth")
+	if raw == "" {
+		return "", nil
+	}
+	if len(raw) > limit {
+		return "", invalid("invalid X-Registry-Auth header: larger than %d bytes", limit)
+	}
+	text, err := base64.URLEncoding.DecodeString(raw)
+	if err != nil {
+		if text, err = base64.RawURLEncoding.DecodeString(strings.TrimRight(raw, "=")); err != nil {
+			return "", invalid("invalid X-Registry-Auth header: %v", err)
+		}
+	}
+	if !json.Valid(text) {
+		return "", invalid("invalid X-Registry-Auth header: not JSON")
+	}
+	return raw, nil
+}
+
+func (s *Server) serviceCreate(w http.ResponseWriter, r *http.Request, c Control) error {
+	spec, err := serviceBody(w, r)
+	if err != nil {
+		return err
+	}
+	auth, err := registryAuth(r)
+	if err != nil {
+		return err
+	}
+	if spec.Name == "" {
+		spec.Name = randomName()
+	}
+	if err := validateService(&spec); err != nil {
+		return err
+	}
+	normalize(&spec)
+	if err := s.refuseLocalNetworks(r.Context(), c, &spec); err != nil {
+		return err
+	}
+	id := store.NewID()
+	err = store.Transact(r.Context(), c.Store(), c, func(tx *store.Tx) error {
+		next := spec
+		if err := resolve(tx.View, &next, ""); err != nil {
+			return err
+		}
+		if o := tx.ServiceByName(next.Name); o != nil {
+			return refuse(http.StatusConflict, "name conflicts with an existing object: service %s already exists", next.Name)
+		}
+		o := &store.Service{Service: swarm.Service{ID: id, Spec: next}, SpecVersion: 1}
+		o.JobStatus = nextRun(next.Mode, nil)
+		tx.Create(o)
+		tx.Create(&store.Spec{ServiceID: id, Number: 1, Template: next.TaskTemplate, RegistryAuth: auth})
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	reply(w, http.StatusCreated, swarm.ServiceCreateResponse{ID: id})
+	return nil
+}
+
+// resolve checks a spec against the cluster and turns the names of networks
+// into IDs. It replaces the slices that it changes: the caller may run it again.
+func resolve(v *store.View, spec *swarm.ServiceSpec, selfID string) error {
+	nets := make([]swarm.NetworkAttachmentConfig, 0, len(spec.TaskTemplate.Networks))
+	seen := map[string]bool{}
+	for _, n := range spec.TaskTemplate.Networks {
+		if !predefined[n.Target] {
+			found, err := findNetwork(v, n.Target)
+			if err != nil {
+				return err
+			}
+			if found.Spec.Ingress {
+				return invalid("Service cannot be explicitly attached to the ingress network %q", found.Spec.Name)
+			}
+			n.Target = found.ID
+		}
+		if seen[n.Target] {
+			continue
+		}
+		seen[n.Target] = true
+		nets = append(nets, n)
+	}
+	spec.TaskTemplate.Networks = nil
+	if len(nets) > 0 {
+		spec.TaskTemplate.Networks = nets
+	}
+	for _, ref := range spec.TaskTemplate.ContainerSpec.Secrets {
+		if v.Secret(ref.SecretID) == nil {
+			return invalid("secret not found: %s", ref.SecretName)
+		}
+	}
+	for _, ref := range spec.TaskTemplate.ContainerSpec.Configs {
+		if v.Config(ref.ConfigID) == nil {
+			return invalid("config not found: %s", ref.ConfigName)
+		}
+	}
+	return checkPorts(spec, selfID, v.Services())
+}
+
+// serviceRemove takes the wish away; the control loops stop the tasks.
+func (s *Server) serviceRemove(w http.ResponseWriter, r *http.Request, c Control) error {
+	err := store.Transact(r.Context(), c.Store(), c, func(tx *store.Tx) error {
+		o, err := findService(tx.View, r.PathValue("id"))
+		if err != nil {
+			return err
+		}
+		tx.Remove(o)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return done(w)
+}
+
+func (s *Server) logs(http.ResponseWriter, *http.Request, Control) error {
+	return refuse(http.StatusNotImplemented, "logs of services and tasks are not available in this version of meshd; use \"docker logs\" on the node that runs the task")
+}

@@ -1,0 +1,78 @@
+package api
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/moby/moby/api/types/swarm"
+)
+
+// minCertExpiry leaves room to renew a certificate at half its life.
+const minCertExpiry = time.Hour
+
+func validateSwarmSpec(s swarm.Spec) error {
+	ticks := s.Raft
+	switch {
+	case s.Name != "" && s.Name != "default":
+		return invalid("invalid Name %q: swarm spec must be named \"default\"", s.Name)
+	case s.EncryptionConfig.AutoLockManagers:
+		return refuse(http.StatusNotImplemented, textNoAutolock)
+	case s.CAConfig.NodeCertExpiry != 0 && s.CAConfig.NodeCertExpiry < minCertExpiry:
+		return invalid("minimum certificate expiry time is %v", minCertExpiry)
+	case len(s.CAConfig.ExternalCAs) > 0, s.CAConfig.SigningCACert != "", s.CAConfig.SigningCAKey != "":
+		return refuse(http.StatusNotImplemented, "external and user-supplied certificate authorities are not available in this version of meshd")
+	case s.Dispatcher.HeartbeatPeriod < 0:
+		return invalid("heartbeat time period cannot be a negative duration")
+	case ticks.ElectionTick < 0, ticks.HeartbeatTick < 0, ticks.ElectionTick != 0 && ticks.ElectionTick <= ticks.HeartbeatTick:
+		return invalid("election tick must be greater than heartbeat tick, and neither may be negative")
+	}
+	return nil
+}
+
+func validateInit(r swarm.InitRequest) error {
+	switch {
+	case r.AutoLockManagers:
+		return refuse(http.StatusNotImplemented, textNoAutolock)
+	case r.DataPathPort != 0 && (r.DataPathPort < 1024 || r.DataPathPort > 49151):
+		return invalid("Error: data path port number %d is out of the range 1024 - 49151", r.DataPathPort)
+	case r.SubnetSize > 32:
+		return invalid("subnet size %d is larger than an address", r.SubnetSize)
+	}
+	for _, p := range r.DefaultAddrPool {
+		if r.SubnetSize != 0 && int(r.SubnetSize) < p.Bits() {
+			return invalid("invalid CIDR: %s: subnet size %d does not fit in the pool", p, r.SubnetSize)
+		}
+	}
+	if err := validateAvailability(r.Availability); err != nil {
+		return err
+	}
+	return validateSwarmSpec(r.Spec)
+}
+
+func validateJoin(r swarm.JoinRequest) error {
+	switch {
+	case r.ListenAddr == "":
+		return invalid("invalid ListenAddr: must be provided")
+	case len(r.RemoteAddrs) == 0:
+		return invalid("at least 1 RemoteAddr is required to join")
+	case r.JoinToken == "":
+		return invalid("a join token is required to join a swarm")
+	}
+	return validateAvailability(r.Availability)
+}
+
+func validateAvailability(a swarm.NodeAvailability) error {
+	switch a {
+	case "", swarm.NodeAvailabilityActive, swarm.NodeAvailabilityPause, swarm.NodeAvailabilityDrain:
+		return nil
+	}
+	return invalid("invalid Availability: %q", a)
+}
+
+func validateRole(r swarm.NodeRole) error {
+	switch r {
+	case swarm.NodeRoleManager, swarm.NodeRoleWorker:
+		return nil
+	}
+	return invalid("invalid Role: %q", r)
+}
