@@ -1,0 +1,265 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/moby/moby/api/types/swarm"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/meshd/meshd/orchestrator/protocol"
+)
+
+// Config is what an agent needs. Fields without a default must be set.
+type Config struct {
+	NodeID string
+	// DataAddr is where peers send overlay traffic to.
+	DataAddr netip.Addr
+	// Managers are the ones known at the start; the session keeps them up to date.
+	Managers []swarm.Peer
+	// SaveManagers, if set, is called with every new list.
+	SaveManagers func([]swarm.Peer)
+	Client       Client
+	Runner       Runner
+	Engine       Engine
+	Dataplane    Dataplane
+	// StateDir holds the file of assignments; empty: nothing is saved.
+	StateDir string
+	Logger   *slog.Logger
+
+	// Backoff spaces tries that failed; default 100 ms to 2 s.
+	Backoff Backoff
+	// AckPeriod is the longest silence towards the manager; default 1 s.
+	AckPeriod time.Duration
+	// DrainTimeout bounds the wait for others to stop sending; default 2.5 s.
+	DrainTimeout time.Duration
+	// ReadyTimeout bounds the wait for the data plane before a start; default 30 s.
+	ReadyTimeout time.Duration
+	// CallTimeout bounds a call to a manager; default 5 s.
+	CallTimeout time.Duration
+	// Now is the clock of task statuses; default time.Now.
+	Now func() time.Time
+}
+
+func (c Config) withDefaults() Config {
+	c.Backoff = c.Backoff.withDefaults()
+	setDefault(&c.AckPeriod, time.Second)
+	setDefault(&c.DrainTimeout, 2500*time.Millisecond)
+	setDefault(&c.ReadyTimeout, 30*time.Second)
+	setDefault(&c.CallTimeout, 5*time.Second)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func setDefault(d *time.Duration, to time.Duration) {
+	if *d == 0 {
+		*d = to
+	}
+}
+
+// Agent runs a node's tasks.
+type Agent struct {
+	cfg     Config
+	log     *slog.Logger
+	picture *picture
+	reports *reports
+	link    *link
+	saves   chan struct{}
+	prunes  chan struct{}
+	desc    swarm.NodeDescription // set before any worker runs
+
+	mu      sync.Mutex
+	workers map[string]*worker
+	orphans map[string]Container // by task ID; removed with the first full set
+	group   sync.WaitGroup       // the workers
+}
+
+// New returns an agent that does nothing until Run.
+func New(cfg Config) *Agent {
+	cfg = cfg.withDefaults()
+	return &Agent{
+		cfg: cfg, log: cfg.Logger,
+		picture: newPicture(nil), reports: newReports(), link: newLink(cfg.Managers),
+		saves: make(chan struct{}, 1), prunes: make(chan struct{}, 1),
+		workers: map[string]*worker{}, orphans: map[string]Container{},
+	}
+}
+
+// Run adopts what an earlier agent left running and works until the context
+// ends. It leaves the containers as they are.
+func (a *Agent) Run(ctx context.Context) error {
+	containers, err := a.adopt(ctx)
+	if err != nil {
+		return err
+	}
+	saved, err := load(a.cfg.StateDir)
+	if err != nil {
+		a.log.Error("going on without the saved assignments", "error", err)
+	}
+	a.picture = newPicture(saved)
+	for _, c := range containers {
+		a.orphans[c.TaskID] = c
+	}
+	a.cfg.Dataplane.Update(a.picture.view())
+	for _, t := range saved {
+		a.assign(ctx, t)
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.runSessions(gctx) })
+	g.Go(func() error { return a.runSaver(gctx) })
+	g.Go(func() error { return a.runPruner(gctx) })
+	err = g.Wait()
+	a.group.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// adopt asks the engine what it is and runs, until it answers.
+func (a *Agent) adopt(ctx context.Context) ([]Container, error) {
+	for try := 1; ; try++ {
+		desc, err := a.cfg.Engine.Describe(ctx)
+		if err == nil {
+			var containers []Container
+			if containers, err = a.cfg.Runner.List(ctx); err == nil {
+				a.desc = desc
+				return containers, nil
+			}
+		}
+		if try == 1 {
+			a.log.Warn("waiting for the engine", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("agent: engine not reached: %w", err)
+		case <-time.After(a.cfg.Backoff.delay(try)):
+		}
+	}
+}
+
+// apply acts on a message of the managers; only the session calls it.
+func (a *Agent) apply(ctx context.Context, m protocol.Message) {
+	d := a.picture.apply(m)
+	if d.View {
+		a.cfg.Dataplane.Update(a.picture.view())
+	}
+	for _, t := range d.Set {
+		a.assign(ctx, t)
+	}
+	for _, id := range d.Gone {
+		a.unassign(id)
+	}
+	if d.Full {
+		a.removeOrphans(ctx)
+	}
+	if len(d.Set)+len(d.Gone) > 0 {
+		a.save()
+	}
+	if d.NetworksGone || d.Full {
+		signal(a.prunes)
+	}
+}
+
+// runPruner removes networks from the engine that the node has no part in any more.
+func (a *Agent) runPruner(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-a.prunes:
+		}
+		if err := a.cfg.Engine.PruneNetworks(ctx, a.picture.networkIDs()); err != nil && ctx.Err() == nil {
+			a.log.Warn("superfluous networks stay on the engine", "error", err)
+		}
+	}
+}
+
+// signal wakes the one who waits on c, now or when it next does.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// assign gives a task to its worker, a new one if there is none.
+func (a *Agent) assign(ctx context.Context, t protocol.Assignment) {
+	a.mu.Lock()
+	w := a.workers[t.Task.ID]
+	if w == nil {
+		c := a.orphans[t.Task.ID]
+		delete(a.orphans, t.Task.ID)
+		w = newWorker(a, t, c)
+		a.workers[t.Task.ID] = w
+		a.group.Go(func() {
+			w.run(ctx)
+			a.retire(w)
+		})
+		a.mu.Unlock()
+		return
+	}
+	a.mu.Unlock()
+	w.assign(t)
+	if s := w.current(); rank(s.State) > rank(t.Task.Status.State) {
+		a.reports.put(t.Task.ID, s) // the manager missed it
+	}
+}
+
+func (a *Agent) unassign(id string) {
+	a.mu.Lock()
+	w := a.workers[id]
+	a.mu.Unlock()
+	a.reports.drop(id)
+	if w != nil {
+		w.release()
+	}
+}
+
+// retire forgets a worker whose task is gone.
+func (a *Agent) retire(w *worker) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if w.wish().Gone {
+		delete(a.workers, w.id)
+		a.reports.drop(w.id)
+	}
+}
+
+// removeOrphans gives each container that no assignment claims to a worker
+// that ends and removes it.
+func (a *Agent) removeOrphans(ctx context.Context) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for id, c := range a.orphans {
+		a.log.Info("removing the container of a task that is not assigned", "task", id, "container", c.ID)
+		w := newWorker(a, protocol.Assignment{Task: swarm.Task{ID: id}}, c)
+		w.gone = true
+		a.workers[id] = w
+		a.group.Go(func() {
+			w.run(ctx)
+			a.retire(w)
+		})
+	}
+	clear(a.orphans)
+}
+
+// moved makes a worker's new status known.
+func (a *Agent) moved(id string, s swarm.TaskStatus) {
+	if rank(s.State) >= rank(swarm.TaskStateComplete) {
+		a.picture.end(id)
+		a.cfg.Dataplane.Update(a.picture.view())
+	}
+	a.log.Debug("task", "task", id, "state", s.State, "message", s.Message, "error", s.Err)
+	a.reports.put(id, s)
+	a.save()
+}

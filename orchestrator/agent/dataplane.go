@@ -1,0 +1,27 @@
+package agent
+
+import (
+	"context"
+
+	"github.com/meshd/meshd/orchestrator/protocol"
+)
+
+// Dataplane makes the kernel equal to a view.
+type Dataplane interface {
+	// Update sets the newest view and returns at once; older ones may be skipped.
+	Update(v View)
+	// Ready returns when the kernel holds the network at the revision or a newer one.
+	Ready(ctx context.Context, networkID string, revision uint64) error
+	// Held returns the revision of each network that the kernel holds, and a
+	// channel that is closed when that is no longer the newest answer.
+	Held() (revisions map[string]uint64, changed <-chan struct{})
+}
+
+// View is all that the data plane follows from. Its slices are never modified.
+type View struct {
+	Nodes    []protocol.Node
+	Networks []protocol.Network
+	// Tasks are the assignments whose task has not ended: the addresses of ended
+	// ones may belong to others by now.
+	Tasks []protocol.Assignment
+}

@@ -1,0 +1,151 @@
+package agent
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/orchestrator/protocol"
+)
+
+// picture is what the managers said last. It stays when they fall silent.
+type picture struct {
+	mu       sync.Mutex
+	nodes    []protocol.Node
+	networks map[string]protocol.Network
+	tasks    map[string]protocol.Assignment
+	ended    map[string]bool
+	// full is set once a manager has told the whole set of tasks.
+	full    bool
+	changed chan struct{}
+}
+
+func newPicture(saved []protocol.Assignment) *picture {
+	p := &picture{
+		networks: map[string]protocol.Network{},
+		tasks:    map[string]protocol.Assignment{},
+		ended:    map[string]bool{},
+		changed:  make(chan struct{}),
+	}
+	for _, a := range saved {
+		p.tasks[a.Task.ID] = a
+	}
+	return p
+}
+
+// delta is what a message changed, as far as someone has to act on it.
+type delta struct {
+	// View: the data plane must be told.
+	View bool
+	// Set and Gone are the tasks to run anew or differently, and not any more.
+	Set  []protocol.Assignment
+	Gone []string
+	// Full: every task is known now.
+	Full bool
+	// NetworksGone: networks of the engine may be superfluous.
+	NetworksGone bool
+}
+
+func (p *picture) apply(m protocol.Message) delta {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d := delta{NetworksGone: len(m.NetworksGone) > 0}
+	if m.Nodes != nil {
+		p.nodes, d.View = m.Nodes, true
+	}
+	for _, n := range m.Networks {
+		p.networks[n.ID], d.View = n, true
+	}
+	for _, id := range m.NetworksGone {
+		delete(p.networks, id)
+		d.View = true
+	}
+	if m.Tasks != nil {
+		p.applyTasksLocked(*m.Tasks, &d)
+	}
+	if d.View {
+		close(p.changed)
+		p.changed = make(chan struct{})
+	}
+	return d
+}
+
+func (p *picture) applyTasksLocked(t protocol.Tasks, d *delta) {
+	d.View, d.Set, d.Gone, d.Full = true, t.Set, slices.Clone(t.Remove), t.Full
+	if t.Full {
+		p.full = true
+		set := map[string]bool{}
+		for _, a := range t.Set {
+			set[a.Task.ID] = true
+		}
+		for id := range p.tasks {
+			if !set[id] {
+				d.Gone = append(d.Gone, id)
+			}
+		}
+	}
+	for _, a := range t.Set {
+		p.tasks[a.Task.ID] = a
+	}
+	for _, id := range d.Gone {
+		delete(p.tasks, id)
+		delete(p.ended, id)
+	}
+}
+
+// end marks a task whose addresses are not its own any more.
+func (p *picture) end(taskID string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ok := p.tasks[taskID]; ok {
+		p.ended[taskID] = true
+	}
+}
+
+func (p *picture) view() View {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	v := View{Nodes: p.nodes}
+	v.Networks = slices.SortedFunc(maps.Values(p.networks), func(a, b protocol.Network) int { return cmp.Compare(a.ID, b.ID) })
+	for _, a := range p.tasks {
+		if !p.ended[a.Task.ID] && rank(a.Task.Status.State) < rank(swarm.TaskStateComplete) {
+			v.Tasks = append(v.Tasks, a)
+		}
+	}
+	slices.SortFunc(v.Tasks, byTaskID)
+	return v
+}
+
+func (p *picture) assignments() []protocol.Assignment {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.SortedFunc(maps.Values(p.tasks), byTaskID)
+}
+
+// networkIDs are the networks that this node has a part in, those of tasks
+// included whose state is yet to come.
+func (p *picture) networkIDs() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ids := maps.Clone(p.networks)
+	for _, t := range p.tasks {
+		for _, att := range t.Task.NetworksAttachments {
+			ids[att.Network.ID] = protocol.Network{}
+		}
+	}
+	return slices.Sorted(maps.Keys(ids))
+}
+
+// network returns a network as it is known now, and a channel that is closed
+// when the picture has changed.
+func (p *picture) network(id string) (n protocol.Network, known bool, changed <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n, known = p.networks[id]
+	return n, known, p.changed
+}
+
+func byTaskID(a, b protocol.Assignment) int { return cmp.Compare(a.Task.ID, b.Task.ID) }

@@ -1,0 +1,111 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/meshd/meshd/orchestrator/protocol"
+)
+
+const savedFile = "assignments.json"
+
+// saveSpacing joins bursts of changes into one write.
+const saveSpacing = 250 * time.Millisecond
+
+// saved is the file of assignments. What managers say replaces it; until then
+// it lets a new agent go on with the containers that an earlier one started.
+type saved struct {
+	Format      int
+	Assignments []protocol.Assignment
+}
+
+// load reads the saved assignments; none if there is no file.
+func load(dir string) ([]protocol.Assignment, error) {
+	if dir == "" {
+		return nil, nil
+	}
+	path := filepath.Join(dir, savedFile)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("agent: read assignments: %w", err)
+	}
+	var s saved
+	if err := json.Unmarshal(data, &s); err != nil || s.Format != 1 {
+		return nil, fmt.Errorf("agent: %s is damaged or of another version (format %d): %w", path, s.Format, err)
+	}
+	return s.Assignments, nil
+}
+
+// store writes the assignments whole or not at all. Credentials and secrets
+// never touch the disk.
+func store(dir string, assignments []protocol.Assignment) error {
+	out := saved{Format: 1, Assignments: make([]protocol.Assignment, len(assignments))}
+	for i, a := range assignments {
+		a.RegistryAuth, a.Secrets = "", nil
+		out.Assignments[i] = a
+	}
+	data, err := json.Marshal(out)
+	if err != nil {
+		return fmt.Errorf("agent: encode assignments: %w", err)
+	}
+	path := filepath.Join(dir, savedFile)
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("agent: save assignments: %w", err)
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
+		return fmt.Errorf("agent: save assignments: %w", err)
+	}
+	return nil
+}
+
+// save asks for a write soon.
+func (a *Agent) save() { signal(a.saves) }
+
+func (a *Agent) runSaver(ctx context.Context) error {
+	if a.cfg.StateDir == "" {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			a.write()
+			return ctx.Err()
+		case <-a.saves:
+		}
+		a.write()
+		select {
+		case <-ctx.Done():
+		case <-time.After(saveSpacing):
+		}
+	}
+}
+
+func (a *Agent) write() {
+	assignments := a.picture.assignments()
+	a.mu.Lock()
+	for i := range assignments {
+		if w := a.workers[assignments[i].Task.ID]; w != nil {
+			assignments[i].Task.Status = w.current()
+		}
+	}
+	a.mu.Unlock()
+	if err := store(a.cfg.StateDir, assignments); err != nil {
+		a.log.Error("assignments not saved: a restart will wait for a manager", "error", err)
+	}
+}

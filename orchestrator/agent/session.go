@@ -1,0 +1,276 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/swarm"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/meshd/meshd/orchestrator/protocol"
+)
+
+// Client talks to managers; addr is host:port.
+type Client interface {
+	// Call sends in and reads the answer into out.
+	Call(ctx context.Context, addr, path string, in, out any) error
+	// Open sends in and returns the stream of answers, which ends with ctx.
+	Open(ctx context.Context, addr, path string, in any) (Stream, error)
+}
+
+// Stream is a sequence of values from a manager.
+type Stream interface {
+	Next(v any) error
+	// Close ends the stream; a Next that waits returns.
+	Close() error
+}
+
+// firstMessage bounds the silence before a manager has told its heartbeat.
+const firstMessage = 5 * time.Second
+
+// ackFailures in a row make the agent look for another manager.
+const ackFailures = 3
+
+// link is the way to the managers.
+type link struct {
+	mu       sync.Mutex
+	managers []swarm.Peer
+	// addr is the manager that a session stands with, empty without one.
+	addr string
+}
+
+func newLink(managers []swarm.Peer) *link { return &link{managers: managers} }
+
+func (l *link) set(addr string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.addr = addr
+}
+
+func (l *link) current() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.addr
+}
+
+// replace takes a new list and says whether it differs.
+func (l *link) replace(managers []swarm.Peer) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if slices.Equal(l.managers, managers) {
+		return false
+	}
+	l.managers = managers
+	return true
+}
+
+// pick chooses a manager: this node's own, else any, but not the one that just
+// failed if there is a choice.
+func (l *link) pick(self, failed string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var others []string
+	for _, m := range l.managers {
+		if m.Addr == failed || m.Addr == "" {
+			continue
+		}
+		if m.NodeID == self {
+			return m.Addr
+		}
+		others = append(others, m.Addr)
+	}
+	if len(others) == 0 {
+		if failed == "" || len(l.managers) == 0 {
+			return ""
+		}
+		return failed
+	}
+	return others[rand.IntN(len(others))]
+}
+
+// runSessions keeps a session with some manager until ctx ends.
+func (a *Agent) runSessions(ctx context.Context) error {
+	failed, tries := "", 0
+	for ctx.Err() == nil {
+		addr := a.link.pick(a.cfg.NodeID, failed)
+		lived, err := a.session(ctx, addr)
+		if ctx.Err() != nil {
+			break
+		}
+		if lived {
+			tries = 0
+		}
+		tries++
+		a.log.Warn("no session with a manager", "manager", addr, "try", tries, "error", err)
+		failed = addr
+		select {
+		case <-ctx.Done():
+		case <-time.After(a.cfg.Backoff.delay(tries)):
+		}
+	}
+	return ctx.Err()
+}
+
+// errSilent: the manager sent nothing for three heartbeats.
+var errSilent = errors.New("manager fell silent")
+
+// session runs one session until it breaks; lived says that it stood.
+func (a *Agent) session(ctx context.Context, addr string) (lived bool, err error) {
+	if addr == "" {
+		return false, errors.New("no manager is known")
+	}
+	sctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// The watchdog covers opening as well: a dead address may not answer at all.
+	watchdog := time.AfterFunc(firstMessage, func() { cancel(errSilent) })
+	defer watchdog.Stop()
+	stream, err := a.cfg.Client.Open(sctx, addr, protocol.PathSession,
+		protocol.SessionRequest{Description: a.describe(sctx), DataAddr: a.cfg.DataAddr})
+	if err != nil {
+		return false, fmt.Errorf("open session: %w", err)
+	}
+	g, gctx := errgroup.WithContext(sctx)
+	var stands atomic.Bool
+	g.Go(func() error {
+		defer a.link.set("")
+		return a.receive(ctx, stream, func(m protocol.Message, silence time.Duration) {
+			watchdog.Reset(silence)
+			if !stands.Swap(true) {
+				a.link.set(addr)
+				a.log.Info("session with a manager", "manager", addr)
+				a.reports.poke()
+			}
+		})
+	})
+	g.Go(func() error {
+		<-gctx.Done()
+		return stream.Close()
+	})
+	g.Go(func() error { return a.runFlusher(gctx, addr) })
+	g.Go(func() error { return a.runAcker(gctx, addr) })
+	err = g.Wait()
+	if cause := context.Cause(sctx); errors.Is(cause, errSilent) {
+		err = cause
+	}
+	return stands.Load(), err
+}
+
+// describe is the machine as it is now, or as it was if the engine is away.
+func (a *Agent) describe(ctx context.Context) swarm.NodeDescription {
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.CallTimeout/2)
+	defer cancel()
+	if desc, err := a.cfg.Engine.Describe(ctx); err == nil {
+		return desc
+	}
+	return a.desc
+}
+
+// receive applies what the manager says; alive is told the silence to tolerate
+// from then on. ctx is the agent's: what is started by a message outlives the session.
+func (a *Agent) receive(ctx context.Context, stream Stream, alive func(protocol.Message, time.Duration)) error {
+	silence := firstMessage
+	for {
+		var m protocol.Message
+		if err := stream.Next(&m); err != nil {
+			return fmt.Errorf("session: %w", err)
+		}
+		if m.Heartbeat > 0 {
+			silence = 3 * m.Heartbeat
+		}
+		alive(m, silence)
+		if len(m.Managers) > 0 && a.link.replace(m.Managers) && a.cfg.SaveManagers != nil {
+			a.cfg.SaveManagers(m.Managers)
+		}
+		a.apply(ctx, m)
+	}
+}
+
+// runFlusher delivers the status queue.
+func (a *Agent) runFlusher(ctx context.Context, addr string) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-a.reports.wake:
+		}
+		for failures := 0; ; {
+			batch := a.reports.take()
+			if len(batch) == 0 {
+				break
+			}
+			err := a.call(ctx, addr, protocol.PathStatus, protocol.StatusReport{Updates: batch}, &struct{}{})
+			if err == nil {
+				failures = 0
+				continue
+			}
+			a.reports.giveBack(batch)
+			if failures++; failures == ackFailures || sessionLost(err) {
+				return fmt.Errorf("report statuses: %w", err)
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(a.cfg.Backoff.delay(failures)):
+			}
+		}
+	}
+}
+
+// runAcker says which revisions the kernel holds, at once when that changed.
+func (a *Agent) runAcker(ctx context.Context, addr string) error {
+	ticker := time.NewTicker(a.cfg.AckPeriod)
+	defer ticker.Stop()
+	failures := 0
+	for {
+		held, changed := a.cfg.Dataplane.Held()
+		err := a.call(ctx, addr, protocol.PathAck, protocol.Ack{Networks: held}, &struct{}{})
+		if err == nil {
+			failures = 0
+		} else if failures++; failures == ackFailures || sessionLost(err) {
+			return fmt.Errorf("acknowledge: %w", err)
+		}
+		if err != nil {
+			changed = nil // try again with the next tick, not in a hurry
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		case <-changed:
+		}
+	}
+}
+
+// sessionLost says that the manager does not know this session any more.
+func sessionLost(err error) bool {
+	return errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err)
+}
+
+func (a *Agent) call(ctx context.Context, addr, path string, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.CallTimeout)
+	defer cancel()
+	return a.cfg.Client.Call(ctx, addr, path, in, out)
+}
+
+// drain waits until no node sends new connections to a task, as far as a
+// manager can be asked, and never long.
+func (a *Agent) drain(ctx context.Context, taskID string) {
+	addr := a.link.current()
+	if addr == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.DrainTimeout)
+	defer cancel()
+	var reply protocol.DrainedReply
+	err := a.cfg.Client.Call(ctx, addr, protocol.PathDrained, protocol.DrainedRequest{TaskID: taskID}, &reply)
+	if err != nil || len(reply.Late) > 0 {
+		a.log.Warn("stopping a task that some nodes may still send connections to", "task", taskID, "late", reply.Late, "error", err)
+	}
+}
