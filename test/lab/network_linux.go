@@ -1,0 +1,200 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+const bridgeName = "br0"
+
+// takenPrefixes lists what the machine's own addresses and routes cover.
+func takenPrefixes() ([]netip.Prefix, error) {
+	var taken []netip.Prefix
+	add := func(n *net.IPNet) {
+		if n == nil {
+			return
+		}
+		addr, ok := netip.AddrFromSlice(n.IP)
+		bits, _ := n.Mask.Size()
+		if ok && bits > 0 { // a default route takes nothing
+			taken = append(taken, netip.PrefixFrom(addr.Unmap(), bits))
+		}
+	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return nil, fmt.Errorf("list the machine's addresses: %w", err)
+	}
+	for _, a := range addrs {
+		add(a.IPNet)
+	}
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return nil, fmt.Errorf("list the machine's routes: %w", err)
+	}
+	for _, r := range routes {
+		add(r.Dst)
+	}
+	return taken, nil
+}
+
+// handleIn opens netlink in a machine of the lab.
+func handleIn(lab, node string) (*netlink.Handle, error) {
+	ns, err := netns.GetFromPath(netnsPath(lab, node))
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace %s: %w", netnsName(lab, node), err)
+	}
+	defer ns.Close()
+	return netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+}
+
+// makeHub makes the bridge that joins the machines.
+func makeHub(lab string, subnet netip.Prefix) error {
+	if err := addNetns(netnsName(lab, hub)); err != nil {
+		return err
+	}
+	if err := hubSettings(lab); err != nil {
+		return err
+	}
+	h, err := handleIn(lab, hub)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	if err := h.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridgeName}}); err != nil {
+		return fmt.Errorf("make the bridge: %w", err)
+	}
+	if err := configure(h, bridgeName, netip.PrefixFrom(host(subnet, hubHost), subnet.Bits())); err != nil {
+		return err
+	}
+	// What leaves the lab is refused at once ("administratively prohibited"), so that nobody waits for a resolver or a registry.
+	return h.RouteAdd(&netlink.Route{Dst: defaultRoute(), Type: unix.RTN_PROHIBIT})
+}
+
+func hubSettings(lab string) error {
+	return onOwnThread(func() error {
+		if err := enter(netnsPath(lab, hub)); err != nil {
+			return err
+		}
+		// ICMP errors are sent only by a router, and by default to each host once a second.
+		for path, value := range map[string]string{"ip_forward": "1", "icmp_ratelimit": "0"} {
+			if err := os.WriteFile("/proc/sys/net/ipv4/"+path, []byte(value), 0); err != nil {
+				return err
+			}
+		}
+		// A machine with br_netfilter would run every bridged packet through the hub's connection tracking; ENOENT: it has not.
+		for _, name := range []string{"iptables", "ip6tables", "arptables"} {
+			if err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-"+name, []byte("0"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// plug makes a machine's namespace and joins it to the hub.
+func plug(lab, node string, addr netip.Prefix) error {
+	if err := addNetns(netnsName(lab, node)); err != nil {
+		return err
+	}
+	if err := addLink(lab, node, addr.Addr()); err != nil {
+		return fmt.Errorf("join %s to the hub: %w", node, err)
+	}
+	h, err := handleIn(lab, node)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	if err := configure(h, "lo", netip.Prefix{}); err != nil {
+		return err
+	}
+	if err := configure(h, "eth0", addr); err != nil {
+		return err
+	}
+	if err := h.RouteAdd(&netlink.Route{Dst: defaultRoute(), Gw: host(addr.Masked(), hubHost).AsSlice()}); err != nil {
+		return fmt.Errorf("default route of %s: %w", node, err)
+	}
+	return nil
+}
+
+func addLink(lab, node string, addr netip.Addr) error {
+	h, err := handleIn(lab, hub)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	bridge, err := h.LinkByName(bridgeName)
+	if err != nil {
+		return err
+	}
+	ns, err := netns.GetFromPath(netnsPath(lab, node))
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	// The port of an earlier life may still be there: the kernel takes namespaces down in its own time.
+	if old, err := h.LinkByName(node); err == nil {
+		if err := h.LinkDel(old); err != nil && !errors.Is(err, unix.ENODEV) {
+			return err
+		}
+	}
+	link := &netlink.Veth{
+		LinkAttrs:        netlink.LinkAttrs{Name: node, MasterIndex: bridge.Attrs().Index},
+		PeerName:         "eth0",
+		PeerHardwareAddr: hardwareAddr(addr),
+		PeerNamespace:    netlink.NsFd(int(ns)),
+	}
+	if err := h.LinkAdd(link); err != nil {
+		return err
+	}
+	return h.LinkSetUp(link)
+}
+
+// unplug cuts a machine's cable: the namespace behind it may live on for a moment, and must not answer.
+func unplug(lab, node string) error {
+	h, err := handleIn(lab, hub)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	link, err := h.LinkByName(node)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := h.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("unplug %s: %w", node, err)
+	}
+	return nil
+}
+
+// configure gives a link its address (none if invalid) and sets it up.
+func configure(h *netlink.Handle, name string, addr netip.Prefix) error {
+	link, err := h.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	if addr.IsValid() {
+		ipnet := &net.IPNet{IP: addr.Addr().AsSlice(), Mask: net.CIDRMask(addr.Bits(), addr.Addr().BitLen())}
+		if err := h.AddrAdd(link, &netlink.Addr{IPNet: ipnet}); err != nil {
+			return fmt.Errorf("address %s of %s: %w", addr, name, err)
+		}
+	}
+	return h.LinkSetUp(link)
+}
+
+func defaultRoute() *net.IPNet {
+	return &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
+}

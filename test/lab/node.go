@@ -1,0 +1,285 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/moby/moby/client"
+	"golang.org/x/sync/errgroup"
+)
+
+// The two daemons of a node, by the names that Signal takes.
+const (
+	Meshd  = "meshd"
+	Engine = "dockerd"
+)
+
+const (
+	startTimeout = 60 * time.Second
+	stopTimeout  = 20 * time.Second
+	killTimeout  = 20 * time.Second
+)
+
+// Start brings a node back, or those of its daemons that do not run, with the same address and the state it had.
+func (l *Lab) Start(ctx context.Context, node string) error {
+	r, err := readRecord(l.name)
+	if err != nil {
+		return err
+	}
+	n, err := r.node(node)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not within %s", startTimeout))
+	defer cancel()
+	if !n.Init.alive() {
+		if err := l.boot(ctx, r, n); err != nil {
+			return err
+		}
+	}
+	return l.startDaemons(ctx, r, n)
+}
+
+// boot makes the node's namespaces and its init. What is left of an earlier life goes first.
+func (l *Lab) boot(ctx context.Context, r record, n nodeRecord) error {
+	if err := l.clearNode(ctx, n.Name); err != nil {
+		return err
+	}
+	for _, dir := range []string{runDir(l.name, n.Name), stateDir(l.name, n.Name)} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := plug(l.name, n.Name, netip.PrefixFrom(n.Address, r.Subnet.Bits())); err != nil {
+		return err
+	}
+	p, err := spawnInit(l.name, n.Name)
+	if err != nil {
+		return err
+	}
+	return updateNode(l.name, n.Name, func(n *nodeRecord) { n.Init = p })
+}
+
+// startDaemons starts meshd first, so that its plugin's socket is there when the engine looks for it.
+func (l *Lab) startDaemons(ctx context.Context, r record, n nodeRecord) error {
+	engine, err := engineCommand(l.name, n.Name)
+	if err != nil {
+		return err
+	}
+	requests := []request{
+		{Op: "start", Name: Meshd, Argv: meshdCommand(r, n), Log: l.logPath(n.Name, Meshd)},
+		{Op: "start", Name: Engine, Argv: engine, Log: l.logPath(n.Name, Engine)},
+	}
+	began := time.Now()
+	for _, req := range requests {
+		req.Env = daemonEnv()
+		if _, err := ask(ctx, l.name, n.Name, req); err != nil {
+			return err
+		}
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for name, socket := range map[string]string{Engine: engineSocket(l.name, n.Name), Meshd: meshdSocket(l.name, n.Name)} {
+		group.Go(func() error {
+			if err := l.waitAnswer(ctx, n.Name, name, socket); err != nil {
+				return err
+			}
+			l.say("%s: %s up (%.1fs)", n.Name, name, time.Since(began).Seconds())
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// waitAnswer polls the API behind a socket; it gives up when the daemon has ended.
+func (l *Lab) waitAnswer(ctx context.Context, node, daemon, socket string) error {
+	api, err := dial(socket)
+	if err != nil {
+		return err
+	}
+	defer api.Close()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	err = poll(ctx, func() error {
+		answer, err := ask(ctx, l.name, node, request{Op: "status"})
+		if err == nil && answer.Running[daemon] == 0 {
+			stop(errors.New("it ended"))
+		}
+		_, err = api.Ping(ctx, client.PingOptions{})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %s does not answer: %w\n%s", node, daemon, err, tail(l.logPath(node, daemon), 10))
+	}
+	return nil
+}
+
+func meshdCommand(r record, n nodeRecord) []string {
+	return []string{
+		r.Meshd,
+		"--socket", meshdSocket(r.Name, n.Name),
+		"--engine", "unix://" + engineSocket(r.Name, n.Name),
+		"--state-dir", filepath.Join(stateDir(r.Name, n.Name), "meshd"),
+	}
+}
+
+// engineCommand: no bridge and no packet filter of the engine's own, since meshd carries the containers' networks; live-restore as on
+// real nodes; the machine's own daemon.json does not apply.
+func engineCommand(lab, node string) ([]string, error) {
+	dockerd, err := exec.LookPath("dockerd")
+	if err != nil {
+		return nil, fmt.Errorf("no Docker Engine on this machine (make setup installs it): %w", err)
+	}
+	config := filepath.Join(runDir(lab, node), "docker.json")
+	if err := os.WriteFile(config, []byte("{}\n"), 0o644); err != nil {
+		return nil, err
+	}
+	return []string{
+		dockerd,
+		"--config-file", config,
+		"--host", "unix://" + engineSocket(lab, node),
+		"--data-root", filepath.Join(stateDir(lab, node), "docker"),
+		"--exec-root", "/run/docker",
+		"--pidfile", "/run/docker.pid",
+		"--cgroup-parent", cgroupParent(lab, node),
+		"--exec-opt", "native.cgroupdriver=cgroupfs",
+		"--live-restore", "--bridge=none", "--iptables=false", "--ip6tables=false", "--userland-proxy=false",
+	}, nil
+}
+
+// Signal sends a signal to one daemon of a node; Start starts it again if it ended.
+func (l *Lab) Signal(ctx context.Context, node, daemon string, sig syscall.Signal) error {
+	_, err := ask(ctx, l.name, node, request{Op: "signal", Name: daemon, Signal: int(sig)})
+	return err
+}
+
+// WaitEnded returns once the daemon does not run.
+func (l *Lab) WaitEnded(ctx context.Context, node, daemon string) error {
+	return poll(ctx, func() error {
+		answer, err := ask(ctx, l.name, node, request{Op: "status"})
+		if err == nil && answer.Running[daemon] != 0 {
+			return fmt.Errorf("%s of %s still runs", daemon, node)
+		}
+		return nil // no init, no daemon
+	})
+}
+
+// Kill is a power cut: the node is cut off, then every one of its processes gets SIGKILL at once. Disks stay.
+func (l *Lab) Kill(ctx context.Context, node string) error {
+	n, err := l.node(node)
+	if err != nil {
+		return err
+	}
+	if err := unplug(l.name, node); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, killTimeout, fmt.Errorf("not within %s", killTimeout))
+	defer cancel()
+	if err := n.Init.kill(ctx); err != nil {
+		return err
+	}
+	return l.afterEnd(ctx, node)
+}
+
+// Stop is a shutdown: meshd, the containers, the engine, each asked to end and waited for.
+func (l *Lab) Stop(ctx context.Context, node string) error {
+	n, err := l.node(node)
+	if err != nil {
+		return err
+	}
+	if n.Init.alive() {
+		ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+		defer cancel()
+		l.shutDown(ctx, node)
+	}
+	return l.Kill(ctx, node)
+}
+
+// shutDown does what it can until ctx ends; what is left gets Kill.
+func (l *Lab) shutDown(ctx context.Context, node string) {
+	l.endDaemon(ctx, node, Meshd)
+	if err := l.stopContainers(ctx, node); err != nil {
+		l.say("%s: stop containers: %v", node, err)
+	}
+	l.endDaemon(ctx, node, Engine)
+}
+
+func (l *Lab) endDaemon(ctx context.Context, node, daemon string) {
+	if err := l.Signal(ctx, node, daemon, syscall.SIGTERM); err != nil {
+		return // it does not run
+	}
+	if err := l.WaitEnded(ctx, node, daemon); err != nil {
+		l.say("%v", err)
+		return
+	}
+	l.say("%s: %s ended", node, daemon)
+}
+
+func (l *Lab) stopContainers(ctx context.Context, node string) error {
+	api, err := l.EngineClient(node)
+	if err != nil {
+		return err
+	}
+	defer api.Close()
+	running, err := api.ContainerList(ctx, client.ContainerListOptions{})
+	if err != nil {
+		return err
+	}
+	var group errgroup.Group
+	for _, c := range running.Items {
+		group.Go(func() error {
+			_, err := api.ContainerStop(ctx, c.ID, client.ContainerStopOptions{})
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+// afterEnd removes what a dead node leaves behind, all but its disk and its logs.
+func (l *Lab) afterEnd(ctx context.Context, node string) error {
+	if err := l.clearNode(ctx, node); err != nil {
+		return err
+	}
+	return updateNode(l.name, node, func(n *nodeRecord) { n.Init = process{} })
+}
+
+// clearNode is idempotent. Processes that somebody started in the node's network namespace from outside go too.
+func (l *Lab) clearNode(ctx context.Context, node string) error {
+	if err := unplug(l.name, node); err != nil {
+		return err
+	}
+	if err := killIn(ctx, []string{netnsPath(l.name, node)}); err != nil {
+		return err
+	}
+	if err := delNetns(netnsName(l.name, node)); err != nil {
+		return err
+	}
+	for _, socket := range []string{meshdSocket(l.name, node), engineSocket(l.name, node), initSocket(l.name, node)} {
+		if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return removeCgroups(ctx, cgroupParent(l.name, node))
+}
+
+// killIn ends every process of the given network namespaces.
+func killIn(ctx context.Context, namespaces []string) error {
+	return poll(ctx, func() error {
+		left := processesIn(namespaces)
+		for _, p := range left {
+			if err := p.kill(ctx); err != nil {
+				return err
+			}
+		}
+		if len(left) > 0 {
+			return fmt.Errorf("%d processes left", len(left))
+		}
+		return nil
+	})
+}

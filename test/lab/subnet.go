@@ -1,0 +1,53 @@
+package lab
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+)
+
+const (
+	clientHost = 200
+	hubHost    = 254
+	maxNodes   = clientHost - 1
+)
+
+// benchmarkNet is set aside for tests of networks between machines (RFC 2544, RFC 6890): nothing real is addressed in it.
+var benchmarkNet = netip.MustParsePrefix("198.18.0.0/15")
+
+// chooseSubnet returns the first /24 of benchmarkNet that overlaps with nothing in taken.
+func chooseSubnet(taken []netip.Prefix) (netip.Prefix, error) {
+	base := binary.BigEndian.Uint32(benchmarkNet.Addr().AsSlice())
+	for i := range uint32(1) << (24 - benchmarkNet.Bits()) {
+		var raw [4]byte
+		binary.BigEndian.PutUint32(raw[:], base+i<<8)
+		candidate := netip.PrefixFrom(netip.AddrFrom4(raw), 24)
+		if !overlapsAny(candidate, taken) {
+			return candidate, nil
+		}
+	}
+	return netip.Prefix{}, errors.New("every /24 of 198.18.0.0/15 is in use on this machine")
+}
+
+func overlapsAny(p netip.Prefix, taken []netip.Prefix) bool {
+	for _, t := range taken {
+		if p.Overlaps(t) {
+			return true
+		}
+	}
+	return false
+}
+
+// host returns address number n of a /24.
+func host(subnet netip.Prefix, n int) netip.Addr {
+	raw := subnet.Addr().As4()
+	raw[3] = byte(n)
+	return netip.AddrFrom4(raw)
+}
+
+// hardwareAddr derives a locally administered MAC from an address, so that neighbours need not learn a new one when a node comes back.
+func hardwareAddr(addr netip.Addr) net.HardwareAddr {
+	raw := addr.As4()
+	return net.HardwareAddr{0x02, 0x6d, raw[0], raw[1], raw[2], raw[3]}
+}
