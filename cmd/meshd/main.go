@@ -1,0 +1,68 @@
+// Command meshd is the daemon: one per machine, beside its Docker Engine.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/meshd/meshd/meshd"
+)
+
+func main() {
+	cfg, err := parse(os.Args[1:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "meshd:", err)
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	if err := meshd.Run(ctx, cfg); err != nil {
+		cfg.Logger.Error("meshd ends", "error", err)
+		os.Exit(1)
+	}
+}
+
+func parse(args []string) (meshd.Config, error) {
+	var cfg meshd.Config
+	var level slog.LevelVar
+	fs := flag.NewFlagSet("meshd", flag.ContinueOnError)
+	fs.StringVar(&cfg.StateDir, "state-dir", meshd.DefaultStateDir, "`directory` of keys, raft log and membership")
+	fs.StringVar(&cfg.RunDir, "run-dir", meshd.DefaultRunDir, "`directory` of pinned kernel objects")
+	fs.StringVar(&cfg.Socket, "socket", meshd.DefaultSocket, "`path` of the API's unix socket")
+	engine := fs.String("engine", meshd.DefaultEngine, "`address` of the local Docker Engine")
+	fs.StringVar(&cfg.PluginDir, "plugin-dir", meshd.DefaultPluginDir, "`directory` in which the engine looks for network drivers")
+	port := fs.Uint("data-path-port", meshd.DefaultDataPathPort, "UDP `port` of VXLAN unless the cluster says otherwise")
+	fs.TextVar(&level, "log-level", &level, "least `level` that is logged: DEBUG, INFO, WARN, ERROR")
+	if err := fs.Parse(args); err != nil {
+		return cfg, err
+	}
+	if fs.NArg() > 0 {
+		return cfg, fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
+	if *port < 1024 || *port > 49151 {
+		return cfg, fmt.Errorf("--data-path-port %d is not in 1024-49151", *port)
+	}
+	path, ok := strings.CutPrefix(*engine, "unix://")
+	if !ok {
+		return cfg, fmt.Errorf("--engine %q: only unix:// addresses are supported", *engine)
+	}
+	cfg.Engine, cfg.DataPathPort, cfg.Version = path, uint16(*port), version()
+	cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: &level}))
+	return cfg, nil
+}
+
+// version is what the Go tool stamped into the binary.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "0.1.0-dev"
+}
