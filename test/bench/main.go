@@ -1,0 +1,56 @@
+// Command bench measures a running cluster against what stands below it, in the
+// same run and in turn, and prints medians with their ratio: machines differ and
+// drift, ratios hold.
+//
+//	bench create    service create --replicas N until all tasks run, against N
+//	                containers started straight through the engines' API
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/meshd/meshd/test/lab"
+)
+
+func main() {
+	if code, ran := lab.Reexec(); ran {
+		os.Exit(code)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) (err error) {
+	rounds := flag.Int("rounds", 7, "how often each figure is taken")
+	meshd := flag.String("meshd", "bin/meshd", "the daemon to measure")
+	image := flag.String("image", "build/sample.tar", "the image to run")
+	flag.Parse()
+	if flag.Arg(0) != "create" {
+		return fmt.Errorf("say what to measure: create")
+	}
+	const name = "bench"
+	if err := lab.Down(ctx, name, os.Stderr); err != nil {
+		return err
+	}
+	l, err := lab.Up(ctx, lab.Options{Name: name, Nodes: 3, Managers: 3, Meshd: *meshd, Progress: os.Stderr})
+	defer func() {
+		err = errors.Join(err, lab.Down(context.WithoutCancel(ctx), name, os.Stderr))
+	}()
+	if err != nil {
+		return err
+	}
+	if err := l.Load(ctx, *image); err != nil {
+		return err
+	}
+	return benchCreate(ctx, l, *rounds)
+}
