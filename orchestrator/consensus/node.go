@@ -1,10 +1,19 @@
-// Package consensus replicates the store between managers with raft.
 package consensus
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/hashicorp/raft"
 
 	"github.com/meshd/meshd/orchestrator/remote"
 	"github.com/meshd/meshd/orchestrator/store"
@@ -16,8 +25,10 @@ type Config struct {
 	Dir    string
 	NodeID string
 	// Addr is host:port of the control port, as other managers dial it.
-	Addr   string
-	Store  *store.Store
+	Addr  string
+	Store *store.Store
+	// Server brings raft's connections and the calls of other managers. It must
+	// be fresh: a Node uses it up.
 	Server *remote.Server
 	Client *remote.Client
 	// Fatal is told once that this replica cannot go on; it applies nothing after that.
@@ -25,63 +36,221 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Member is a manager taking part in raft.
-type Member struct {
-	ID, Addr string
-	Voter    bool
-	Leader   bool
-}
+// ErrRemoved: this manager was taken out of raft, Run has nothing left to do.
+var ErrRemoved = errors.New("consensus: this manager was removed from the managers of the swarm")
+
+// The timing; its reasons are in the package's comment.
+const (
+	heartbeatTimeout = 600 * time.Millisecond
+	electionTimeout  = 600 * time.Millisecond
+	leaseTimeout     = 400 * time.Millisecond
+	// commitTimeout is how late an idle leader tells followers what is committed,
+	// thus what a proposal through a follower waits longer.
+	commitTimeout = 20 * time.Millisecond
+	// transportTimeout bounds one exchange with another raft.
+	transportTimeout = 3 * time.Second
+)
+
+const (
+	snapshotEvery    = 30 * time.Second
+	snapshotAfter    = 8192
+	keepLogs         = 2048
+	keepSnapshots    = 2
+	leaderEvents     = 16
+	observerCapacity = 256
+)
 
 // Node is this manager's part in raft. It implements store.Proposer.
-type Node struct{}
+type Node struct {
+	cfg  Config
+	raft *raft.Raft
+	fsm  *fsm
+	disk *disk
 
-var errSoon = errors.New("consensus: not built yet")
+	transport *raft.NetworkTransport
+	conf      *raft.Config
+	notify    chan bool             // raft's news of leadership
+	observed  chan raft.Observation // raft's news of peers
 
-// Open starts raft from what is on disk.
-func Open(cfg Config) (*Node, error) { return nil, errSoon }
+	readyTerm atomic.Uint64 // the term this node leads with all earlier entries applied; 0 none
+	subs      subscriptions
+	peers     peerSet
+
+	stop    chan struct{} // closed by Close
+	removed chan struct{} // closed when raft shut itself down
+	once    sync.Once
+	workers sync.WaitGroup // watch, observe
+	callsMu sync.Mutex     // so that nothing is spawned once stop is closed
+	calls   sync.WaitGroup
+}
+
+// Open starts raft from what is on disk and answers the other managers' calls.
+func Open(cfg Config) (*Node, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	d, err := openDisk(cfg.Dir, bridge(cfg.Logger))
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{
+		cfg:      cfg,
+		disk:     d,
+		notify:   make(chan bool, leaderEvents),
+		observed: make(chan raft.Observation, observerCapacity),
+		stop:     make(chan struct{}),
+		removed:  make(chan struct{}),
+	}
+	n.fsm = newFSM(cfg.Store, cfg.Fatal, n.stop)
+	n.conf = raftConfig(cfg)
+	n.conf.NotifyCh = n.notify
+	n.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream:  &streamLayer{Listener: cfg.Server.Raft(), addr: cfg.Addr, client: cfg.Client},
+		MaxPool: 3,
+		Timeout: transportTimeout,
+		Logger:  n.conf.Logger,
+	})
+	n.raft, err = raft.NewRaft(n.conf, n.fsm, d.logs, d.stable, d.snapshots, n.transport)
+	if err == nil {
+		err = n.fsm.failure() // raft may have fallen back to an older snapshot
+	}
+	if err != nil {
+		n.Close()
+		return nil, fmt.Errorf("consensus: open %s: %w", cfg.Dir, err)
+	}
+	n.raft.RegisterObserver(raft.NewObserver(n.observed, false, wanted))
+	n.workers.Go(n.watch)
+	n.workers.Go(n.observe)
+	n.register()
+	return n, nil
+}
+
+func raftConfig(cfg Config) *raft.Config {
+	c := raft.DefaultConfig()
+	c.LocalID = raft.ServerID(cfg.NodeID)
+	c.HeartbeatTimeout = heartbeatTimeout
+	c.ElectionTimeout = electionTimeout
+	c.LeaderLeaseTimeout = leaseTimeout
+	c.CommitTimeout = commitTimeout
+	c.SnapshotInterval = snapshotEvery
+	c.SnapshotThreshold = snapshotAfter
+	c.TrailingLogs = keepLogs
+	c.Logger = bridge(cfg.Logger)
+	c.NoLegacyTelemetry = true
+	return c
+}
 
 // Bootstrap makes this node the only voter of a new cluster.
-func (n *Node) Bootstrap() error { return errSoon }
+func (n *Node) Bootstrap() error {
+	f := n.raft.BootstrapCluster(raft.Configuration{Servers: []raft.Server{{
+		Suffrage: raft.Voter, ID: n.conf.LocalID, Address: raft.ServerAddress(n.cfg.Addr),
+	}}})
+	if err := f.Error(); err != nil {
+		return fmt.Errorf("consensus: bootstrap: %w", err)
+	}
+	return nil
+}
 
-// Run works until the context ends, then shuts raft down and joins everything.
-func (n *Node) Run(ctx context.Context) error { return errSoon }
+// Run returns when the context ends, or with ErrRemoved when raft ended by
+// itself; everything is shut down and joined by then.
+func (n *Node) Run(ctx context.Context) error {
+	var err error
+	select {
+	case <-ctx.Done():
+	case <-n.stop:
+	case <-n.removed:
+		err = ErrRemoved
+	}
+	return errors.Join(err, n.Close())
+}
 
-// Propose implements store.Proposer.
-func (n *Node) Propose(ctx context.Context, b store.Batch) (uint64, error) { return 0, errSoon }
+// Close shuts raft down and joins everything. Safe to call again.
+func (n *Node) Close() error {
+	var err error
+	n.once.Do(func() {
+		n.callsMu.Lock()
+		close(n.stop)
+		n.callsMu.Unlock()
+		if n.raft != nil {
+			err = n.raft.Shutdown().Error()
+		}
+		err = errors.Join(err, n.transport.Close())
+		n.calls.Wait()
+		n.workers.Wait()
+		n.subs.end()
+		err = errors.Join(err, n.disk.Close())
+	})
+	return err
+}
 
-// Barrier returns when this node's store holds every write acknowledged before the call.
-func (n *Node) Barrier(ctx context.Context) error { return errSoon }
-
-// Leader returns the leader's node ID and address, empty when there is none.
-func (n *Node) Leader() (nodeID, addr string) { return "", "" }
+// Leader returns the leader's node ID and address, empty when none is known.
+func (n *Node) Leader() (nodeID, addr string) {
+	a, id := n.raft.LeaderWithID()
+	return string(id), string(a)
+}
 
 // IsLeader says whether this node leads.
-func (n *Node) IsLeader() bool { return false }
+func (n *Node) IsLeader() bool { return n.raft.State() == raft.Leader }
 
-// LeaderChanges tells whether this node leads, first the present state, then changes
-// (newest wins). stop ends the subscription.
-func (n *Node) LeaderChanges() (changes <-chan bool, stop func()) { return nil, func() {} }
+// Snapshot writes a snapshot now; that there is nothing new is no error.
+func (n *Node) Snapshot() error {
+	if err := n.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return fmt.Errorf("consensus: snapshot: %w", err)
+	}
+	return nil
+}
 
-// Members lists the members of raft.
-func (n *Node) Members() []Member { return nil }
+// streamLayer is raft's way to its peers.
+type streamLayer struct {
+	net.Listener
+	addr   string
+	client *remote.Client
+}
 
-// AddVoter makes a manager a voter.
-func (n *Node) AddVoter(ctx context.Context, id, addr string) error { return errSoon }
+// Addr is the address that raft tells its peers.
+func (s *streamLayer) Addr() net.Addr { return advertised(s.addr) }
 
-// Remove takes a manager out of raft.
-func (n *Node) Remove(ctx context.Context, id string) error { return errSoon }
+// Dial implements raft.StreamLayer.
+func (s *streamLayer) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	c, _, err := s.client.DialRaft(ctx, string(addr))
+	return c, err
+}
 
-// TransferLeadership gives leadership to another voter.
-func (n *Node) TransferLeadership(ctx context.Context) error { return errSoon }
+type advertised string
 
-// HasQuorumWithout says whether the others could go on if id was gone.
-func (n *Node) HasQuorumWithout(ctx context.Context, id string) (bool, error) { return false, errSoon }
+func (advertised) Network() string  { return "tcp" }
+func (a advertised) String() string { return string(a) }
 
-// Reachable says of each member whether the leader can reach it.
-func (n *Node) Reachable(ctx context.Context) (map[string]bool, error) { return nil, errSoon }
-
-// Snapshot writes a snapshot now.
-func (n *Node) Snapshot() error { return errSoon }
-
-// ForceNewCluster makes the state on disk that of a cluster whose only manager is this node.
-func ForceNewCluster(cfg Config) error { return errSoon }
+// ForceNewCluster makes the state on disk that of a cluster whose only manager
+// is this node. Raft must not be running; entries that were on disk but not
+// known to be committed become committed.
+func ForceNewCluster(cfg Config) error {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if _, err := os.Stat(filepath.Join(cfg.Dir, logFile)); err != nil {
+		return remote.Errorf(errdefs.ErrFailedPrecondition, "there is no swarm state to recover in %s", cfg.Dir)
+	}
+	d, err := openDisk(cfg.Dir, bridge(cfg.Logger))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	stop := make(chan struct{})
+	close(stop) // a failure must not block
+	scratch := newFSM(store.New(), nil, stop)
+	_, trans := raft.NewInmemTransport(raft.ServerAddress(cfg.Addr))
+	err = raft.RecoverCluster(raftConfig(cfg), scratch, d.logs, d.stable, d.snapshots, trans,
+		raft.Configuration{Servers: []raft.Server{{
+			Suffrage: raft.Voter, ID: raft.ServerID(cfg.NodeID), Address: raft.ServerAddress(cfg.Addr),
+		}}})
+	if err == nil {
+		err = scratch.failure()
+	}
+	if err != nil {
+		return fmt.Errorf("consensus: force a new cluster: %w", err)
+	}
+	return nil
+}

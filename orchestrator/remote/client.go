@@ -153,7 +153,12 @@ func (c *Client) broken(ctx context.Context, addr string, err error) error {
 	case errors.Is(err, certs.ErrRole):
 		return Errorf(errors.Join(errdefs.ErrPermissionDenied, certs.ErrRole), "manager %s: %v", addr, err)
 	}
-	return Errorf(errdefs.ErrUnavailable, "manager %s cannot be reached: %v", addr, err)
+	class := errdefs.ErrUnavailable
+	var undialled *dialError
+	if errors.As(err, &undialled) {
+		return Errorf(errors.Join(class, ErrNotSent), "manager %s cannot be reached: %v", addr, err)
+	}
+	return Errorf(class, "connection to manager %s broke: %v", addr, err)
 }
 
 // current returns a transport whose connections present the newest certificate.
@@ -182,18 +187,24 @@ func (c *Client) current() *http2.Transport {
 	return c.transport
 }
 
+// dialError says that no connection came about.
+type dialError struct{ err error }
+
+func (e *dialError) Error() string { return e.err.Error() }
+func (e *dialError) Unwrap() error { return e.err }
+
 func (c *Client) dial(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	d := &tls.Dialer{NetDialer: &net.Dialer{KeepAlive: 15 * time.Second}, Config: cfg}
 	conn, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
-		return nil, err
+		return nil, &dialError{err}
 	}
 	tc := conn.(*tls.Conn)
 	if got := tc.ConnectionState().NegotiatedProtocol; got != cfg.NextProtos[0] {
 		tc.Close()
-		return nil, fmt.Errorf("it does not speak %s; is it a swarm manager?", cfg.NextProtos[0])
+		return nil, &dialError{fmt.Errorf("it does not speak %s; is it a swarm manager?", cfg.NextProtos[0])}
 	}
 	return tc, nil
 }

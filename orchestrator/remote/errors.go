@@ -9,6 +9,13 @@ import (
 	"github.com/containerd/errdefs"
 )
 
+var (
+	// ErrElsewhere: this manager did nothing; another one, the leader, must be asked.
+	ErrElsewhere = errors.New("another manager must be asked")
+	// ErrNotSent: the manager could not be dialled, so it has seen nothing.
+	ErrNotSent = errors.New("not sent")
+)
+
 // class ties an error class to its name on the wire and its HTTP status. The
 // names travel between versions and must not change.
 type class struct {
@@ -29,6 +36,7 @@ func classes() []class {
 		{"failed-precondition", http.StatusPreconditionFailed, errdefs.IsFailedPrecondition, errdefs.ErrFailedPrecondition.WithMessage},
 		{"resource-exhausted", http.StatusTooManyRequests, errdefs.IsResourceExhausted, errdefs.ErrResourceExhausted.WithMessage},
 		{"not-implemented", http.StatusNotImplemented, errdefs.IsNotImplemented, errdefs.ErrNotImplemented.WithMessage},
+		{"elsewhere", http.StatusMisdirectedRequest, func(err error) bool { return errors.Is(err, ErrElsewhere) }, wrapper(ErrElsewhere)},
 		{"unavailable", http.StatusServiceUnavailable, errdefs.IsUnavailable, errdefs.ErrUnavailable.WithMessage},
 		{"aborted", http.StatusConflict, errdefs.IsAborted, errdefs.ErrAborted.WithMessage},
 		{"deadline", http.StatusGatewayTimeout, errdefs.IsDeadlineExceeded, wrapper(context.DeadlineExceeded)},
