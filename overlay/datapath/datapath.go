@@ -1,0 +1,170 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// Program is one of the overlay's programs; each belongs on one kind of device.
+type Program string
+
+// The programs.
+const (
+	// Container sits on the host side of a container's veth.
+	Container Program = "container"
+	// Tunnel sits on the VXLAN device.
+	Tunnel Program = "tunnel"
+	// Underlay sits on the node's own devices.
+	Underlay Program = "underlay"
+	// Local sits on lo.
+	Local Program = "local"
+)
+
+// Programs lists all.
+func Programs() []Program { return []Program{Container, Tunnel, Underlay, Local} }
+
+// Slots of mesh_hooks, as in bpf/hook.h.
+const (
+	slotForwardContainer uint32 = 4
+	slotForwardTunnel    uint32 = 5
+	slotForwardUnderlay  uint32 = 6
+	slotForwardLocal     uint32 = 7
+)
+
+// HooksName is the pinned program array's file name in the bpffs directory.
+const HooksName = "mesh_hooks"
+
+// Datapath is the overlay's half of a node's data path.
+type Datapath struct {
+	Ifaces    Table[uint32, Iface]
+	Endpoints Table[EndpointKey, Endpoint]
+	Subnets   Table[SubnetKey, uint32]
+	Peers     Table[Addr, uint32]
+	Settings  Table[uint32, Settings]
+
+	dir string
+	obj overlayObjects
+}
+
+// Load puts the programs into the kernel, with the maps that are pinned in dir
+// or new ones, and swaps them in wherever an earlier process left a program
+// attached. dir must be on a bpffs, see Mount.
+func Load(dir string) (*Datapath, error) {
+	d := &Datapath{dir: dir}
+	err := loadOverlayObjects(&d.obj, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: dir}})
+	if errors.Is(err, ebpf.ErrMapIncompatible) {
+		// Another version's layout. Its programs keep their maps until the links are
+		// swapped; ours start empty and are filled before the next packet of a flow
+		// matters less than a layout misread.
+		if err = d.unpinMaps(); err == nil {
+			err = loadOverlayObjects(&d.obj, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: dir}})
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load data path in %s: %w", dir, verifierDetail(err))
+	}
+	d.Ifaces = Table[uint32, Iface]{"ifaces", d.obj.MeshIfaces}
+	d.Endpoints = Table[EndpointKey, Endpoint]{"endpoints", d.obj.MeshEndpoints}
+	d.Subnets = Table[SubnetKey, uint32]{"subnets", d.obj.MeshSubnets}
+	d.Peers = Table[Addr, uint32]{"peers", d.obj.MeshPeers}
+	d.Settings = Table[uint32, Settings]{"settings", d.obj.MeshConfig}
+	if err := d.takeOver(); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// Close lets go without removing anything: what is pinned works on.
+func (d *Datapath) Close() error { return d.obj.Close() }
+
+// FD is the program's descriptor, for attaching it as a filter.
+func (d *Datapath) FD(p Program) int { return d.program(p).FD() }
+
+// ID is the program's number in the kernel.
+func (d *Datapath) ID(p Program) (uint32, error) {
+	info, err := d.program(p).Info()
+	if err != nil {
+		return 0, fmt.Errorf("program %s: %w", p, err)
+	}
+	id, _ := info.ID()
+	return uint32(id), nil
+}
+
+func (d *Datapath) program(p Program) *ebpf.Program {
+	switch p {
+	case Container:
+		return d.obj.FromContainer
+	case Tunnel:
+		return d.obj.FromTunnel
+	case Underlay:
+		return d.obj.FromUnderlay
+	default:
+		return d.obj.FromLocal
+	}
+}
+
+// takeOver swaps the programs of an earlier process for ours: the forwarding
+// halves first, since a guard of either version may call them.
+func (d *Datapath) takeOver() error {
+	for slot, p := range map[uint32]*ebpf.Program{
+		slotForwardContainer: d.obj.ForwardContainer,
+		slotForwardTunnel:    d.obj.ForwardTunnel,
+		slotForwardUnderlay:  d.obj.ForwardUnderlay,
+		slotForwardLocal:     d.obj.ForwardLocal,
+	} {
+		if err := d.obj.MeshHooks.Put(slot, p); err != nil {
+			return fmt.Errorf("hook %d: %w", slot, err)
+		}
+	}
+	_, err := d.Attached()
+	return err
+}
+
+func (d *Datapath) unpinMaps() error {
+	spec, err := loadOverlay()
+	if err != nil {
+		return err
+	}
+	for name := range spec.Maps {
+		// The hooks' layout is the ABI with the load balancer and does not change.
+		if name == HooksName {
+			continue
+		}
+		if err := os.Remove(filepath.Join(d.dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+func verifierDetail(err error) error {
+	var ve *ebpf.VerifierError
+	if errors.As(err, &ve) {
+		return fmt.Errorf("%w\n%+v", err, ve)
+	}
+	return err
+}
+
+// Mount makes dir a bpffs if it is none yet. Not every distribution mounts
+// /sys/fs/bpf, and an own mount is ours alone.
+func Mount(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return fmt.Errorf("statfs %s: %w", dir, err)
+	}
+	if fs.Type == unix.BPF_FS_MAGIC {
+		return nil
+	}
+	if err := unix.Mount("bpf", dir, "bpf", 0, "mode=0700"); err != nil {
+		return fmt.Errorf("mount bpffs on %s: %w", dir, err)
+	}
+	return nil
+}

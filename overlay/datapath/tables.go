@@ -1,0 +1,157 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+)
+
+// Addr is an IP address as the maps hold it: 16 bytes, IPv4 mapped into IPv6.
+type Addr [16]byte
+
+// AddrOf converts; the zero netip.Addr gives the zero Addr, which means none.
+func AddrOf(a netip.Addr) Addr {
+	if !a.IsValid() {
+		return Addr{}
+	}
+	return a.As16()
+}
+
+// Netip converts back.
+func (a Addr) Netip() netip.Addr {
+	if a == (Addr{}) {
+		return netip.Addr{}
+	}
+	return netip.AddrFrom16(a).Unmap()
+}
+
+// MAC is an Ethernet address.
+type MAC [6]byte
+
+// Iface flags.
+const ifaceMesh = 1
+
+// Iface is what may come from a container's interface (struct iface).
+type Iface struct {
+	VNI   uint32
+	Flags uint32
+	Addr4 Addr
+	Addr6 Addr
+	MAC   MAC
+	_     [2]byte
+}
+
+// NewIface allows addrs, at most one of each family, on the network vni.
+func NewIface(vni uint32, mesh bool, mac MAC, addrs []netip.Prefix) Iface {
+	v := Iface{VNI: vni, MAC: mac}
+	if mesh {
+		v.Flags = ifaceMesh
+	}
+	for _, p := range addrs {
+		if p.Addr().Unmap().Is4() {
+			v.Addr4 = AddrOf(p.Addr())
+		} else {
+			v.Addr6 = AddrOf(p.Addr())
+		}
+	}
+	return v
+}
+
+// EndpointKey is an address on a network (struct endpoint_key).
+type EndpointKey struct {
+	VNI  uint32
+	Addr Addr
+}
+
+// Endpoint flags.
+const endpointHost = 1
+
+// Endpoint says where an address is (struct endpoint): make one with
+// LocalEndpoint, RemoteEndpoint or HostEndpoint.
+type Endpoint struct {
+	Ifindex uint32
+	Flags   uint32
+	Node    Addr
+	MAC     MAC
+	_       [2]byte
+}
+
+// LocalEndpoint is a container of this node behind the device ifindex.
+func LocalEndpoint(ifindex int, mac MAC) Endpoint {
+	return Endpoint{Ifindex: uint32(ifindex), MAC: mac}
+}
+
+// RemoteEndpoint is a container of another node.
+func RemoteEndpoint(node netip.Addr) Endpoint { return Endpoint{Node: AddrOf(node)} }
+
+// HostEndpoint is an address of the node itself.
+func HostEndpoint() Endpoint { return Endpoint{Flags: endpointHost} }
+
+// Local says whether the endpoint is a container of this node.
+func (e Endpoint) Local() bool { return e.Ifindex != 0 }
+
+// SubnetKey is a network's subnet (struct subnet_key).
+type SubnetKey struct {
+	// Bits counts from the start of the 16 bytes: 96 more than an IPv4 prefix has.
+	Bits uint32
+	Addr Addr
+}
+
+// SubnetKeyOf converts a prefix.
+func SubnetKeyOf(p netip.Prefix) SubnetKey {
+	p = p.Masked()
+	bits := uint32(p.Bits())
+	if p.Addr().Is4() {
+		bits += 96
+	}
+	return SubnetKey{Bits: bits, Addr: AddrOf(p.Addr())}
+}
+
+// Settings are what all programs of a node share (struct config).
+type Settings struct {
+	VXLANIfindex uint32
+	// VXLANPort in network byte order.
+	VXLANPort [2]byte
+	RouterMAC MAC
+}
+
+// Table is a map of the kernel's.
+type Table[K, V comparable] struct {
+	name string
+	m    *ebpf.Map
+}
+
+// Put inserts or replaces atomically: a packet sees the old value or the new.
+func (t Table[K, V]) Put(k K, v V) error {
+	if err := t.m.Put(k, v); err != nil {
+		return fmt.Errorf("%s: put %v: %w", t.name, k, err)
+	}
+	return nil
+}
+
+// Delete removes k; a key that is not there is no error.
+func (t Table[K, V]) Delete(k K) error {
+	if err := t.m.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("%s: delete %v: %w", t.name, k, err)
+	}
+	return nil
+}
+
+// All reads the whole table.
+func (t Table[K, V]) All() (map[K]V, error) {
+	var (
+		k   K
+		v   V
+		all = map[K]V{}
+		it  = t.m.Iterate()
+	)
+	for it.Next(&k, &v) {
+		all[k] = v
+	}
+	if err := it.Err(); err != nil {
+		return nil, fmt.Errorf("%s: read: %w", t.name, err)
+	}
+	return all, nil
+}

@@ -1,0 +1,53 @@
+package overlay
+
+import "slices"
+
+// op is one thing to do: put the object with its value, or remove it.
+type op struct {
+	object object
+	value  any
+	remove bool
+}
+
+// diff gives what is to be done so that the objects of ranks from to last are
+// those wanted: first all additions and changes, in rank order, then the
+// removals in reverse order.
+func diff(want, held objects, from, last rank) []op {
+	var puts, removals []op
+	for o, v := range want {
+		if r := o.rank(); r < from || r > last {
+			continue
+		}
+		if have, ok := held[o]; !ok || have != v {
+			puts = append(puts, op{object: o, value: v})
+		}
+	}
+	for o, v := range held {
+		if r := o.rank(); r < from || r > last {
+			continue
+		}
+		if _, ok := want[o]; !ok {
+			removals = append(removals, op{object: o, value: v, remove: true})
+		}
+	}
+	slices.SortStableFunc(puts, func(a, b op) int { return int(a.object.rank() - b.object.rank()) })
+	slices.SortStableFunc(removals, func(a, b op) int { return int(b.object.rank() - a.object.rank()) })
+	return append(puts, removals...)
+}
+
+// withoutState keeps what may be done before the desired state is known, after
+// a restart: additions that keep no more than what is there, and removals that
+// follow from a container's interface being gone. The rest is left as the
+// process before left it.
+func withoutState(ops []op, held objects) []op {
+	return slices.DeleteFunc(ops, func(o op) bool {
+		if o.remove {
+			return !followsFromPorts(o.object, o.value)
+		}
+		// A route without its source address would be a step back.
+		if _, isRoute := o.object.(routeObject); isRoute {
+			return held[o.object] != nil
+		}
+		return false
+	})
+}

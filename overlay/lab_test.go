@@ -1,0 +1,329 @@
+package overlay
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The test binary is its own node daemon: run with this variable set, it serves
+// commands from its standard input in the network namespace it was started in.
+const daemonEnv = "OVERLAY_TEST_RUNDIR"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(daemonEnv); dir != "" {
+		if err := serveDaemon(dir); err != nil {
+			fmt.Fprintln(os.Stderr, "daemon:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+type request struct {
+	Op         string
+	State      State
+	Attachment Attachment
+	ID         string
+}
+
+type response struct {
+	Name        string
+	Attachments []Attachment
+	Drops       map[string]uint64
+	Err         string
+}
+
+func serveDaemon(dir string) error {
+	o, err := New(Config{
+		RunDir: dir, Resync: time.Second, NoTCX: os.Getenv("OVERLAY_TEST_NOTCX") != "",
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	ran := make(chan error, 1)
+	go func() { ran <- o.Run(ctx) }()
+	out := json.NewEncoder(os.Stdout)
+	_ = out.Encode(response{Name: "ready"})
+	in := json.NewDecoder(os.Stdin)
+	for {
+		var q request
+		if err := in.Decode(&q); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return err
+		}
+		if err := out.Encode(handle(o, q)); err != nil {
+			return err
+		}
+	}
+	cancel()
+	return errors.Join(<-ran, o.Close())
+}
+
+func handle(o *Overlay, q request) (r response) {
+	var err error
+	switch q.Op {
+	case "set":
+		err = o.Set(q.State)
+	case "attach":
+		r.Name, err = o.Attach(q.Attachment)
+	case "detach":
+		err = o.Detach(q.ID)
+	case "attachments":
+		r.Attachments = o.Attachments()
+	case "drops":
+		r.Drops, err = o.Drops()
+	default:
+		err = fmt.Errorf("unknown op %s", q.Op)
+	}
+	if err != nil {
+		r.Err = err.Error()
+	}
+	return r
+}
+
+// lab is a few nodes, and the world beyond them, on one bridge.
+type lab struct {
+	t     *testing.T
+	seq   int
+	hub   string
+	world string
+	nodes []*node
+}
+
+// worldAddr is a machine that is not of the cluster.
+const worldAddr = "192.0.2.100"
+
+type node struct {
+	lab  *lab
+	ns   string
+	addr netip.Addr
+	dir  string
+	env  []string
+
+	cmd *exec.Cmd
+	in  *json.Encoder
+	out *bufio.Scanner
+	end io.Closer
+}
+
+func newLab(t *testing.T, nodes int, env ...string) *lab {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("SKIPPED: needs root for network namespaces")
+	}
+	l := &lab{t: t}
+	l.hub = l.namespace("hub")
+	l.ip(l.hub, "link", "add", "br0", "type", "bridge")
+	l.ip(l.hub, "link", "set", "br0", "up")
+	l.world = l.namespace("world")
+	l.plug(l.world, worldAddr+"/24")
+	for i := range nodes {
+		l.nodes = append(l.nodes, l.newNode(i+1, env))
+	}
+	return l
+}
+
+// namespace makes a network namespace that goes with the test.
+func (l *lab) namespace(kind string) string {
+	l.t.Helper()
+	l.seq++
+	ns := fmt.Sprintf("ov%d-%s%d", os.Getpid(), kind, l.seq)
+	l.sh("ip", "netns", "add", ns)
+	l.t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", ns).Run() })
+	l.ip(ns, "link", "set", "lo", "up")
+	return ns
+}
+
+func (l *lab) plug(ns, addr string) {
+	l.t.Helper()
+	l.seq++
+	up := fmt.Sprintf("p%d", l.seq)
+	l.ip(l.hub, "link", "add", up, "type", "veth", "peer", "name", "eth0", "netns", ns)
+	l.ip(l.hub, "link", "set", up, "master", "br0", "up")
+	l.ip(ns, "addr", "add", addr, "dev", "eth0")
+	l.ip(ns, "link", "set", "eth0", "up")
+}
+
+func (l *lab) newNode(i int, env []string) *node {
+	l.t.Helper()
+	n := &node{
+		lab: l, ns: l.namespace("n"), env: env,
+		addr: netip.MustParseAddr(fmt.Sprintf("192.0.2.%d", i)), dir: l.t.TempDir(),
+	}
+	l.plug(n.ns, n.addr.String()+"/24")
+	l.t.Cleanup(func() {
+		n.kill()
+		_ = unix.Unmount(filepath.Join(n.dir, "bpf"), unix.MNT_DETACH)
+	})
+	n.start()
+	return n
+}
+
+func (n *node) start() {
+	n.lab.t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(append(os.Environ(), daemonEnv+"="+n.dir), n.env...)
+	cmd.Stderr = &logWriter{n.lab.t, n.ns}
+	stdin, err := cmd.StdinPipe()
+	n.lab.check(err)
+	stdout, err := cmd.StdoutPipe()
+	n.lab.check(err)
+	n.lab.within(n.ns, func() error { return cmd.Start() })
+	n.cmd, n.in, n.out, n.end = cmd, json.NewEncoder(stdin), bufio.NewScanner(stdout), stdin
+	n.out.Buffer(nil, 1<<20)
+	if r := n.answer(); r.Name != "ready" {
+		n.lab.t.Fatalf("%s does not start: %+v", n.ns, r)
+	}
+}
+
+func (n *node) kill() {
+	if n.cmd == nil {
+		return
+	}
+	_ = n.cmd.Process.Kill()
+	_ = n.cmd.Wait()
+	n.cmd = nil
+}
+
+func (n *node) ask(q request) response {
+	n.lab.t.Helper()
+	n.lab.check(n.in.Encode(q))
+	r := n.answer()
+	if r.Err != "" {
+		n.lab.t.Fatalf("%s: %s: %s", n.ns, q.Op, r.Err)
+	}
+	return r
+}
+
+func (n *node) answer() (r response) {
+	n.lab.t.Helper()
+	if !n.out.Scan() {
+		n.lab.t.Fatalf("%s: daemon ended: %v", n.ns, n.out.Err())
+	}
+	n.lab.check(json.Unmarshal(n.out.Bytes(), &r))
+	return r
+}
+
+// container is a network namespace with one interface per attachment.
+type container struct {
+	lab    *lab
+	node   *node
+	ns     string
+	links  int
+	attach []Attachment
+}
+
+func (n *node) container() *container { return &container{lab: n.lab, node: n, ns: n.lab.namespace("c")} }
+
+// join attaches the container to a network, as the engine does.
+func (c *container) join(network Network, addr string) *container {
+	c.lab.t.Helper()
+	a := netip.MustParseAddr(addr)
+	prefix := netip.PrefixFrom(a, network.Subnets[0].Bits())
+	at := Attachment{
+		ID: fmt.Sprintf("%012x%s", a.As4(), c.ns), NetworkID: network.ID, VNI: network.VNI,
+		Addrs: []netip.Prefix{prefix}, MAC: MACFor(a), Mesh: network.Mesh,
+	}
+	c.attach = append(c.attach, at)
+	peer := c.node.ask(request{Op: "attach", Attachment: at}).Name
+	dev := "eth" + strconv.Itoa(c.links)
+	c.links++
+	c.lab.ip(c.node.ns, "link", "set", peer, "netns", c.ns)
+	c.lab.ip(c.ns, "link", "set", peer, "name", dev)
+	c.lab.ip(c.ns, "addr", "add", prefix.String(), "dev", dev)
+	c.lab.ip(c.ns, "link", "set", dev, "up")
+	if network.Mesh {
+		c.lab.ip(c.ns, "route", "add", "default", "via", network.Gateways[0].String())
+	}
+	return c
+}
+
+func (l *lab) ip(ns string, args ...string) string {
+	l.t.Helper()
+	return l.sh("ip", append([]string{"-n", ns}, args...)...)
+}
+
+func (l *lab) sh(name string, args ...string) string {
+	l.t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		l.t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+func (l *lab) check(err error) {
+	l.t.Helper()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// within runs f on a thread in the namespace; sockets that f opens stay there.
+func (l *lab) within(ns string, f func() error) {
+	l.t.Helper()
+	l.check(in(ns, f))
+}
+
+func in(ns string, f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		file, err := os.Open(filepath.Join("/run/netns", ns))
+		if err != nil {
+			done <- err
+			return
+		}
+		defer file.Close()
+		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- fmt.Errorf("setns %s: %w", ns, err)
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+// eventually polls until ok or the deadline.
+func (l *lab) eventually(what string, ok func() bool) {
+	l.t.Helper()
+	deadline := time.Now().Add(15 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			l.t.Fatalf("not within 15 s: %s", what)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+type logWriter struct {
+	t    *testing.T
+	name string
+}
+
+func (w *logWriter) Write(b []byte) (int, error) {
+	w.t.Logf("%s: %s", w.name, bytes.TrimSpace(b))
+	return len(b), nil
+}

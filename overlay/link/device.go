@@ -1,0 +1,128 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Device is a network device as it is.
+type Device struct {
+	Name  string
+	Index int
+	MTU   int
+	Up    bool
+	// Ethernet devices have MAC headers.
+	Ethernet bool
+	// Alias is the ifalias.
+	Alias string
+	// VXLANPort is that of a VXLAN device in external mode, zero for others.
+	VXLANPort uint16
+}
+
+// Ours says whether this package made the device.
+func (d Device) Ours() bool {
+	return d.Name == VXLANName || d.Name == GatewayName || strings.HasPrefix(d.Name, HostPrefix) && d.Alias != ""
+}
+
+// Devices lists all devices of the namespace, by index.
+func (d *Door) Devices() (map[int]Device, error) {
+	links, err := dump(d.h.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	out := make(map[int]Device, len(links))
+	for _, l := range links {
+		a := l.Attrs()
+		dev := Device{
+			Name: a.Name, Index: a.Index, MTU: a.MTU, Alias: a.Alias,
+			Up: a.Flags&net.FlagUp != 0, Ethernet: a.EncapType == "ether",
+		}
+		if vx, ok := l.(*netlink.Vxlan); ok && vx.FlowBased {
+			dev.VXLANPort = uint16(vx.Port)
+		}
+		out[a.Index] = dev
+	}
+	return out, nil
+}
+
+// VXLAN is the tunnel device.
+type VXLAN struct {
+	// Port is the UDP port (IANA: 4789).
+	Port uint16
+}
+
+// PutVXLAN makes the tunnel device: external mode, so that one device carries
+// all networks, and no learning, since the data path says who is where.
+func (d *Door) PutVXLAN(v VXLAN) error {
+	l, err := d.h.LinkByName(VXLANName)
+	switch vx, ok := l.(*netlink.Vxlan); {
+	case err == nil && ok && vx.FlowBased && vx.Port == int(v.Port):
+		return d.up(VXLANName)
+	case err == nil:
+		if err := d.h.LinkDel(l); err != nil {
+			return fmt.Errorf("replace %s: %w", VXLANName, err)
+		}
+	case !missing(err):
+		return fmt.Errorf("%s: %w", VXLANName, err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = VXLANName
+	if err := d.h.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, FlowBased: true, Port: int(v.Port)}); err != nil {
+		return fmt.Errorf("make %s on UDP port %d (is another VXLAN device on it?): %w", VXLANName, v.Port, err)
+	}
+	return d.up(VXLANName)
+}
+
+// PutGatewayDevice makes the device that holds the gateway addresses: a dummy,
+// or, on a kernel without, a bridge that stays without ports.
+func (d *Door) PutGatewayDevice() error {
+	if _, err := d.h.LinkByName(GatewayName); missing(err) {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = GatewayName
+		err := d.h.LinkAdd(&netlink.Dummy{LinkAttrs: attrs})
+		if errors.Is(err, unix.EOPNOTSUPP) {
+			err = d.h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
+		}
+		if err != nil {
+			return fmt.Errorf("make %s: %w", GatewayName, err)
+		}
+	} else if err != nil {
+		return err
+	}
+	return d.up(GatewayName)
+}
+
+// up brings a device up that never speaks for itself, so without IPv6 addresses of its own.
+func (d *Door) up(name string) error {
+	l, err := d.h.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if err := quiet(name); err != nil {
+		return err
+	}
+	if err := d.h.LinkSetUp(l); err != nil {
+		return fmt.Errorf("bring up %s: %w", name, err)
+	}
+	return nil
+}
+
+// DeleteDevice removes a device; one that is not there is no error.
+func (d *Door) DeleteDevice(name string) error {
+	l, err := d.h.LinkByName(name)
+	if missing(err) {
+		return nil
+	}
+	if err == nil {
+		err = d.h.LinkDel(l)
+	}
+	if err != nil && !missing(err) {
+		return fmt.Errorf("delete %s: %w", name, err)
+	}
+	return nil
+}

@@ -1,0 +1,196 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Route is the way from the node to one container.
+type Route struct {
+	Ifindex int
+	// Source is the address that the node's own packets carry; may be unset.
+	Source netip.Addr
+}
+
+// Routes lists our routes.
+func (d *Door) Routes() (map[netip.Addr]Route, error) {
+	routes, err := dump(func() ([]netlink.Route, error) {
+		return d.h.RouteListFiltered(unix.AF_INET, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	out := map[netip.Addr]Route{}
+	for _, r := range routes {
+		if r.Dst != nil {
+			out[addr(r.Dst.IP)] = Route{Ifindex: r.LinkIndex, Source: addr(r.Src)}
+		}
+	}
+	return out, nil
+}
+
+// PutRoute sets the way to one address.
+func (d *Door) PutRoute(to netip.Addr, r Route) error {
+	route := hostRoute(to)
+	route.LinkIndex, route.Scope = r.Ifindex, netlink.SCOPE_LINK
+	if r.Source.IsValid() {
+		route.Src = r.Source.AsSlice()
+	}
+	if err := d.h.RouteReplace(route); err != nil {
+		return fmt.Errorf("route to %s: %w", to, err)
+	}
+	return nil
+}
+
+// DeleteRoute removes our route to an address; none is no error.
+func (d *Door) DeleteRoute(to netip.Addr) error {
+	if err := d.h.RouteDel(hostRoute(to)); err != nil && !missing(err) {
+		return fmt.Errorf("delete route to %s: %w", to, err)
+	}
+	return nil
+}
+
+func hostRoute(to netip.Addr) *netlink.Route {
+	return &netlink.Route{
+		Dst:      &net.IPNet{IP: to.AsSlice(), Mask: net.CIDRMask(to.BitLen(), to.BitLen())},
+		Protocol: routeProtocol,
+	}
+}
+
+// Neighbour is an address behind a device.
+type Neighbour struct {
+	Ifindex int
+	Addr    netip.Addr
+}
+
+// Neighbours lists the permanent neighbours of the namespace.
+func (d *Door) Neighbours() (map[Neighbour][6]byte, error) {
+	list, err := dump(func() ([]netlink.Neigh, error) { return d.h.NeighList(0, netlink.FAMILY_V4) })
+	if err != nil {
+		return nil, fmt.Errorf("list neighbours: %w", err)
+	}
+	out := map[Neighbour][6]byte{}
+	for _, n := range list {
+		if n.State&netlink.NUD_PERMANENT != 0 && len(n.HardwareAddr) == 6 {
+			out[Neighbour{n.LinkIndex, addr(n.IP)}] = [6]byte(n.HardwareAddr)
+		}
+	}
+	return out, nil
+}
+
+// PutNeighbour tells the node a container's MAC, so that it need not ask.
+func (d *Door) PutNeighbour(n Neighbour, mac [6]byte) error {
+	if err := d.h.NeighSet(neigh(n, mac[:])); err != nil {
+		return fmt.Errorf("neighbour %s: %w", n.Addr, err)
+	}
+	return nil
+}
+
+// DeleteNeighbour forgets a neighbour; one that is not there is no error.
+func (d *Door) DeleteNeighbour(n Neighbour) error {
+	if err := d.h.NeighDel(neigh(n, nil)); err != nil && !missing(err) && !errors.Is(err, unix.ENXIO) {
+		return fmt.Errorf("delete neighbour %s: %w", n.Addr, err)
+	}
+	return nil
+}
+
+func neigh(n Neighbour, mac net.HardwareAddr) *netlink.Neigh {
+	return &netlink.Neigh{
+		LinkIndex: n.Ifindex, Family: netlink.FAMILY_V4, State: netlink.NUD_PERMANENT,
+		IP: n.Addr.AsSlice(), HardwareAddr: mac,
+	}
+}
+
+// GatewayAddrs lists the addresses on the gateway device.
+func (d *Door) GatewayAddrs() (map[netip.Addr]bool, error) {
+	out := map[netip.Addr]bool{}
+	l, err := d.h.LinkByName(GatewayName)
+	if missing(err) {
+		return out, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := dump(func() ([]netlink.Addr, error) { return d.h.AddrList(l, netlink.FAMILY_V4) })
+	if err != nil {
+		return nil, fmt.Errorf("addresses of %s: %w", GatewayName, err)
+	}
+	for _, a := range addrs {
+		out[addr(a.IP)] = true
+	}
+	return out, nil
+}
+
+// PutGatewayAddr gives the node a gateway's address.
+func (d *Door) PutGatewayAddr(a netip.Addr) error {
+	l, err := d.h.LinkByName(GatewayName)
+	if err != nil {
+		return fmt.Errorf("%s: %w", GatewayName, err)
+	}
+	if err := d.h.AddrReplace(l, hostAddr(a)); err != nil {
+		return fmt.Errorf("address %s on %s: %w", a, GatewayName, err)
+	}
+	return nil
+}
+
+// DeleteGatewayAddr takes it away again.
+func (d *Door) DeleteGatewayAddr(a netip.Addr) error {
+	l, err := d.h.LinkByName(GatewayName)
+	if err == nil {
+		err = d.h.AddrDel(l, hostAddr(a))
+	}
+	if err != nil && !missing(err) {
+		return fmt.Errorf("delete address %s on %s: %w", a, GatewayName, err)
+	}
+	return nil
+}
+
+func hostAddr(a netip.Addr) *netlink.Addr {
+	return &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}}
+}
+
+// Underlay lists the indexes of the devices that carry local or a default route.
+func (d *Door) Underlay(local netip.Addr) (byAddr, byRoute []int, err error) {
+	if local.IsValid() {
+		addrs, err := dump(func() ([]netlink.Addr, error) { return d.h.AddrList(nil, netlink.FAMILY_ALL) })
+		if err != nil {
+			return nil, nil, fmt.Errorf("list addresses: %w", err)
+		}
+		for _, a := range addrs {
+			if addr(a.IP) == local {
+				byAddr = append(byAddr, a.LinkIndex)
+			}
+		}
+	}
+	routes, err := dump(func() ([]netlink.Route, error) { return d.h.RouteList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return nil, nil, fmt.Errorf("list routes: %w", err)
+	}
+	for _, r := range routes {
+		if r.Dst != nil && !isDefault(r.Dst) || r.Type != unix.RTN_UNICAST {
+			continue
+		}
+		if r.LinkIndex > 0 {
+			byRoute = append(byRoute, r.LinkIndex)
+		}
+		for _, hop := range r.MultiPath {
+			byRoute = append(byRoute, hop.LinkIndex)
+		}
+	}
+	return byAddr, byRoute, nil
+}
+
+func isDefault(n *net.IPNet) bool {
+	ones, _ := n.Mask.Size()
+	return ones == 0
+}
+
+func addr(ip net.IP) netip.Addr {
+	a, _ := netip.AddrFromSlice(ip)
+	return a.Unmap()
+}

@@ -1,0 +1,76 @@
+package link
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Watch calls changed whenever something that is ours, or that the underlay is
+// found by, was taken away or altered; it returns when ctx ends or netlink
+// refuses. It may call too often, and the caller is to look for itself.
+func Watch(ctx context.Context, changed func()) error {
+	done := make(chan struct{})
+	defer close(done)
+	links := make(chan netlink.LinkUpdate, 64)
+	routes := make(chan netlink.RouteUpdate, 64)
+	addrs := make(chan netlink.AddrUpdate, 64)
+	if err := netlink.LinkSubscribe(links, done); err != nil {
+		return fmt.Errorf("watch devices: %w", err)
+	}
+	if err := netlink.RouteSubscribe(routes, done); err != nil {
+		return fmt.Errorf("watch routes: %w", err)
+	}
+	if err := netlink.AddrSubscribe(addrs, done); err != nil {
+		return fmt.Errorf("watch addresses: %w", err)
+	}
+	defer drain(links, routes, addrs)
+	for {
+		var hit, open bool
+		select {
+		case <-ctx.Done():
+			return nil
+		case u, ok := <-links:
+			open, hit = ok, ok && linkMatters(u)
+		case u, ok := <-routes:
+			open, hit = ok, ok && routeMatters(u)
+		case u, ok := <-addrs:
+			open, hit = ok, ok && !u.NewAddr
+		}
+		if !open {
+			return fmt.Errorf("netlink closed the subscription")
+		}
+		if hit {
+			changed()
+		}
+	}
+}
+
+// drain lets the subscriptions' senders end: they stop at the next message after done.
+func drain(links chan netlink.LinkUpdate, routes chan netlink.RouteUpdate, addrs chan netlink.AddrUpdate) {
+	for {
+		select {
+		case <-links:
+		case <-routes:
+		case <-addrs:
+		default:
+			return
+		}
+	}
+}
+
+func linkMatters(u netlink.LinkUpdate) bool {
+	a := u.Attrs()
+	name := a.Name
+	ours := name == VXLANName || name == GatewayName
+	return ours && (u.Header.Type == unix.RTM_DELLINK || a.Flags&unix.IFF_UP == 0)
+}
+
+func routeMatters(u netlink.RouteUpdate) bool {
+	if u.Dst == nil || isDefault(u.Dst) {
+		return true
+	}
+	return u.Type == unix.RTM_DELROUTE && u.Protocol == routeProtocol
+}

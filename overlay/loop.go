@@ -1,0 +1,341 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/meshd/meshd/overlay/datapath"
+	"github.com/meshd/meshd/overlay/link"
+)
+
+// Config is what an Overlay needs.
+type Config struct {
+	// RunDir holds the bpffs, at RunDir/bpf; New mounts it if nobody has.
+	RunDir string
+	// VXLANPort is the UDP port of the tunnels, the same on every node; 0 means
+	// 4789 (IANA), which cannot be shared with another overlay on the machine.
+	VXLANPort uint16
+	// Resync is how often everything is compared with the kernel; 0 means 30 s.
+	// Most disturbances are noticed at once.
+	Resync time.Duration
+	// NoTCX attaches programs as clsact filters even where there is tcx.
+	NoTCX  bool
+	Logger *slog.Logger
+}
+
+const (
+	defaultVXLANPort = 4789
+	defaultResync    = 30 * time.Second
+	// settle is how long a disturbance is let settle before it is repaired.
+	settle = 50 * time.Millisecond
+)
+
+// kernel is the edge: all that reads or changes the node.
+type kernel interface {
+	// facts reads what objects depend on; local is the node's own address, if known.
+	facts(local netip.Addr) (facts, error)
+	// read reads all objects of ours.
+	read(facts) (objects, error)
+	// do carries out one operation.
+	do(op) error
+	// addPort makes a container's interface; one that is there is kept.
+	addPort(a Attachment, mtu int) error
+	// removePort removes it; one that is not there is no error.
+	removePort(id string) error
+	// drops counts dropped packets by reason.
+	drops() (map[string]uint64, error)
+	close() error
+}
+
+// Overlay keeps a node's overlay networks.
+type Overlay struct {
+	cfg    Config
+	kernel kernel
+
+	mu sync.Mutex
+	// state is the newest desired state, nil until the first Set.
+	state *State
+	// held is what the kernel holds as far as we know; nil: to be read.
+	held objects
+
+	// disturbed wakes Run: something changed, or did not get done.
+	disturbed chan struct{}
+}
+
+// New takes over what an earlier process left in the network namespace of this
+// process, or makes it. It changes no network before the first Set.
+func New(cfg Config) (*Overlay, error) {
+	if cfg.VXLANPort == 0 {
+		cfg.VXLANPort = defaultVXLANPort
+	}
+	if cfg.Resync == 0 {
+		cfg.Resync = defaultResync
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	k, err := openKernel(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("overlay: %w", err)
+	}
+	o := &Overlay{cfg: cfg, kernel: k, disturbed: make(chan struct{}, 1)}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.reconcile(true); err != nil {
+		return nil, errors.Join(fmt.Errorf("overlay: %w", err), k.close())
+	}
+	return o, nil
+}
+
+// Close lets go of the kernel's objects without removing any.
+func (o *Overlay) Close() error { return o.kernel.close() }
+
+// HooksPath is where the program array is pinned that the load balancer joins
+// the data path through; see datapath/bpf/hook.h.
+func (o *Overlay) HooksPath() string { return HooksPath(o.cfg.RunDir) }
+
+// HooksPath is the same without an Overlay.
+func HooksPath(runDir string) string { return filepath.Join(bpfDir(runDir), datapath.HooksName) }
+
+func bpfDir(runDir string) string { return filepath.Join(runDir, "bpf") }
+
+// Set replaces the desired state and returns when the kernel holds it, or with
+// what could not be done; Run goes on trying.
+func (o *Overlay) Set(s State) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.state = &s
+	return o.reconcile(false)
+}
+
+// Attach makes a container's interface and returns the name of the end that is
+// to be moved into the container. To attach the same again changes nothing. An
+// older attachment with an address of the new one is removed: its container is
+// gone and nobody said so.
+func (o *Overlay) Attach(a Attachment) (peerName string, err error) {
+	if err := a.check(); err != nil {
+		return "", err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	f, err := o.kernel.facts(o.local())
+	if err != nil {
+		return "", err
+	}
+	for _, p := range f.ports {
+		if p.ID != a.ID && p.sharesAddress(a) {
+			o.cfg.Logger.Warn("attachment replaced by another with its address", "old", p.ID, "new", a.ID)
+			if err := o.kernel.removePort(p.ID); err != nil {
+				return "", err
+			}
+		}
+	}
+	if err := o.kernel.addPort(a, f.mtu-overhead(o.local())); err != nil {
+		return "", err
+	}
+	if err := o.reconcile(false); err != nil && !o.holds(a.ID) {
+		return "", errors.Join(fmt.Errorf("attach %s: %w", a.ID, err), o.kernel.removePort(a.ID))
+	}
+	return link.PeerName(a.ID), nil
+}
+
+// holds says whether the kernel has all that an attachment needs.
+func (o *Overlay) holds(id string) bool {
+	f, err := o.kernel.facts(o.local())
+	if err != nil {
+		return false
+	}
+	for _, p := range f.ports {
+		if p.ID != id {
+			continue
+		}
+		w := objects{}
+		wantPort(w, o.desired(), p)
+		return !missingAny(w, o.held)
+	}
+	return false
+}
+
+func missingAny(want, held objects) bool {
+	for o, v := range want {
+		if held[o] != v {
+			return true
+		}
+	}
+	return false
+}
+
+// Detach removes a container's interface; one that is not there is no error.
+func (o *Overlay) Detach(id string) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.kernel.removePort(id); err != nil {
+		return err
+	}
+	if err := o.reconcile(false); err != nil {
+		// The container is detached; what else is wrong is Run's to repair and to tell.
+		o.cfg.Logger.Debug("overlay incomplete after detaching", "id", id, "error", err)
+	}
+	return nil
+}
+
+// Attachments lists the containers' interfaces that there are.
+func (o *Overlay) Attachments() []Attachment {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	f, err := o.kernel.facts(o.local())
+	if err != nil {
+		o.cfg.Logger.Warn("list attachments", "error", err)
+		return nil
+	}
+	out := make([]Attachment, 0, len(f.ports))
+	for _, p := range f.ports {
+		out = append(out, p.Attachment)
+	}
+	return out
+}
+
+// overhead is what VXLAN adds to a packet (RFC 7348): inner Ethernet 14, VXLAN
+// 8, UDP 8, and the outer IP header.
+func overhead(local netip.Addr) int {
+	const vxlan, v4, v6 = 14 + 8 + 8, 20, 40
+	if local.Is6() && !local.Is4In6() {
+		return vxlan + v6
+	}
+	return vxlan + v4
+}
+
+func (p port) sharesAddress(a Attachment) bool {
+	if p.VNI != a.VNI {
+		return false
+	}
+	for _, x := range p.Addrs {
+		for _, y := range a.Addrs {
+			if x.Addr() == y.Addr() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (o *Overlay) desired() State {
+	if o.state == nil {
+		return State{}
+	}
+	return *o.state
+}
+
+func (o *Overlay) local() netip.Addr { return o.desired().Local }
+
+// reconcile makes the kernel equal to the newest state; reread compares with
+// the kernel itself instead of what we know of it. o.mu is held.
+func (o *Overlay) reconcile(reread bool) error {
+	err := o.reconcileLocked(reread)
+	if err != nil {
+		o.disturb()
+	}
+	return err
+}
+
+func (o *Overlay) reconcileLocked(reread bool) error {
+	f, err := o.kernel.facts(o.local())
+	if err != nil {
+		return err
+	}
+	if reread || o.held == nil || f.tunnel == 0 {
+		if o.held, err = o.kernel.read(f); err != nil {
+			o.held = nil
+			return err
+		}
+	}
+	s := o.desired()
+	devices := o.allowed(diff(wantDevices(s, o.cfg.VXLANPort), o.held, 0, lastDeviceRank))
+	err = o.run(devices)
+	if len(devices) > 0 {
+		var ferr error
+		if f, ferr = o.kernel.facts(s.Local); ferr != nil {
+			return errors.Join(err, ferr)
+		}
+	}
+	return errors.Join(err, o.run(o.allowed(diff(want(s, f, o.cfg.VXLANPort), o.held, lastDeviceRank+1, lastRank))))
+}
+
+func (o *Overlay) allowed(ops []op) []op {
+	if o.state == nil {
+		return withoutState(ops, o.held)
+	}
+	return ops
+}
+
+// run does what it can: one object's failure does not keep the others waiting.
+func (o *Overlay) run(ops []op) error {
+	var errs []error
+	for _, op := range ops {
+		if err := o.kernel.do(op); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if op.remove {
+			delete(o.held, op.object)
+		} else {
+			o.held[op.object] = op.value
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Run repairs what others change, and tries again what failed, until ctx ends.
+func (o *Overlay) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watched := make(chan error, 1)
+	go func() { watched <- link.Watch(ctx, o.disturb) }()
+	o.repair(ctx)
+	cancel()
+	if err := <-watched; err != nil {
+		// Without notifications the resync still repaired, only later.
+		o.cfg.Logger.Warn("network changes were not watched", "error", err)
+	}
+	return nil
+}
+
+func (o *Overlay) disturb() {
+	select {
+	case o.disturbed <- struct{}{}:
+	default:
+	}
+}
+
+// repair compares with the kernel now and then, and soon after a disturbance.
+func (o *Overlay) repair(ctx context.Context) {
+	retry := backoff{first: 500 * time.Millisecond, most: o.cfg.Resync}
+	timer := time.NewTimer(o.cfg.Resync)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-o.disturbed:
+			timer.Reset(settle)
+			continue
+		case <-timer.C:
+		}
+		o.mu.Lock()
+		err := o.reconcileLocked(true)
+		o.mu.Unlock()
+		if err != nil {
+			o.cfg.Logger.Warn("overlay is incomplete", "error", err)
+			timer.Reset(retry.next())
+			continue
+		}
+		retry.reset()
+		timer.Reset(o.cfg.Resync)
+	}
+}

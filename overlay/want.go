@@ -1,0 +1,230 @@
+package overlay
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/meshd/meshd/overlay/datapath"
+	"github.com/meshd/meshd/overlay/link"
+	"github.com/meshd/meshd/overlay/nft"
+)
+
+// object names one thing of ours in the kernel; its dynamic type says which
+// kind, its rank when it is made.
+type object interface{ rank() rank }
+
+// rank orders the making of objects; removal goes the other way round. What a
+// packet meets first comes last, so that it finds all that it needs.
+type rank int
+
+const (
+	rankSysctl rank = iota
+	rankDevice
+	rankGateway
+	lastDeviceRank = rankGateway
+	rankSettings   = iota
+	rankSubnet
+	rankEndpoint
+	rankIface
+	rankPeer
+	rankHook
+	rankNeighbour
+	rankRoute
+	rankMasquerade
+	lastRank = rankMasquerade
+)
+
+// The kinds of object, and what is kept under each.
+type (
+	sysctlObject     struct{ path string }              // string
+	vxlanObject      struct{}                           // link.VXLAN
+	gatewayDevObject struct{}                           // present
+	gatewayObject    struct{ addr netip.Addr }          // present
+	settingsObject   struct{}                           // datapath.Settings
+	subnetObject     struct{ key datapath.SubnetKey }   // uint32: VNI
+	endpointObject   struct{ key datapath.EndpointKey } // datapath.Endpoint
+	ifaceObject      struct{ ifindex uint32 }           // datapath.Iface
+	peerObject       struct{ addr datapath.Addr }       // present
+	hookObject       struct{ hook datapath.Hook }       // present
+	neighbourObject  struct{ key link.Neighbour }       // datapath.MAC
+	routeObject      struct{ to netip.Addr }            // link.Route
+	masqueradeObject struct{}                           // string: the subnets, by nft.Key
+)
+
+// present is the value of objects that are there or not.
+type present struct{}
+
+func (sysctlObject) rank() rank     { return rankSysctl }
+func (vxlanObject) rank() rank      { return rankDevice }
+func (gatewayDevObject) rank() rank { return rankDevice }
+func (gatewayObject) rank() rank    { return rankGateway }
+func (settingsObject) rank() rank   { return rankSettings }
+func (subnetObject) rank() rank     { return rankSubnet }
+func (endpointObject) rank() rank   { return rankEndpoint }
+func (ifaceObject) rank() rank      { return rankIface }
+func (peerObject) rank() rank       { return rankPeer }
+func (hookObject) rank() rank       { return rankHook }
+func (neighbourObject) rank() rank  { return rankNeighbour }
+func (routeObject) rank() rank      { return rankRoute }
+func (masqueradeObject) rank() rank { return rankMasquerade }
+
+// objects are things in the kernel with what they hold.
+type objects map[object]any
+
+// facts are what the node has that the objects depend on.
+type facts struct {
+	// tunnel is the VXLAN device's index, zero while there is none.
+	tunnel int
+	// loopback is lo's index.
+	loopback int
+	// underlay are the indexes of the node's own devices to the world.
+	underlay []int
+	// mtu is that of the underlay, in bytes.
+	mtu int
+	// ports are the attached containers' interfaces.
+	ports []port
+}
+
+// port is a container's interface.
+type port struct {
+	Attachment
+	ifindex int
+}
+
+// routerMAC is what every container sends to ("mesh" in ASCII, locally administered).
+func routerMAC() datapath.MAC { return datapath.MAC{0x02, 0x6d, 0x65, 0x73, 0x68, 0x01} }
+
+// wantDevices gives what must be there before anything can refer to it.
+func wantDevices(s State, vxlanPort uint16) objects {
+	w := objects{
+		sysctlObject{"net/ipv4/ip_forward"}: "1",
+		// What a node sends to itself and a program turns to a container comes from a local address.
+		sysctlObject{"net/ipv4/conf/lo/accept_local"}: "1",
+		vxlanObject{}:      link.VXLAN{Port: vxlanPort},
+		gatewayDevObject{}: present{},
+	}
+	for _, g := range gateways(s) {
+		if g.addr.Is4() {
+			w[gatewayObject{g.addr}] = present{}
+		}
+	}
+	return w
+}
+
+type gateway struct {
+	vni  uint32
+	addr netip.Addr
+}
+
+// gateways are the addresses of the mesh network that the node itself has.
+func gateways(s State) []gateway {
+	var out []gateway
+	for _, n := range s.Networks {
+		if !n.Mesh {
+			continue
+		}
+		for _, g := range n.Gateways {
+			if g.IsValid() {
+				out = append(out, gateway{n.VNI, g})
+			}
+		}
+	}
+	return out
+}
+
+// want gives all the rest.
+func want(s State, f facts, vxlanPort uint16) objects {
+	w := make(objects, len(s.Endpoints)+len(s.Peers)+8*len(f.ports)+16)
+	wantCluster(w, s)
+	for _, p := range f.ports {
+		wantPort(w, s, p)
+	}
+	if f.tunnel != 0 {
+		settings := datapath.Settings{VXLANIfindex: uint32(f.tunnel), RouterMAC: routerMAC()}
+		binary.BigEndian.PutUint16(settings.VXLANPort[:], vxlanPort)
+		w[settingsObject{}] = settings
+		w[hookObject{datapath.Hook{Program: datapath.Tunnel, Ifindex: f.tunnel}}] = present{}
+	}
+	for _, index := range f.underlay {
+		w[hookObject{datapath.Hook{Program: datapath.Underlay, Ifindex: index}}] = present{}
+	}
+	if f.loopback != 0 {
+		w[hookObject{datapath.Hook{Program: datapath.Local, Ifindex: f.loopback}}] = present{}
+	}
+	return w
+}
+
+// wantCluster gives what follows from the state alone.
+func wantCluster(w objects, s State) {
+	var out []netip.Prefix
+	for _, n := range s.Networks {
+		for _, subnet := range n.Subnets {
+			w[subnetObject{datapath.SubnetKeyOf(subnet)}] = n.VNI
+		}
+		if n.Mesh {
+			out = append(out, n.Subnets...)
+		}
+	}
+	for _, e := range s.Endpoints {
+		if e.Node.IsValid() && e.Node != s.Local {
+			w[endpointObject{datapath.EndpointKey{VNI: e.VNI, Addr: datapath.AddrOf(e.Addr)}}] = datapath.RemoteEndpoint(e.Node)
+		}
+	}
+	for _, g := range gateways(s) {
+		w[endpointObject{datapath.EndpointKey{VNI: g.vni, Addr: datapath.AddrOf(g.addr)}}] = datapath.HostEndpoint()
+	}
+	for _, p := range s.Peers {
+		if p.Addr.IsValid() {
+			w[peerObject{datapath.AddrOf(p.Addr)}] = present{}
+		}
+	}
+	if key := nft.Key(out); key != "" {
+		w[masqueradeObject{}] = key
+	}
+}
+
+// wantPort gives what one container needs. A container that is here is here,
+// whatever the state says of its address.
+func wantPort(w objects, s State, p port) {
+	mac, err := parseMAC(p.MAC)
+	if err != nil {
+		return // checked when it was attached
+	}
+	for _, a := range p.Addrs {
+		key := datapath.EndpointKey{VNI: p.VNI, Addr: datapath.AddrOf(a.Addr())}
+		w[endpointObject{key}] = datapath.LocalEndpoint(p.ifindex, mac)
+		if p.Mesh && a.Addr().Is4() {
+			w[neighbourObject{link.Neighbour{Ifindex: p.ifindex, Addr: a.Addr()}}] = mac
+			w[routeObject{a.Addr()}] = link.Route{Ifindex: p.ifindex, Source: sourceFor(s, p.VNI, a)}
+		}
+	}
+	w[ifaceObject{uint32(p.ifindex)}] = datapath.NewIface(p.VNI, p.Mesh, mac, p.Addrs)
+	w[hookObject{datapath.Hook{Program: datapath.Container, Ifindex: p.ifindex}}] = present{}
+}
+
+// sourceFor gives the address that the node speaks to a container from: the
+// gateway of the container's own subnet.
+func sourceFor(s State, vni uint32, a netip.Prefix) netip.Addr {
+	for _, g := range gateways(s) {
+		if g.vni == vni && a.Contains(g.addr) {
+			return g.addr
+		}
+	}
+	return netip.Addr{}
+}
+
+// followsFromPorts says whether an object is there for a container of this node
+// and so can be decided on before any state is known.
+func followsFromPorts(o object, value any) bool {
+	switch o := o.(type) {
+	case ifaceObject, neighbourObject, routeObject:
+		return true
+	case endpointObject:
+		e, ok := value.(datapath.Endpoint)
+		return ok && e.Local()
+	case hookObject:
+		return o.hook.Program == datapath.Container
+	default:
+		return false
+	}
+}
