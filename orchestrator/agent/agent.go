@@ -253,13 +253,17 @@ func (a *Agent) removeOrphans(ctx context.Context) {
 	clear(a.orphans)
 }
 
-// moved makes a worker's new status known.
-func (a *Agent) moved(id string, s swarm.TaskStatus) {
+// moved makes a worker's new status known; nobody asks for that of a task that
+// is not assigned any more.
+func (a *Agent) moved(id string, s swarm.TaskStatus, gone bool) {
 	if rank(s.State) >= rank(swarm.TaskStateComplete) {
 		a.picture.end(id)
 		a.cfg.Dataplane.Update(a.picture.view())
 	}
 	a.log.Debug("task", "task", id, "state", s.State, "message", s.Message, "error", s.Err)
+	if gone {
+		return
+	}
 	a.reports.put(id, s)
 	a.save()
 }

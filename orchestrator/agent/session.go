@@ -145,7 +145,6 @@ func (a *Agent) session(ctx context.Context, addr string) (lived bool, err error
 			if !stands.Swap(true) {
 				a.link.set(addr)
 				a.log.Info("session with a manager", "manager", addr)
-				a.reports.poke()
 			}
 		})
 	})
@@ -192,8 +191,9 @@ func (a *Agent) receive(ctx context.Context, stream Stream, alive func(protocol.
 	}
 }
 
-// runFlusher delivers the status queue.
+// runFlusher delivers the status queue, beginning with what earlier sessions left.
 func (a *Agent) runFlusher(ctx context.Context, addr string) error {
+	a.reports.poke()
 	for {
 		select {
 		case <-ctx.Done():

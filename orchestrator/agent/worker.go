@@ -298,7 +298,7 @@ func (w *worker) publish(change func(*swarm.TaskStatus)) {
 		change(s)
 		s.Timestamp = w.agent.cfg.Now().UTC()
 	})
-	w.agent.moved(w.id, w.status)
+	w.agent.moved(w.id, w.status, w.wish().Gone)
 }
 
 func (w *worker) setExit(code int) {

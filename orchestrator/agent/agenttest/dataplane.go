@@ -1,0 +1,86 @@
+package agenttest
+
+import (
+	"context"
+	"sync"
+
+	"github.com/meshd/meshd/orchestrator/agent"
+)
+
+// Dataplane is a fake agent.Dataplane. It holds a view as soon as it gets it,
+// unless it is told to wait.
+type Dataplane struct {
+	mu      sync.Mutex
+	view    agent.View
+	held    map[string]uint64
+	frozen  bool
+	changed chan struct{}
+}
+
+// NewDataplane returns a data plane that holds nothing.
+func NewDataplane() *Dataplane {
+	return &Dataplane{held: map[string]uint64{}, changed: make(chan struct{})}
+}
+
+// Freeze stops it from holding new revisions; Thaw lets it catch up.
+func (d *Dataplane) Freeze() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.frozen = true
+}
+
+// Thaw lets it hold the newest view.
+func (d *Dataplane) Thaw() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.frozen = false
+	d.holdLocked()
+}
+
+// View is the newest one.
+func (d *Dataplane) View() agent.View {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.view
+}
+
+// Update implements agent.Dataplane.
+func (d *Dataplane) Update(v agent.View) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.view = v
+	if !d.frozen {
+		d.holdLocked()
+	}
+}
+
+func (d *Dataplane) holdLocked() {
+	d.held = map[string]uint64{}
+	for _, n := range d.view.Networks {
+		d.held[n.ID] = n.Revision
+	}
+	close(d.changed)
+	d.changed = make(chan struct{})
+}
+
+// Ready implements agent.Dataplane.
+func (d *Dataplane) Ready(ctx context.Context, id string, revision uint64) error {
+	for {
+		held, changed := d.Held()
+		if at, ok := held[id]; ok && at >= revision {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+// Held implements agent.Dataplane.
+func (d *Dataplane) Held() (map[string]uint64, <-chan struct{}) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.held, d.changed
+}
