@@ -123,14 +123,14 @@ func (s *Server) networkInspect(w http.ResponseWriter, r *http.Request) error {
 	case ours:
 		local.Network = localView(local.Network)
 		reply(w, http.StatusOK, local)
+	case err == nil && scope == "":
+		return s.engine.forward(w, r) // in the engine's own words
 	case storeErr != nil:
 		return storeErr
 	case scope == "swarm":
 		return notFound("network", ref)
-	case err != nil:
-		return err
 	default:
-		return s.engine.forward(w, r)
+		return err
 	}
 	return nil
 }

@@ -162,11 +162,11 @@ func (s *Server) serviceCreate(w http.ResponseWriter, r *http.Request, c Control
 	id := store.NewID()
 	err = store.Transact(r.Context(), c.Store(), c, func(tx *store.Tx) error {
 		next := spec
-		if err := resolve(tx.View, &next, ""); err != nil {
-			return err
-		}
 		if o := tx.ServiceByName(next.Name); o != nil {
 			return refuse(http.StatusConflict, "name conflicts with an existing object: service %s already exists", next.Name)
+		}
+		if err := resolve(tx.View, &next, ""); err != nil {
+			return err
 		}
 		o := &store.Service{Service: swarm.Service{ID: id, Spec: next}, SpecVersion: 1}
 		o.JobStatus = nextRun(next.Mode, nil)

@@ -1,0 +1,157 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshd/meshd/orchestrator/store"
+)
+
+// cli runs an official docker client against the server.
+type cli struct {
+	*rig
+	binary string
+	config string
+}
+
+func newCLI(t *testing.T, binary string) cli {
+	t.Helper()
+	if _, err := os.Stat(binary); err != nil {
+		t.Skipf("no docker client at %s: this test drives the official client", binary)
+	}
+	return cli{rig: newRig(t), binary: binary, config: t.TempDir()}
+}
+
+// run returns the output of a command, which must exit with the given code.
+func (c cli) run(code int, args ...string) string {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, c.binary, args...)
+	cmd.Env = []string{"DOCKER_HOST=unix://" + c.socket, "DOCKER_CONFIG=" + c.config, "HOME=" + c.config, "PATH=/nonexistent"}
+	cmd.Stdin = strings.NewReader("hidden")
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		c.t.Fatalf("docker %s: %v", strings.Join(args, " "), err)
+	}
+	if got := cmd.ProcessState.ExitCode(); got != code {
+		c.t.Fatalf("docker %s: exit status %d, want %d\n%s", strings.Join(args, " "), got, code, out.String())
+	}
+	return strings.TrimSpace(out.String())
+}
+
+// want runs a command and looks for words in its output.
+func (c cli) want(code int, words string, args ...string) {
+	c.t.Helper()
+	out := c.run(code, args...)
+	for _, w := range strings.Split(words, "|") {
+		if !strings.Contains(out, w) {
+			c.t.Errorf("docker %s: %q is missing in\n%s", strings.Join(args, " "), w, out)
+		}
+	}
+}
+
+func TestOfficialClient(t *testing.T) {
+	for _, binary := range []string{"/usr/local/bin/docker", "/usr/bin/docker"} {
+		t.Run(strings.ReplaceAll(strings.Trim(binary, "/"), "/", "-"), func(t *testing.T) {
+			c := newCLI(t, binary)
+			c.want(0, "meshd|20.10.24", "version")
+			c.want(0, "Swarm: active|Is Manager: true|Managers: 1|Nodes: 2|NodeID: node1id", "info")
+			c.want(0, "node1id *|node2|Ready|Leader", "node", "ls")
+			c.want(0, "active", "node", "inspect", "node2", "--format", "{{.Spec.Availability}}")
+			c.run(0, "node", "update", "--availability", "drain", "node2")
+			c.want(0, "Drain", "node", "ls")
+			c.want(1, "attempting to demote the last manager of the swarm", "node", "demote", "node1")
+			c.want(1, "is not down and can't be removed", "node", "rm", "node2")
+
+			if got := c.run(0, "swarm", "join-token", "-q", "worker"); got != "SWMTKN-1-digest-workersecret" {
+				t.Errorf("worker token: %s", got)
+			}
+			c.want(0, "docker swarm join --token SWMTKN-1-digest-managersecret 192.0.2.1:2377", "swarm", "join-token", "manager")
+			c.want(0, "Successfully rotated", "swarm", "join-token", "--rotate", "worker")
+			c.want(1, "already part of a swarm", "swarm", "init")
+			c.want(1, "You are attempting to leave the swarm", "swarm", "leave")
+			c.networks()
+			c.services()
+			c.secrets()
+		})
+	}
+}
+
+func (c cli) networks() {
+	c.t.Helper()
+	c.run(0, "network", "create", "--driver", "overlay", "--attachable", "--subnet", "10.7.0.0/24", "ov")
+	c.want(0, "ov|overlay|swarm|ingress|mine", "network", "ls")
+	c.want(0, "swarm 10.7.0.0/24 true", "network", "inspect", "ov", "--format", "{{.Scope}} {{(index .IPAM.Config 0).Subnet}} {{.Attachable}}")
+	c.want(1, "network with name ov already exists", "network", "create", "--driver", "overlay", "ov")
+	c.want(1, "Pool overlaps", "network", "create", "--driver", "overlay", "--subnet", "10.7.0.0/16", "ov2")
+	c.want(1, "network|nope", "network", "inspect", "nope")
+}
+
+func (c cli) services() {
+	c.t.Helper()
+	create := []string{"service", "create", "-d", "--no-resolve-image"}
+	c.run(0, append(create, "--name", "web", "--replicas", "2", "--network", "ov", "--publish", "8080:80", "--env", "A=b",
+		"--mount", "type=volume,source=v,target=/v", "--constraint", "node.role==manager", "nginx:1", "sleep", "9")...)
+	c.run(0, append(create, "--name", "agent", "--mode", "global", "--network", "host", "nginx:1")...)
+	c.want(0, "web|replicated|0/2|nginx:1|*:8080->80/tcp|agent|global", "service", "ls")
+	c.want(0, "Replicas:\t2|PublishedPort = 8080|node.role==manager|Networks: ov|Env:\t\tA=b", "service", "inspect", "--pretty", "web")
+	c.want(1, "name conflicts with an existing object", append(create, "--name", "web", "nginx")...)
+	c.want(1, "port '8080' is already in use by service 'web'", append(create, "--name", "web2", "--publish", "8080:80", "nginx")...)
+	c.want(1, "network|nope", append(create, "--name", "web2", "--network", "nope", "nginx")...)
+	c.want(1, "is not a valid repository/tag", append(create, "--name", "web2", "Nginx")...)
+	c.want(1, "no such service: nope", "service", "inspect", "nope")
+
+	c.run(0, "service", "update", "-d", "--image", "nginx:2", "--no-resolve-image", "--replicas", "3", "web")
+	c.want(0, "nginx:2 3", "service", "inspect", "web", "--format", "{{.Spec.TaskTemplate.ContainerSpec.Image}} {{.Spec.Mode.Replicated.Replicas}}")
+	c.run(0, "service", "scale", "-d", "web=4")
+	c.want(0, "0/4", "service", "ls")
+	c.run(0, "service", "rollback", "-d", "web")
+	c.want(0, "nginx:2 3", "service", "inspect", "web", "--format", "{{.Spec.TaskTemplate.ContainerSpec.Image}} {{.Spec.Mode.Replicated.Replicas}}")
+
+	c.change(func(tx *store.Tx) error {
+		web := tx.ServiceByName("web")
+		task := &store.Task{SpecVersion: web.SpecVersion}
+		task.ID, task.ServiceID, task.Slot, task.NodeID = store.NewID(), web.ID, 1, "node1id"
+		task.Status.State, task.DesiredState, task.Status.Timestamp = "running", "running", time.Now()
+		tx.Create(task)
+		return nil
+	})
+	c.want(0, "web.1|nginx:2|node1|Running", "service", "ps", "web")
+	c.want(0, "web.1", "node", "ps", "node1")
+	c.want(0, "web.1", "node", "ps", "self")
+	c.want(0, "1/3", "service", "ls")
+	c.want(1, "is in use by service", "network", "rm", "ov")
+	c.want(0, "web", "service", "rm", "web", "agent")
+	c.want(1, "service|web", "service", "rm", "web")
+	c.change(func(tx *store.Tx) error {
+		for _, task := range tx.Tasks() {
+			tx.Remove(task)
+		}
+		return nil
+	})
+	c.want(0, "ov", "network", "rm", "ov")
+}
+
+func (c cli) secrets() {
+	c.t.Helper()
+	for _, kind := range []string{"secret", "config"} {
+		c.run(0, kind, "create", "--label", "a=b", "s1", "-")
+		c.want(0, "s1", kind, "ls")
+		c.want(0, "b", kind, "inspect", "s1", "--format", "{{.Spec.Labels.a}}")
+		c.want(1, "already exists", kind, "create", "s1", "-")
+		c.run(0, "service", "create", "-d", "--no-resolve-image", "--name", "user", "--"+kind, "s1", "nginx")
+		c.want(1, "is in use by the following service: user", kind, "rm", "s1")
+		c.run(0, "service", "rm", "user")
+		c.want(0, "s1", kind, "rm", "s1")
+	}
+}

@@ -1,0 +1,195 @@
+package api
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/orchestrator/store"
+)
+
+const webSpec = `{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"nginx"}},"EndpointSpec":{"Ports":[{"TargetPort":80,"PublishedPort":8080}]}}`
+
+func TestServiceLife(t *testing.T) {
+	r := newRig(t)
+	id := decode[swarm.ServiceCreateResponse](r.do("POST", "/v1.41/services/create", webSpec).want(201, "ID")).ID
+	s := decode[swarm.Service](r.do("GET", "/services/web", nil).want(200, ""))
+	if s.ID != id || *s.Spec.Mode.Replicated.Replicas != 1 || s.Spec.EndpointSpec.Ports[0].Protocol != "tcp" ||
+		s.Spec.EndpointSpec.Mode != "vip" || s.Spec.TaskTemplate.Runtime != "container" || s.Spec.UpdateConfig != nil {
+		t.Fatalf("stored: %+v", s)
+	}
+	full := decode[swarm.Service](r.do("GET", "/services/"+id[:8]+"?insertDefaults=true", nil).want(200, ""))
+	if full.Spec.UpdateConfig == nil || full.Spec.UpdateConfig.Parallelism != 1 || *full.Spec.TaskTemplate.ContainerSpec.StopGracePeriod != defaultGrace {
+		t.Fatalf("with defaults: %+v", full.Spec)
+	}
+	r.do("POST", "/services/create", webSpec).want(409, "service web already exists")
+	r.do("POST", "/services/create", strings.Replace(webSpec, `"web"`, `"web2"`, 1)).want(400, "port '8080' is already in use by service 'web' ("+id+") as an ingress port")
+	r.do("DELETE", "/services/web", nil).want(200, "")
+	r.do("GET", "/services/web", nil).want(404, "service web not found")
+	r.do("DELETE", "/services/web", nil).want(404, "service web not found")
+}
+
+func TestServiceUpdate(t *testing.T) {
+	r := newRig(t)
+	auth := base64.URLEncoding.EncodeToString([]byte(`{"username":"u"}`))
+	r.do("POST", "/services/create", webSpec, "X-Registry-Auth", auth).want(201, "")
+	get := func() swarm.Service { return decode[swarm.Service](r.do("GET", "/services/web", nil).want(200, "")) }
+	update := func(spec swarm.ServiceSpec, query string) answer {
+		return r.do("POST", fmt.Sprintf("/services/web/update?version=%d%s", get().Version.Index, query), spec)
+	}
+	number := func() (out uint64) {
+		r.control.store.View(func(v *store.View) { out = v.ServiceByName("web").SpecVersion })
+		return out
+	}
+
+	s := get()
+	r.do("POST", "/services/web/update?version=x", s.Spec).want(400, "version")
+	r.do("POST", "/services/web/update?version=1", s.Spec).want(500, "update out of sequence")
+	update(s.Spec, "&rollback=previous").want(400, "does not have a previous spec")
+
+	s.Spec.Mode.Replicated.Replicas = ptr(uint64(5))
+	update(s.Spec, "").want(200, "Warnings")
+	if s = get(); number() != 1 || *s.Spec.Mode.Replicated.Replicas != 5 || *s.PreviousSpec.Mode.Replicated.Replicas != 1 {
+		t.Fatalf("scaling made version %d of the template: %+v", number(), s)
+	}
+	s.Spec.TaskTemplate.ForceUpdate++
+	update(s.Spec, "").want(200, "")
+	if number() != 2 {
+		t.Fatalf("a forced update left the template at version %d", number())
+	}
+	s = get()
+	s.Spec.TaskTemplate.ContainerSpec.Image = "nginx:2"
+	update(s.Spec, "").want(200, "")
+	update(swarm.ServiceSpec{}, "&rollback=previous&registryAuthFrom=previous-spec").want(200, "")
+	s = get()
+	if s.Spec.TaskTemplate.ContainerSpec.Image != "nginx" || s.UpdateStatus.State != swarm.UpdateStateRollbackStarted || number() != 4 {
+		t.Fatalf("rolled back to %+v, version %d", s.Spec, number())
+	}
+	r.control.store.View(func(v *store.View) {
+		for _, spec := range v.SpecsOf(s.ID) {
+			if spec.RegistryAuth != auth {
+				t.Errorf("version %d lost the credentials", spec.Number)
+			}
+		}
+	})
+	s.Spec.Name = "other"
+	update(s.Spec, "").want(501, "renaming")
+	s = get()
+	s.Spec.Mode = swarm.ServiceMode{Global: &swarm.GlobalService{}}
+	update(s.Spec, "").want(501, "mode change")
+	update(get().Spec, "&rollback=next").want(400, "rollback")
+}
+
+func TestNewCredentialsReplaceNoTasks(t *testing.T) {
+	r := newRig(t)
+	r.do("POST", "/services/create", webSpec).want(201, "")
+	s := decode[swarm.Service](r.do("GET", "/services/web", nil))
+	auth := base64.URLEncoding.EncodeToString([]byte(`{"username":"u"}`))
+	r.do("POST", fmt.Sprintf("/services/web/update?version=%d", s.Version.Index), s.Spec, "X-Registry-Auth", auth).want(200, "")
+	r.control.store.View(func(v *store.View) {
+		if got := v.Spec(s.ID, 1); v.ServiceByName("web").SpecVersion != 1 || got.RegistryAuth != auth {
+			t.Fatalf("got %+v", got)
+		}
+	})
+	r.do("POST", "/services/create", `{"Name":"x","TaskTemplate":{"ContainerSpec":{"Image":"nginx"}}}`, "X-Registry-Auth", "!").want(400, "X-Registry-Auth")
+}
+
+func TestServiceNetworks(t *testing.T) {
+	r := newRig(t)
+	nid := decode[map[string]string](r.do("POST", "/networks/create", `{"Name":"ov","Driver":"overlay"}`).want(201, "Id"))["Id"]
+	with := func(name, target string) answer {
+		return r.do("POST", "/services/create", fmt.Sprintf(`{"Name":%q,"TaskTemplate":{"ContainerSpec":{"Image":"nginx"},"Networks":[{"Target":%q}]}}`, name, target))
+	}
+	with("a", "ov").want(201, "")
+	with("b", nid).want(201, "")
+	with("c", "host").want(201, "")
+	with("d", "nope").want(404, "network nope not found")
+	with("d", "mine").want(403, "The network mine cannot be used with services")
+	with("d", "ingress").want(400, "ingress")
+	r.do("POST", "/services/create", fmt.Sprintf(`{"Name":"old","TaskTemplate":{"ContainerSpec":{"Image":"nginx"}},"Networks":[{"Target":"ov"}]}`)).want(201, "")
+	for _, name := range []string{"a", "b", "old"} {
+		s := decode[swarm.Service](r.do("GET", "/services/"+name, nil))
+		if got := s.Spec.TaskTemplate.Networks; len(got) != 1 || got[0].Target != nid {
+			t.Errorf("%s is on %v, want %s", name, got, nid)
+		}
+	}
+	r.do("DELETE", "/networks/ov", nil).want(400, "is in use by service")
+	for _, name := range []string{"a", "b", "old"} {
+		r.do("DELETE", "/services/"+name, nil).want(200, "")
+	}
+	r.do("DELETE", "/networks/ov", nil).want(204, "")
+	r.do("GET", "/networks/ov", nil).want(404, "network ov not found")
+}
+
+func TestListsAndFilters(t *testing.T) {
+	r := newRig(t)
+	r.do("POST", "/services/create", webSpec).want(201, "")
+	r.do("POST", "/services/create", `{"Name":"agent","Labels":{"tier":"x"},"TaskTemplate":{"ContainerSpec":{"Image":"nginx"}},"Mode":{"Global":{}}}`).want(201, "")
+	web := decode[swarm.Service](r.do("GET", "/services/web", nil))
+	task := func(id string, slot int, version uint64, state, desired swarm.TaskState) *store.Task {
+		o := &store.Task{SpecVersion: version}
+		o.ID, o.ServiceID, o.Slot, o.NodeID, o.Status.State, o.DesiredState = id, web.ID, slot, "node1id", state, desired
+		return o
+	}
+	r.create(task("task1", 1, 1, "running", "running"), task("task2", 1, 0, "failed", "shutdown"))
+
+	names := func(path string, filters string) string {
+		t.Helper()
+		var out []string
+		for _, s := range decode[[]swarm.Service](r.do("GET", path+"?filters="+url.QueryEscape(filters), nil).want(200, "")) {
+			out = append(out, s.Spec.Name)
+		}
+		return strings.Join(out, " ")
+	}
+	for filters, want := range map[string]string{
+		`{"name":{"we":true}}`:       "web",
+		`{"name":["we"]}`:            "web",
+		`{"mode":["global"]}`:        "agent",
+		`{"label":["tier=x"]}`:       "agent",
+		`{"label":["tier"]}`:         "agent",
+		`{"label":["tier=y"]}`:       "",
+		`{"id":["` + web.ID + `"]}`:  "web",
+		`{"runtime":["plugin"]}`:     "",
+		`{"name":{"agent":true}}`:    "agent",
+		`{"name":["agent","none"]}`:  "agent",
+		`{"name":{"we":false}}`:      "agent web",
+		`{"label":["tier","other"]}`: "",
+	} {
+		if got := names("/services", filters); strings.Join(sortedWords(got), " ") != want {
+			t.Errorf("%s: got %q, want %q", filters, got, want)
+		}
+	}
+	r.do("GET", "/services?filters="+url.QueryEscape(`{"foo":["x"]}`), nil).want(400, "Invalid filter 'foo'")
+	r.do("GET", "/services?filters=x", nil).want(400, "invalid filters")
+
+	for _, s := range decode[[]swarm.Service](r.do("GET", "/services?status=true", nil)) {
+		if s.Spec.Name == "web" && (s.ServiceStatus == nil || s.ServiceStatus.RunningTasks != 1 || s.ServiceStatus.DesiredTasks != 1) {
+			t.Errorf("status: %+v", s.ServiceStatus)
+		}
+	}
+	tasks := func(filters string) int {
+		t.Helper()
+		return len(decode[[]swarm.Task](r.do("GET", "/tasks?filters="+url.QueryEscape(filters), nil).want(200, "")))
+	}
+	for filters, want := range map[string]int{
+		``: 2, `{"service":["web"]}`: 2, `{"service":["web"],"desired-state":["running"]}`: 1, `{"_up-to-date":{"true":true}}`: 1,
+		`{"node":["node1"]}`: 2, `{"node":["node2"]}`: 0, `{"name":["web.1"]}`: 2, `{"name":["task1"]}`: 0, `{"id":["task1"]}`: 1,
+	} {
+		if got := tasks(filters); got != want {
+			t.Errorf("%s: %d tasks, want %d", filters, got, want)
+		}
+	}
+	r.do("GET", "/tasks?filters="+url.QueryEscape(`{"service":["nope"]}`), nil).want(404, "service nope not found")
+	one := decode[swarm.Task](r.do("GET", "/tasks/task1", nil).want(200, ""))
+	if one.Spec.ContainerSpec == nil || one.Spec.ContainerSpec.Image != "nginx" {
+		t.Errorf("the task came without its spec: %+v", one)
+	}
+	r.do("GET", "/tasks/task", nil).want(400, "task task is ambiguous (2 matches found)")
+	r.do("GET", "/tasks/nope", nil).want(404, "task nope not found")
+	r.do("GET", "/services/web/logs?stdout=1", nil).want(http.StatusNotImplemented, "logs")
+}
