@@ -1,0 +1,103 @@
+// Command sample is the application of the demo and the end-to-end tests: a server that says who called whom, and small clients to call
+// it with from inside of a container. It is static and needs nothing in its image.
+//
+//	sample serve              HTTP and UDP on :8080 (or $PORT)
+//	sample get [-n N] URL     call a server; status 1 unless every answer is 200
+//	sample udp HOST:PORT TEXT send one datagram, print the answer
+//	sample lookup NAME|ADDR   ask the resolver
+//	sample sleep [DURATION]   wait (default for ever); ends at once on SIGTERM
+//	sample exit CODE          end with that status
+//
+// Called by the names sleep, true or false it does what those do.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args)
+	stop()
+	var status exitStatus
+	if errors.As(err, &status) {
+		os.Exit(int(status))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "sample:", err)
+		os.Exit(1)
+	}
+}
+
+// exitStatus ends the program without a word.
+type exitStatus int
+
+func (s exitStatus) Error() string { return "exit " + strconv.Itoa(int(s)) }
+
+func run(ctx context.Context, args []string) error {
+	command, rest := filepath.Base(args[0]), args[1:]
+	if command == "sample" {
+		if len(rest) == 0 {
+			rest = []string{"serve"}
+		}
+		command, rest = rest[0], rest[1:]
+	}
+	switch command {
+	case "serve":
+		return serve(ctx)
+	case "get":
+		return get(ctx, rest)
+	case "udp":
+		return sendUDP(ctx, rest)
+	case "lookup":
+		return lookup(ctx, rest)
+	case "sleep":
+		return sleep(ctx, rest)
+	case "exit":
+		return exit(rest)
+	case "true":
+		return nil
+	case "false":
+		return exitStatus(1)
+	}
+	return fmt.Errorf("unknown command %q: serve, get, udp, lookup, sleep or exit", command)
+}
+
+// sleep takes seconds, as sleep(1), or Go's durations. Being asked to end is no failure.
+func sleep(ctx context.Context, args []string) error {
+	if len(args) == 0 {
+		<-ctx.Done()
+		return nil
+	}
+	if _, err := strconv.ParseFloat(args[0], 64); err == nil {
+		args[0] += "s"
+	}
+	duration, err := time.ParseDuration(args[0])
+	if err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(duration):
+	}
+	return nil
+}
+
+func exit(args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	code, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	return exitStatus(code)
+}

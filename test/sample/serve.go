@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// drainTime is how long running requests may take after SIGTERM.
+const drainTime = 8 * time.Second
+
+// Answer is what GET / gives, as JSON, or as lines of text with ?text.
+type Answer struct {
+	Hostname  string   `json:"hostname"`
+	Version   string   `json:"version"` // $VERSION, of the image
+	Client    string   `json:"client"`  // address and port that the connection came from
+	Local     string   `json:"local"`   // address and port that it came to
+	Addresses []string `json:"addresses"`
+	Env       []string `json:"env"`
+}
+
+// serve runs until ctx ends, then finishes what it has begun.
+func serve(ctx context.Context) error {
+	port := os.Getenv("PORT")
+	if port == "" {
+		port = "8080"
+	}
+	tcp, err := net.Listen("tcp", ":"+port)
+	if err != nil {
+		return err
+	}
+	udp, err := net.ListenPacket("udp", ":"+port)
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: newHandler()}
+	log.Printf("sample %s serves on port %s", os.Getenv("VERSION"), port)
+	var group errgroup.Group
+	group.Go(func() error { return server.Serve(tcp) })
+	group.Go(func() error { return echo(udp) })
+	group.Go(func() error {
+		<-ctx.Done()
+		log.Print("asked to end")
+		drain, cancel := context.WithTimeout(context.Background(), drainTime)
+		defer cancel()
+		return errors.Join(server.Shutdown(drain), udp.Close())
+	})
+	err = group.Wait()
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func newHandler() http.Handler {
+	var sick atomic.Bool
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
+		a := answer(r)
+		if r.URL.Query().Has("text") {
+			fmt.Fprintf(w, "hostname %s\nversion %s\nclient %s\nlocal %s\naddresses %s\n",
+				a.Hostname, a.Version, a.Client, a.Local, strings.Join(a.Addresses, " "))
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(a) // the caller went away if this fails
+	})
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if sick.Load() {
+			http.Error(w, "sick", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	mux.HandleFunc("POST /sick", func(http.ResponseWriter, *http.Request) { sick.Store(true) })
+	mux.HandleFunc("POST /well", func(http.ResponseWriter, *http.Request) { sick.Store(false) })
+	// GET /slow?for=2s answers at the end of that time: a request that an update must not lose.
+	mux.HandleFunc("GET /slow", func(w http.ResponseWriter, r *http.Request) {
+		wait, err := time.ParseDuration(r.URL.Query().Get("for"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		select {
+		case <-r.Context().Done():
+		case <-time.After(wait):
+			fmt.Fprintln(w, "done")
+		}
+	})
+	return mux
+}
+
+func answer(r *http.Request) Answer {
+	name, _ := os.Hostname() // "" says enough
+	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	a := Answer{
+		Hostname: name, Version: os.Getenv("VERSION"), Client: unmapped(r.RemoteAddr),
+		Addresses: addresses(), Env: os.Environ(),
+	}
+	if local != nil {
+		a.Local = unmapped(local.String())
+	}
+	return a
+}
+
+// unmapped shows IPv4 clients of a dual-stack socket as IPv4.
+func unmapped(addr string) string {
+	ap, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return addr
+	}
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()).String()
+}
+
+func addresses() []string {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	var list []string
+	for _, a := range all {
+		if ipnet, ok := a.(*net.IPNet); ok && !ipnet.IP.IsLoopback() && !ipnet.IP.IsLinkLocalUnicast() {
+			list = append(list, ipnet.String())
+		}
+	}
+	return list
+}
+
+// echo answers each datagram with "HOSTNAME CLIENT TEXT".
+func echo(conn net.PacketConn) error {
+	name, _ := os.Hostname()
+	buffer := make([]byte, 64<<10)
+	for {
+		n, from, err := conn.ReadFrom(buffer)
+		if err != nil {
+			return err
+		}
+		text := fmt.Sprintf("%s %s %s", name, unmapped(from.String()), buffer[:n])
+		if _, err := conn.WriteTo([]byte(text), from); err != nil && !errors.Is(err, net.ErrClosed) {
+			log.Printf("answer %s: %v", from, err) // this client's trouble, not the server's
+		}
+	}
+}
