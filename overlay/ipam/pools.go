@@ -13,15 +13,15 @@ type Pools struct {
 	// stateless address configuration expects.
 	size  int
 	taken []netip.Prefix
-	// last is the subnet given out last; the search goes on behind it.
-	last netip.Prefix
+	// last is the subnet of each family given out last; the search goes on behind it.
+	last map[bool]netip.Prefix
 }
 
 const ipv6Bits = 64
 
 // NewPools returns an allocator over the given pools, tried in order.
 func NewPools(pools []netip.Prefix, size int) *Pools {
-	p := &Pools{size: size}
+	p := &Pools{size: size, last: map[bool]netip.Prefix{}}
 	for _, pool := range pools {
 		p.pools = append(p.pools, pool.Masked())
 	}
@@ -32,10 +32,10 @@ func NewPools(pools []netip.Prefix, size int) *Pools {
 // with one taken nor with one to avoid. It fails with ErrNoPool.
 func (p *Pools) Allocate(is6 bool, avoid []netip.Prefix) (netip.Prefix, error) {
 	// First round: from the last one on; second: from the start.
-	for _, after := range []netip.Prefix{p.last, {}} {
+	for _, after := range []netip.Prefix{p.last[is6], {}} {
 		for _, pool := range p.from(after, is6) {
 			if s, ok := p.cut(pool, after, avoid); ok {
-				p.last = s
+				p.last[is6] = s
 				p.taken = append(p.taken, s)
 				return s, nil
 			}
@@ -47,7 +47,7 @@ func (p *Pools) Allocate(is6 bool, avoid []netip.Prefix) (netip.Prefix, error) {
 // from lists the pools of the family, beginning with the one that has after.
 func (p *Pools) from(after netip.Prefix, is6 bool) []netip.Prefix {
 	var out []netip.Prefix
-	seen := !after.IsValid() || after.Addr().Is6() != is6
+	seen := !after.IsValid()
 	for _, pool := range p.pools {
 		seen = seen || pool.Overlaps(after)
 		if seen && pool.Addr().Is6() == is6 {

@@ -1,0 +1,313 @@
+package allocator
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/orchestrator/store"
+	"github.com/meshd/meshd/overlay/ipam"
+)
+
+const (
+	// firstVNI is that of the mesh network; the others come behind it.
+	firstVNI = 4096
+	lastVNI  = 1<<24 - 1 // RFC 7348
+	// The ports that services get which do not ask for a certain one, as in Swarm.
+	firstPort = 30000
+	lastPort  = 32767
+)
+
+// claim is an address that somebody holds.
+type claim struct {
+	network string
+	addr    netip.Addr
+}
+
+// port is a published port of the routing mesh.
+type port struct {
+	protocol network.IPProtocol
+	number   uint32
+}
+
+// ranges are the subnets of one network.
+type ranges struct {
+	name    string
+	vni     uint32
+	subnets []*ipam.Subnet
+	// reserved are those of its subnets that overlap with nobody else's.
+	reserved []netip.Prefix
+}
+
+// book knows what is in use, and by whom: tasks and services by their ID.
+type book struct {
+	pools    *ipam.Pools
+	networks map[string]*ranges
+	vnis     map[uint32]bool
+	claims   map[string][]claim
+	ports    map[port]string
+	portsOf  map[string][]port
+	nextPort uint32
+	// freed says that something came free since it was last cleared.
+	freed bool
+	// undo takes back what was chosen since begin.
+	undo []func()
+}
+
+func newBook(c *store.Cluster) *book {
+	return &book{
+		pools:    newPools(c),
+		networks: map[string]*ranges{},
+		vnis:     map[uint32]bool{},
+		claims:   map[string][]claim{},
+		ports:    map[port]string{},
+		portsOf:  map[string][]port{},
+		nextPort: firstPort,
+	}
+}
+
+// newPools uses the cluster's pools, and what Swarm uses where it has none. IPv6
+// networks without pool get theirs from a unique local /48 that follows from the
+// cluster's ID (RFC 4193 wants it random, and the ID is).
+func newPools(c *store.Cluster) *ipam.Pools {
+	pools, size := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, 24
+	if c == nil {
+		return ipam.NewPools(pools, size)
+	}
+	if len(c.DefaultAddrPool) > 0 {
+		pools = slices.Clone(c.DefaultAddrPool)
+	}
+	if c.SubnetSize > 0 {
+		size = int(c.SubnetSize)
+	}
+	if !slices.ContainsFunc(pools, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
+		sum := sha256.Sum256([]byte(c.ID))
+		base := netip.AddrFrom16([16]byte{0xfd, sum[0], sum[1], sum[2], sum[3], sum[4]})
+		pools = append(pools, netip.PrefixFrom(base, 48))
+	}
+	return ipam.NewPools(pools, size)
+}
+
+func (b *book) begin() { b.undo = nil }
+
+func (b *book) rollback() {
+	for i := len(b.undo) - 1; i >= 0; i-- {
+		b.undo[i]()
+	}
+	b.undo = nil
+}
+
+// addNetwork enters an allocated network.
+func (b *book) addNetwork(n *store.Network) error {
+	if b.networks[n.ID] != nil || n.IPAMOptions == nil {
+		return nil
+	}
+	r := &ranges{name: n.Spec.Name, vni: n.VNI}
+	var errs []error
+	for _, c := range n.IPAMOptions.Configs {
+		s, err := ipam.NewSubnet(ipam.SubnetConfig{Prefix: c.Subnet, Gateway: c.Gateway, Range: c.Range})
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		r.subnets = append(r.subnets, s)
+		if err := b.pools.Reserve(s.Prefix()); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		r.reserved = append(r.reserved, s.Prefix())
+	}
+	b.networks[n.ID] = r
+	b.vnis[n.VNI] = true
+	b.freed = true // whoever waits for this network
+	return errors.Join(errs...)
+}
+
+func (b *book) dropNetwork(id string) {
+	r := b.networks[id]
+	if r == nil {
+		return
+	}
+	for _, p := range r.reserved {
+		b.pools.Release(p)
+	}
+	delete(b.vnis, r.vni)
+	delete(b.networks, id)
+	b.freed = true
+}
+
+// hold makes the owner's addresses exactly these.
+func (b *book) hold(owner string, want []claim) error {
+	var errs []error
+	for _, c := range b.claims[owner] {
+		if !slices.Contains(want, c) {
+			b.release(c)
+			b.freed = true
+		}
+	}
+	var held []claim
+	for _, c := range want {
+		if !slices.Contains(b.claims[owner], c) {
+			if err := b.reserve(c); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", owner, err))
+				continue
+			}
+		}
+		held = append(held, c)
+	}
+	if b.claims[owner] = held; held == nil {
+		delete(b.claims, owner)
+	}
+	return errors.Join(errs...)
+}
+
+// restore gives the owner back what it held before an allocation that failed;
+// nothing came free by that.
+func (b *book) restore(owner string, before []claim) {
+	freed := b.freed
+	_ = b.hold(owner, before) // reserves nothing: what was held before is held still
+	b.freed = freed
+}
+
+func (b *book) reserve(c claim) error {
+	s := b.subnet(c)
+	if s == nil {
+		return nil // a network that is gone: there is nothing to collide with
+	}
+	return s.Reserve(c.addr)
+}
+
+func (b *book) release(c claim) {
+	if s := b.subnet(c); s != nil {
+		s.Release(c.addr)
+	}
+}
+
+func (b *book) subnet(c claim) *ipam.Subnet {
+	r := b.networks[c.network]
+	if r == nil {
+		return nil
+	}
+	for _, s := range r.subnets {
+		if s.Prefix().Contains(c.addr) {
+			return s
+		}
+	}
+	return nil
+}
+
+// take gives the owner an address of each family that the network has.
+func (b *book) take(owner, networkID string) ([]netip.Prefix, error) {
+	r := b.networks[networkID]
+	if r == nil {
+		return nil, fmt.Errorf("network %s has no subnet yet", networkID)
+	}
+	before := slices.Clone(b.claims[owner])
+	b.undo = append(b.undo, func() { b.restore(owner, before) })
+	var out []netip.Prefix
+	for _, is6 := range []bool{false, true} {
+		p, ok, err := r.allocate(is6)
+		if err != nil {
+			for _, q := range out {
+				b.release(claim{networkID, q.Addr()})
+			}
+			return nil, fmt.Errorf("network %s: %w", r.name, err)
+		}
+		if ok {
+			out = append(out, p)
+		}
+	}
+	for _, p := range out {
+		b.claims[owner] = append(b.claims[owner], claim{networkID, p.Addr()})
+	}
+	return out, nil
+}
+
+// allocate takes an address from the first subnet of the family that has one; ok
+// is false if the network has no subnet of that family.
+func (r *ranges) allocate(is6 bool) (p netip.Prefix, ok bool, err error) {
+	for _, s := range r.subnets {
+		if s.Prefix().Addr().Is6() != is6 {
+			continue
+		}
+		var a netip.Addr
+		if a, err = s.Allocate(); err == nil {
+			return netip.PrefixFrom(a, s.Prefix().Bits()), true, nil
+		}
+	}
+	return p, false, err
+}
+
+// publish makes the service's published ports exactly these.
+func (b *book) publish(service string, want []port) {
+	for _, p := range b.portsOf[service] {
+		if !slices.Contains(want, p) && b.ports[p] == service {
+			delete(b.ports, p)
+			b.freed = true
+		}
+	}
+	for _, p := range want {
+		if _, taken := b.ports[p]; !taken {
+			b.ports[p] = service
+		}
+	}
+	if b.portsOf[service] = want; len(want) == 0 {
+		delete(b.portsOf, service)
+	}
+}
+
+// freePort finds a port that nobody publishes.
+func (b *book) freePort(protocol network.IPProtocol) (uint32, error) {
+	for range lastPort - firstPort + 1 {
+		p := port{protocol, b.nextPort}
+		if b.nextPort++; b.nextPort > lastPort {
+			b.nextPort = firstPort
+		}
+		if _, taken := b.ports[p]; !taken {
+			return p.number, nil
+		}
+	}
+	return 0, fmt.Errorf("no free port between %d and %d for %s", firstPort, lastPort, protocol)
+}
+
+// freeVNI finds the VNI behind last that no network has.
+func (b *book) freeVNI(last uint32) (uint32, error) {
+	next := max(last, firstVNI)
+	for range lastVNI - firstVNI {
+		if next++; next > lastVNI {
+			next = firstVNI + 1
+		}
+		if !b.vnis[next] {
+			return next, nil
+		}
+	}
+	return 0, errors.New("every VXLAN network identifier is in use")
+}
+
+// claimsOfTask are the addresses that a stored task names.
+func claimsOfTask(t *store.Task) []claim {
+	var out []claim
+	for _, a := range t.NetworksAttachments {
+		for _, p := range a.Addresses {
+			out = append(out, claim{a.Network.ID, p.Addr()})
+		}
+	}
+	return out
+}
+
+func claimsOfService(s *store.Service) (addrs []claim, ports []port) {
+	for _, v := range s.Endpoint.VirtualIPs {
+		addrs = append(addrs, claim{v.NetworkID, v.Addr.Addr()})
+	}
+	for _, p := range s.Endpoint.Ports {
+		if p.PublishMode != swarm.PortConfigPublishModeHost {
+			ports = append(ports, port{p.Protocol, p.PublishedPort})
+		}
+	}
+	return addrs, ports
+}

@@ -1,0 +1,277 @@
+package allocator
+
+import (
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/orchestrator/store"
+	"github.com/meshd/meshd/overlay/ipam"
+)
+
+// vniOption is how Swarm's drivers are told the VNI.
+const vniOption = "com.docker.network.driver.overlay.vxlanid_list"
+
+// state is what decisions read besides the book.
+type state interface {
+	Network(id string) *store.Network
+	NetworkByName(name string) *store.Network
+	Networks() []*store.Network
+}
+
+// meshOf is the network of the routing mesh, nil if there is none.
+func meshOf(v state) *store.Network {
+	for _, n := range v.Networks() {
+		if n.Spec.Ingress {
+			return n
+		}
+	}
+	return nil
+}
+
+// network gives a network its VNI and subnets.
+func (b *book) network(n *store.Network, last *uint32, avoid []netip.Prefix) (*store.Network, error) {
+	next := *n
+	if next.VNI == 0 {
+		vni, err := b.freeVNI(*last)
+		if err != nil {
+			return nil, err
+		}
+		next.VNI = vni
+	}
+	options, err := b.subnets(n, avoid)
+	if err != nil {
+		return nil, err
+	}
+	next.IPAMOptions = options
+	next.DriverState = swarm.Driver{Name: "overlay", Options: map[string]string{vniOption: strconv.FormatUint(uint64(next.VNI), 10)}}
+	next.Ready = true
+	if err := b.addNetwork(&next); err != nil {
+		b.dropNetwork(n.ID)
+		return nil, err
+	}
+	b.undo = append(b.undo, func() { b.dropNetwork(n.ID) })
+	if n.VNI == 0 {
+		*last = next.VNI
+	}
+	return &next, nil
+}
+
+// subnets resolves what the network's spec leaves open.
+func (b *book) subnets(n *store.Network, avoid []netip.Prefix) (*swarm.IPAMOptions, error) {
+	out := swarm.IPAMOptions{Driver: swarm.Driver{Name: "default"}}
+	given := n.Spec.IPAMOptions
+	if given == nil {
+		given = n.IPAMOptions
+	}
+	if given != nil {
+		out.Configs = slices.Clone(given.Configs)
+		if given.Driver.Name != "" {
+			out.Driver = given.Driver
+		}
+	}
+	if len(out.Configs) == 0 {
+		out.Configs = []swarm.IPAMConfig{{}}
+	}
+	has6 := slices.ContainsFunc(out.Configs, func(c swarm.IPAMConfig) bool { return c.Subnet.Addr().Is6() })
+	if n.Spec.IPv6Enabled && !has6 {
+		out.Configs = append(out.Configs, swarm.IPAMConfig{})
+	}
+	for i := range out.Configs {
+		c := &out.Configs[i]
+		if !c.Subnet.IsValid() {
+			is6 := n.Spec.IPv6Enabled && !has6 && i == len(out.Configs)-1
+			s, err := b.pools.Allocate(is6, avoid)
+			if err != nil {
+				return nil, err
+			}
+			b.pools.Release(s) // addNetwork reserves it with the given ones
+			c.Subnet = s
+		}
+		s, err := ipam.NewSubnet(ipam.SubnetConfig{Prefix: c.Subnet, Gateway: c.Gateway, Range: c.Range})
+		if err != nil {
+			return nil, err
+		}
+		c.Subnet, c.Gateway = s.Prefix(), s.Gateway()
+	}
+	return &out, nil
+}
+
+// targets are the networks of a task template.
+type targets struct {
+	overlays []*store.Network
+	// local says that the task uses a network of its node: host, none, bridge.
+	local bool
+}
+
+func resolve(v state, configs []swarm.NetworkAttachmentConfig) (targets, error) {
+	var out targets
+	for _, c := range configs {
+		n := v.Network(c.Target)
+		if n == nil {
+			n = v.NetworkByName(c.Target)
+		}
+		switch {
+		case n == nil && isLocal(c.Target):
+			out.local = true
+		case n == nil:
+			return out, fmt.Errorf("network %s not found", c.Target)
+		case !n.Ready:
+			return out, fmt.Errorf("network %s has no subnet yet", n.Spec.Name)
+		case !slices.Contains(out.overlays, n):
+			out.overlays = append(out.overlays, n)
+		}
+	}
+	return out, nil
+}
+
+func isLocal(name string) bool { return name == "host" || name == "none" || name == "bridge" }
+
+// service brings a service's endpoint in line with its spec; nil if it is.
+func (b *book) service(v state, s *store.Service) (*store.Service, error) {
+	spec := swarm.EndpointSpec{}
+	if s.Spec.EndpointSpec != nil {
+		spec = *s.Spec.EndpointSpec
+	}
+	if spec.Mode == "" {
+		spec.Mode = swarm.ResolutionModeVIP
+	}
+	addrsBefore, portsBefore := slices.Clone(b.claims[s.ID]), b.portsOf[s.ID]
+	ports, err := b.portsFor(s, spec)
+	var vips []swarm.EndpointVirtualIP
+	if err == nil {
+		vips, err = b.vipsFor(v, s, spec.Mode, slices.ContainsFunc(ports, ingress))
+	}
+	if err != nil {
+		b.restore(s.ID, addrsBefore)
+		b.publish(s.ID, portsBefore)
+		return nil, err
+	}
+	endpoint := swarm.Endpoint{Spec: spec, Ports: ports, VirtualIPs: vips}
+	if reflect.DeepEqual(endpoint, s.Endpoint) {
+		return nil, nil
+	}
+	next := *s
+	next.Endpoint = endpoint
+	return &next, nil
+}
+
+func ingress(p swarm.PortConfig) bool { return p.PublishMode != swarm.PortConfigPublishModeHost }
+
+// portsFor chooses the ports that the spec leaves open and checks the others.
+func (b *book) portsFor(s *store.Service, spec swarm.EndpointSpec) ([]swarm.PortConfig, error) {
+	var out []swarm.PortConfig
+	before := b.portsOf[s.ID]
+	b.undo = append(b.undo, func() { b.publish(s.ID, before) })
+	had := slices.Clone(s.Endpoint.Ports)
+	for _, p := range spec.Ports {
+		if p.Protocol == "" {
+			p.Protocol = network.TCP
+		}
+		if p.PublishMode == "" {
+			p.PublishMode = swarm.PortConfigPublishModeIngress
+		}
+		if !ingress(p) {
+			out = append(out, p)
+			continue
+		}
+		if p.PublishedPort == 0 {
+			p.PublishedPort = keptPort(&had, p)
+		}
+		var err error
+		if p.PublishedPort == 0 {
+			if p.PublishedPort, err = b.freePort(p.Protocol); err != nil {
+				return nil, err
+			}
+		}
+		key := port{p.Protocol, p.PublishedPort}
+		if owner := b.ports[key]; owner != "" && owner != s.ID {
+			return nil, fmt.Errorf("port %d/%s is already published by service %s", p.PublishedPort, p.Protocol, owner)
+		}
+		b.publish(s.ID, append(slices.Clone(b.portsOf[s.ID]), key))
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// keptPort is the port that an open one got before, zero if none.
+func keptPort(had *[]swarm.PortConfig, p swarm.PortConfig) uint32 {
+	for i, h := range *had {
+		if h.Name == p.Name && h.Protocol == p.Protocol && h.TargetPort == p.TargetPort && ingress(h) &&
+			h.PublishedPort >= firstPort && h.PublishedPort <= lastPort {
+			*had = slices.Delete(*had, i, i+1)
+			return h.PublishedPort
+		}
+	}
+	return 0
+}
+
+// vipsFor keeps the virtual addresses on networks that the service still uses and
+// takes those that are missing.
+func (b *book) vipsFor(v state, s *store.Service, mode swarm.ResolutionMode, published bool) ([]swarm.EndpointVirtualIP, error) {
+	used, err := resolve(v, s.Spec.TaskTemplate.Networks)
+	if err != nil || mode != swarm.ResolutionModeVIP {
+		return nil, err
+	}
+	networks := used.overlays
+	if mesh := meshOf(v); published && mesh != nil && mesh.Ready && !slices.Contains(networks, mesh) {
+		networks = append([]*store.Network{mesh}, networks...)
+	}
+	var out []swarm.EndpointVirtualIP
+	for _, n := range networks {
+		i := slices.IndexFunc(s.Endpoint.VirtualIPs, func(e swarm.EndpointVirtualIP) bool { return e.NetworkID == n.ID })
+		if i >= 0 {
+			for _, e := range s.Endpoint.VirtualIPs {
+				if e.NetworkID == n.ID {
+					out = append(out, e)
+				}
+			}
+			continue
+		}
+		addrs, err := b.take(s.ID, n.ID)
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range addrs {
+			out = append(out, swarm.EndpointVirtualIP{NetworkID: n.ID, Addr: a})
+		}
+	}
+	return out, nil
+}
+
+// task gives a task its addresses and hands it on to the scheduler.
+func (b *book) task(v state, t *store.Task, template *swarm.TaskSpec, now time.Time) (*store.Task, error) {
+	used, err := resolve(v, template.Networks)
+	if err != nil {
+		return nil, err
+	}
+	networks := used.overlays
+	if !used.local {
+		mesh := meshOf(v)
+		if mesh == nil || !mesh.Ready {
+			return nil, fmt.Errorf("the swarm has no ingress network, which carries every task's default route")
+		}
+		networks = slices.DeleteFunc(networks, func(n *store.Network) bool { return n == mesh })
+		networks = append([]*store.Network{mesh}, networks...)
+	}
+	next := *t
+	next.NetworksAttachments = nil
+	for _, n := range networks {
+		addrs, err := b.take(t.ID, n.ID)
+		if err != nil {
+			b.restore(t.ID, nil) // all or nothing
+			return nil, err
+		}
+		a := swarm.NetworkAttachment{Addresses: addrs}
+		a.Network.ID = n.ID
+		next.NetworksAttachments = append(next.NetworksAttachments, a)
+	}
+	next.Status = swarm.TaskStatus{Timestamp: now, State: swarm.TaskStatePending, Message: "pending task scheduling"}
+	return &next, nil
+}

@@ -1,0 +1,322 @@
+package allocator
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/orchestrator/control"
+	"github.com/meshd/meshd/orchestrator/store"
+	"github.com/meshd/meshd/orchestrator/tasklife"
+)
+
+// Config is what the loop works with.
+type Config struct {
+	Store    *store.Store
+	Proposer store.Proposer
+	Log      *slog.Logger
+}
+
+// Loop allocates for all networks, services and tasks.
+type Loop struct {
+	cfg  Config
+	book *book
+	// todo has the objects to look at, blocked those that could not be served, and
+	// why.
+	todo    map[store.Kind]map[string]bool
+	blocked map[store.Kind]map[string]string
+	pool    poolSettings
+	// vni is the highest one handed out in the batch at work, nil if none was.
+	vni *uint32
+}
+
+type poolSettings struct {
+	id    string
+	pools []netip.Prefix
+	size  uint32
+}
+
+// New returns the loop. It belongs to the leader.
+func New(cfg Config) *Loop {
+	cfg.Log = cfg.Log.With("loop", "allocator")
+	return &Loop{cfg: cfg}
+}
+
+// Run works until ctx is done.
+func (l *Loop) Run(ctx context.Context) error {
+	return control.Run(ctx, l.cfg.Store, l.cfg.Log, l)
+}
+
+// Reset implements control.Loop.
+func (l *Loop) Reset(v *store.View) {
+	l.book = newBook(v.Cluster())
+	l.pool = settings(v.Cluster())
+	l.todo = map[store.Kind]map[string]bool{store.KindNetwork: {}, store.KindService: {}, store.KindTask: {}}
+	l.blocked = map[store.Kind]map[string]string{store.KindNetwork: {}, store.KindService: {}, store.KindTask: {}}
+	for _, n := range v.Networks() {
+		l.observeNetwork(n)
+	}
+	for _, s := range v.Services() {
+		l.observeService(s)
+	}
+	for _, t := range v.Tasks() {
+		l.observeTask(t)
+	}
+}
+
+// Observe implements control.Loop.
+func (l *Loop) Observe(e store.Event) {
+	o := e.Object()
+	if e.New == nil {
+		delete(l.todo[o.Kind()], o.Key())
+		delete(l.blocked[o.Kind()], o.Key())
+	}
+	switch o := o.(type) {
+	case *store.Cluster:
+		l.observeCluster(o)
+	case *store.Network:
+		if e.New == nil {
+			l.book.dropNetwork(o.ID)
+			return
+		}
+		l.observeNetwork(o)
+	case *store.Service:
+		if e.New == nil {
+			l.warn(l.book.hold(o.ID, nil))
+			l.book.publish(o.ID, nil)
+			return
+		}
+		l.observeService(o)
+	case *store.Task:
+		if e.New == nil {
+			l.warn(l.book.hold(o.ID, nil))
+			return
+		}
+		l.observeTask(o)
+	}
+}
+
+func settings(c *store.Cluster) poolSettings {
+	if c == nil {
+		return poolSettings{}
+	}
+	return poolSettings{id: c.ID, pools: c.DefaultAddrPool, size: c.SubnetSize}
+}
+
+func (l *Loop) observeCluster(c *store.Cluster) {
+	if now := settings(c); !reflect.DeepEqual(now, l.pool) {
+		l.pool = now
+		l.book.pools = newPools(c)
+		for _, r := range l.book.networks {
+			for _, s := range r.subnets {
+				l.warn(l.book.pools.Reserve(s.Prefix()))
+			}
+		}
+		l.book.freed = true
+	}
+}
+
+func (l *Loop) observeNetwork(n *store.Network) {
+	if n.Ready {
+		l.warn(l.book.addNetwork(n))
+		return
+	}
+	l.todo[store.KindNetwork][n.ID] = true
+}
+
+func (l *Loop) observeService(s *store.Service) {
+	addrs, ports := claimsOfService(s)
+	l.warn(l.book.hold(s.ID, addrs))
+	l.book.publish(s.ID, ports)
+	l.todo[store.KindService][s.ID] = true
+}
+
+func (l *Loop) observeTask(t *store.Task) {
+	if tasklife.Ended(t) {
+		l.warn(l.book.hold(t.ID, nil))
+		return
+	}
+	l.warn(l.book.hold(t.ID, claimsOfTask(t)))
+	if waits(t) && l.blocked[store.KindTask][t.ID] == "" {
+		l.todo[store.KindTask][t.ID] = true
+	}
+}
+
+func waits(t *store.Task) bool {
+	return t.Status.State == swarm.TaskStateNew && tasklife.Wanted(t)
+}
+
+// warn tells of stored objects that contradict each other. They stay as they are:
+// taking an address from a running task would be worse.
+func (l *Loop) warn(err error) {
+	if err != nil {
+		l.cfg.Log.Warn("stored allocations contradict each other", "error", err)
+	}
+}
+
+// Round implements control.Loop.
+func (l *Loop) Round(ctx context.Context) (time.Time, error) {
+	for _, step := range []struct {
+		kind store.Kind
+		do   func(*store.Tx, string) error
+	}{
+		{store.KindNetwork, l.allocateNetwork},
+		{store.KindService, l.allocateService},
+		{store.KindTask, l.allocateTask},
+	} {
+		l.retry()
+		for len(l.todo[step.kind]) > 0 {
+			if err := l.batch(ctx, step.kind, step.do); err != nil {
+				return time.Time{}, err
+			}
+		}
+	}
+	return time.Time{}, nil
+}
+
+// retry puts back what is blocked, if there is a chance that it can be served now.
+func (l *Loop) retry() {
+	if !l.book.freed {
+		return
+	}
+	l.book.freed = false
+	for kind, ids := range l.blocked {
+		for id := range ids {
+			l.todo[kind][id] = true
+		}
+	}
+}
+
+// batch allocates for the first objects of a kind.
+func (l *Loop) batch(ctx context.Context, kind store.Kind, do func(*store.Tx, string) error) error {
+	ids := slices.Sorted(maps.Keys(l.todo[kind]))
+	ids = ids[:min(len(ids), control.MaxBatch)]
+	l.book.begin()
+	failed := map[string]string{}
+	err := store.Transact(ctx, l.cfg.Store, l.cfg.Proposer, func(tx *store.Tx) error {
+		l.book.rollback() // of an attempt that was refused
+		clear(failed)
+		l.vni = nil
+		for _, id := range ids {
+			if err := do(tx, id); err != nil {
+				failed[id] = err.Error()
+			}
+		}
+		l.keepVNI(tx)
+		return nil
+	})
+	if err != nil {
+		l.book.rollback()
+		return err
+	}
+	for _, id := range ids {
+		delete(l.todo[kind], id)
+		reason, blocked := failed[id]
+		if blocked && l.blocked[kind][id] != reason {
+			l.cfg.Log.Warn("cannot allocate", "kind", kind, "id", id, "error", reason)
+		}
+		switch {
+		case blocked:
+			l.blocked[kind][id] = reason
+		case l.blocked[kind][id] != "":
+			delete(l.blocked[kind], id)
+			l.book.freed = true // others may wait for this one
+		}
+	}
+	return nil
+}
+
+func (l *Loop) allocateNetwork(tx *store.Tx, id string) error {
+	n := tx.Network(id)
+	if n == nil || n.Ready {
+		return nil
+	}
+	if l.vni == nil {
+		l.vni = new(uint32)
+		if c := tx.Cluster(); c != nil {
+			*l.vni = c.LastVNI
+		}
+	}
+	next, err := l.book.network(n, l.vni, nodeAddrs(tx))
+	if err != nil {
+		return err
+	}
+	tx.Update(next)
+	return nil
+}
+
+// keepVNI stores the VNI handed out last, once for all networks of the batch.
+func (l *Loop) keepVNI(tx *store.Tx) {
+	if c := tx.Cluster(); c != nil && l.vni != nil && *l.vni != c.LastVNI {
+		next := *c
+		next.LastVNI = *l.vni
+		tx.Update(&next)
+	}
+}
+
+// nodeAddrs are the addresses of nodes, which no overlay may cover: the node could
+// not reach them any more from its containers.
+func nodeAddrs(tx *store.Tx) []netip.Prefix {
+	var out []netip.Prefix
+	for _, n := range tx.Nodes() {
+		status, _ := netip.ParseAddr(n.Status.Addr)
+		for _, a := range []netip.Addr{n.DataAddr, status} {
+			if a.IsValid() {
+				out = append(out, netip.PrefixFrom(a.Unmap(), a.Unmap().BitLen()))
+			}
+		}
+	}
+	return out
+}
+
+func (l *Loop) allocateService(tx *store.Tx, id string) error {
+	s := tx.Service(id)
+	if s == nil {
+		return nil
+	}
+	next, err := l.book.service(tx, s)
+	if err == nil && next != nil {
+		tx.Update(next)
+	}
+	return err
+}
+
+func (l *Loop) allocateTask(tx *store.Tx, id string) error {
+	t := tx.Task(id)
+	if t == nil || !waits(t) {
+		return nil
+	}
+	next, err := l.tryTask(tx, t)
+	if err == nil {
+		tx.Update(next)
+		return nil
+	}
+	if t.Status.Err != err.Error() {
+		failed := *t
+		failed.Status.Err = err.Error()
+		failed.Status.Timestamp = time.Now().UTC()
+		tx.Update(&failed)
+	}
+	return err
+}
+
+func (l *Loop) tryTask(tx *store.Tx, t *store.Task) (*store.Task, error) {
+	if reason := l.blocked[store.KindService][t.ServiceID]; reason != "" {
+		return nil, blockedError(reason)
+	}
+	spec := tx.Spec(t.ServiceID, t.SpecVersion)
+	if spec == nil {
+		return nil, blockedError("the service's task template is gone")
+	}
+	return l.book.task(tx, t, &spec.Template, time.Now().UTC())
+}
+
+type blockedError string
+
+func (e blockedError) Error() string { return string(e) }

@@ -1,0 +1,391 @@
+package allocator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/orchestrator/store"
+	"github.com/meshd/meshd/orchestrator/store/storetest"
+	"github.com/meshd/meshd/orchestrator/tasklife"
+)
+
+// world is a cluster with nothing but an allocator, in a synctest bubble.
+type world struct {
+	*testing.T
+	store *store.Store
+	prop  *storetest.Proposer
+	stop  func()
+}
+
+func inWorld(t *testing.T, fn func(w *world)) {
+	synctest.Test(t, func(t *testing.T) {
+		s, prop := storetest.New()
+		w := &world{T: t, store: s, prop: prop}
+		w.start()
+		c := &store.Cluster{}
+		c.ID = "cluster"
+		w.create(c, mesh())
+		fn(w)
+		w.check()
+		w.stop()
+	})
+}
+
+// start runs an allocator, as on a new leader.
+func (w *world) start() {
+	ctx, cancel := context.WithCancel(w.Context())
+	done := make(chan error)
+	loop := New(Config{Store: w.store, Proposer: w.prop, Log: slog.New(slog.DiscardHandler)})
+	go func() { done <- loop.Run(ctx) }()
+	synctest.Wait()
+	w.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			w.Error(err)
+		}
+	}
+}
+
+func mesh() *store.Network {
+	n := net("ingress", "10.255.0.0/16")
+	n.Spec.Ingress, n.VNI = true, 4096
+	return n
+}
+
+func net(name string, subnets ...string) *store.Network {
+	n := &store.Network{}
+	n.ID, n.Spec.Name = "id-"+name, name
+	for _, s := range subnets {
+		if n.Spec.IPAMOptions == nil {
+			n.Spec.IPAMOptions = &swarm.IPAMOptions{}
+		}
+		n.Spec.IPAMOptions.Configs = append(n.Spec.IPAMOptions.Configs, swarm.IPAMConfig{Subnet: netip.MustParsePrefix(s)})
+	}
+	return n
+}
+
+func (w *world) do(fn func(tx *store.Tx)) {
+	w.Helper()
+	storetest.Do(w, w.store, w.prop, fn)
+	synctest.Wait()
+}
+
+func (w *world) create(objects ...store.Object) {
+	w.Helper()
+	w.do(func(tx *store.Tx) {
+		for _, o := range objects {
+			tx.Create(o)
+		}
+	})
+}
+
+// service makes a service and its template.
+func (w *world) service(name string, networks []string, ports ...swarm.PortConfig) {
+	s := &store.Service{SpecVersion: 1}
+	s.ID, s.Spec.Name = name, name
+	s.Spec.EndpointSpec = &swarm.EndpointSpec{Ports: ports}
+	for _, n := range networks {
+		s.Spec.TaskTemplate.Networks = append(s.Spec.TaskTemplate.Networks, swarm.NetworkAttachmentConfig{Target: n})
+	}
+	w.create(s, &store.Spec{ServiceID: name, Number: 1, Template: s.Spec.TaskTemplate})
+}
+
+func (w *world) tasks(service string, from, to int) {
+	var objects []store.Object
+	for i := from; i <= to; i++ {
+		t := &store.Task{SpecVersion: 1}
+		t.ID, t.ServiceID, t.Slot = fmt.Sprintf("%s.%04d", service, i), service, i
+		t.DesiredState, t.Status.State = swarm.TaskStateRunning, swarm.TaskStateNew
+		objects = append(objects, t)
+	}
+	w.create(objects...)
+}
+
+func (w *world) view(fn func(v *store.View)) { w.store.View(fn) }
+
+// check looks for addresses and ports that two have.
+func (w *world) check() {
+	w.Helper()
+	w.view(func(v *store.View) {
+		owner := map[claim]string{}
+		put := func(who string, cs []claim) {
+			for _, c := range cs {
+				if other := owner[c]; other != "" {
+					w.Errorf("%s and %s both have %s", other, who, c.addr)
+				}
+				owner[c] = who
+			}
+		}
+		ports := map[port]string{}
+		for _, s := range v.Services() {
+			cs, ps := claimsOfService(s)
+			put(s.ID, cs)
+			for _, p := range ps {
+				if ports[p] != "" {
+					w.Errorf("%s and %s both publish %v", ports[p], s.ID, p)
+				}
+				ports[p] = s.ID
+			}
+		}
+		for _, t := range v.Tasks() {
+			if !tasklife.Ended(t) {
+				put(t.ID, claimsOfTask(t))
+			}
+		}
+	})
+}
+
+func (w *world) count(state swarm.TaskState) (n int) {
+	w.view(func(v *store.View) {
+		for _, t := range v.Tasks() {
+			if t.Status.State == state {
+				n++
+			}
+		}
+	})
+	return n
+}
+
+func TestNetworks(t *testing.T) {
+	inWorld(t, func(w *world) {
+		n := &store.Node{DataAddr: netip.MustParseAddr("10.0.1.7")}
+		n.ID = "node"
+		w.create(n)
+		six := net("six")
+		six.Spec.IPv6Enabled = true
+		w.create(net("a"), net("b"), net("given", "10.0.3.0/24"), six)
+		w.create(net("late"))
+		want := map[string]struct {
+			subnet string
+			vni    uint32
+		}{
+			"ingress": {"10.255.0.0/16", 4096}, "a": {"10.0.0.0/24", 4097}, "b": {"10.0.2.0/24", 4098},
+			"given": {"10.0.3.0/24", 4099}, "six": {"10.0.4.0/24", 4100}, "late": {"10.0.5.0/24", 4101},
+		}
+		w.view(func(v *store.View) {
+			for name, want := range want {
+				n := v.NetworkByName(name)
+				if !n.Ready || n.VNI != want.vni || n.IPAMOptions.Configs[0].Subnet.String() != want.subnet {
+					t.Errorf("%s: ready %v, VNI %d, %+v, want %v", name, n.Ready, n.VNI, n.IPAMOptions, want)
+					continue
+				}
+				if g := n.IPAMOptions.Configs[0].Gateway; g != netip.MustParsePrefix(want.subnet).Addr().Next() {
+					t.Errorf("%s: gateway %s", name, g)
+				}
+				if got := n.DriverState.Options[vniOption]; got != fmt.Sprint(want.vni) {
+					t.Errorf("%s: option %s", name, got)
+				}
+			}
+			if c := v.NetworkByName("six").IPAMOptions.Configs; len(c) != 2 || c[1].Subnet.Bits() != 64 {
+				t.Errorf("IPv6 network: %+v", c)
+			}
+			if v.Cluster().LastVNI != 4101 {
+				t.Errorf("last VNI %d", v.Cluster().LastVNI)
+			}
+		})
+		// One that overlaps waits until the other is gone, and takes nothing from it.
+		w.create(net("overlap", "10.0.0.0/23"))
+		w.create(net("next"))
+		w.view(func(v *store.View) {
+			if v.NetworkByName("overlap").Ready {
+				t.Error("an overlapping network was allocated")
+			}
+		})
+		w.do(func(tx *store.Tx) { tx.Remove(tx.NetworkByName("a")) })
+		w.view(func(v *store.View) {
+			if n := v.NetworkByName("overlap"); !n.Ready || n.VNI != 4103 {
+				t.Errorf("after the other was removed: ready %v, VNI %d", n.Ready, n.VNI)
+			}
+		})
+	})
+}
+
+func TestServicesAndTasks(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.create(net("front"), net("back"))
+		w.service("web", []string{"front", "id-back"}, swarm.PortConfig{TargetPort: 80, PublishedPort: 8080}, swarm.PortConfig{TargetPort: 81})
+		w.service("quiet", []string{"front"})
+		w.service("host", []string{"host"})
+		w.tasks("web", 1, 3)
+		w.tasks("quiet", 1, 1)
+		w.tasks("host", 1, 1)
+		w.view(func(v *store.View) {
+			e := v.Service("web").Endpoint
+			if len(e.VirtualIPs) != 3 || e.VirtualIPs[0].NetworkID != "id-ingress" || e.Spec.Mode != swarm.ResolutionModeVIP {
+				t.Errorf("endpoint %+v", e)
+			}
+			if p := e.Ports; len(p) != 2 || p[0].PublishedPort != 8080 || p[1].PublishedPort != firstPort || p[0].Protocol != "tcp" {
+				t.Errorf("ports %+v", p)
+			}
+			if e := v.Service("quiet").Endpoint; len(e.VirtualIPs) != 1 {
+				t.Errorf("a service that publishes nothing: %+v", e)
+			}
+			task := v.Task("web.0002")
+			if task.Status.State != swarm.TaskStatePending || task.Status.Message != "pending task scheduling" {
+				t.Errorf("status %+v", task.Status)
+			}
+			var ids []string
+			for _, a := range task.NetworksAttachments {
+				ids = append(ids, a.Network.ID+" "+fmt.Sprint(a.Addresses[0].Bits()))
+			}
+			if strings.Join(ids, ",") != "id-ingress 16,id-front 24,id-back 24" {
+				t.Errorf("attachments %v", ids)
+			}
+			if h := v.Task("host.0001"); h.Status.State != swarm.TaskStatePending || len(h.NetworksAttachments) != 0 {
+				t.Errorf("host task %+v", h)
+			}
+		})
+		// Detached from a network and one port fewer: the rest stays as it was.
+		var before swarm.Endpoint
+		w.view(func(v *store.View) { before = v.Service("web").Endpoint })
+		w.do(func(tx *store.Tx) {
+			s := *tx.Service("web")
+			s.Spec.TaskTemplate.Networks = s.Spec.TaskTemplate.Networks[:1]
+			s.Spec.EndpointSpec = &swarm.EndpointSpec{Ports: s.Spec.EndpointSpec.Ports[1:]}
+			tx.Update(&s)
+		})
+		w.view(func(v *store.View) {
+			e := v.Service("web").Endpoint
+			if len(e.VirtualIPs) != 2 || e.VirtualIPs[1] != before.VirtualIPs[1] || len(e.Ports) != 1 || e.Ports[0] != before.Ports[1] {
+				t.Errorf("after the update %+v, before %+v", e, before)
+			}
+		})
+		w.do(func(tx *store.Tx) {
+			s := *tx.Service("web")
+			s.Spec.EndpointSpec = &swarm.EndpointSpec{Mode: swarm.ResolutionModeDNSRR}
+			tx.Update(&s)
+		})
+		w.view(func(v *store.View) {
+			if e := v.Service("web").Endpoint; len(e.VirtualIPs) != 0 || len(e.Ports) != 0 {
+				t.Errorf("dnsrr: %+v", e)
+			}
+		})
+	})
+}
+
+func TestPortConflictHoldsTheServiceBack(t *testing.T) {
+	inWorld(t, func(w *world) {
+		p := swarm.PortConfig{TargetPort: 80, PublishedPort: 80}
+		w.service("one", nil, p)
+		w.service("two", nil, p)
+		w.service("udp", nil, swarm.PortConfig{TargetPort: 80, PublishedPort: 80, Protocol: "udp"})
+		w.tasks("two", 1, 2)
+		w.tasks("udp", 1, 1)
+		w.view(func(v *store.View) {
+			if s := v.Task("two.0001").Status; s.State != swarm.TaskStateNew || s.Err != "port 80/tcp is already published by service one" {
+				t.Errorf("status %+v", s)
+			}
+			if s := v.Task("udp.0001").Status; s.State != swarm.TaskStatePending {
+				t.Errorf("status %+v", s)
+			}
+		})
+		w.do(func(tx *store.Tx) { tx.Remove(tx.Service("one")) })
+		if n := w.count(swarm.TaskStatePending); n != 3 {
+			t.Errorf("%d tasks pending after the port came free", n)
+		}
+		w.view(func(v *store.View) {
+			if s := v.Task("two.0001").Status; s.Err != "" {
+				t.Errorf("the error stayed: %+v", s)
+			}
+		})
+	})
+}
+
+func TestExhaustedSubnetIsRetried(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.create(net("small", "192.168.7.0/28"))
+		w.service("web", []string{"small"})
+		w.tasks("web", 1, 20)
+		// 14 hosts: gateway, VIP, 12 tasks.
+		if n := w.count(swarm.TaskStatePending); n != 12 {
+			t.Fatalf("%d tasks have addresses", n)
+		}
+		w.view(func(v *store.View) {
+			if s := v.Task("web.0020").Status; s.Err != "network small: subnet 192.168.7.0/28: no free address (14 in use)" {
+				t.Errorf("status %+v", s)
+			}
+		})
+		w.do(func(tx *store.Tx) {
+			failed, gone := *tx.Task("web.0001"), tx.Task("web.0002")
+			failed.Status.State = swarm.TaskStateFailed
+			tx.Update(&failed)
+			tx.Remove(gone)
+		})
+		if n := w.count(swarm.TaskStatePending); n != 12 {
+			t.Errorf("%d tasks have addresses after two came free", n)
+		}
+		w.check()
+	})
+}
+
+func TestUnknownNetwork(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.service("web", []string{"later"})
+		w.tasks("web", 1, 1)
+		w.view(func(v *store.View) {
+			if s := v.Task("web.0001").Status; s.Err != "network later not found" {
+				t.Errorf("status %+v", s)
+			}
+		})
+		w.create(net("later"))
+		if w.count(swarm.TaskStatePending) != 1 {
+			t.Error("the task still waits")
+		}
+	})
+}
+
+func TestNewLeaderGoesOn(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.create(net("front"))
+		w.service("web", []string{"front"}, swarm.PortConfig{TargetPort: 80})
+		w.tasks("web", 1, 50)
+		w.stop()
+		w.tasks("web", 51, 100)
+		w.service("other", []string{"front"}, swarm.PortConfig{TargetPort: 80})
+		w.create(net("more"))
+		w.start()
+		if n := w.count(swarm.TaskStatePending); n != 100 {
+			t.Errorf("%d tasks have addresses", n)
+		}
+		w.view(func(v *store.View) {
+			if n := v.NetworkByName("more"); !n.Ready || n.VNI != 4098 || n.IPAMOptions.Configs[0].Subnet.String() != "10.0.1.0/24" {
+				t.Errorf("%+v", n)
+			}
+		})
+	})
+}
+
+// A batch that is refused must leave no trace in the book.
+func TestRefusedBatchesLoseNothing(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.create(net("small", "192.168.7.0/28"))
+		w.service("web", []string{"small"})
+		n := 0
+		w.prop.Refuse(func(b store.Batch) error {
+			if b.Changes[0].Action != store.Update {
+				return nil
+			}
+			if n++; n <= 10 {
+				return store.ErrSequence
+			}
+			if n <= 12 {
+				return errors.New("no quorum")
+			}
+			return nil
+		})
+		w.tasks("web", 1, 12)
+		<-time.After(time.Minute)
+		if got := w.count(swarm.TaskStatePending); got != 12 {
+			t.Errorf("%d tasks have addresses", got)
+		}
+	})
+}
