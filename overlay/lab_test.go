@@ -235,7 +235,9 @@ type container struct {
 	attach []Attachment
 }
 
-func (n *node) container() *container { return &container{lab: n.lab, node: n, ns: n.lab.namespace("c")} }
+func (n *node) container() *container {
+	return &container{lab: n.lab, node: n, ns: n.lab.namespace("c")}
+}
 
 // join attaches the container to a network, as the engine does.
 func (c *container) join(network Network, addr string) *container {

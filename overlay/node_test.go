@@ -2,6 +2,8 @@ package overlay
 
 import (
 	"net/netip"
+	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -78,4 +80,144 @@ func TestContainersReachEachOther(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestNetworksAreIsolated(t *testing.T) {
+	l := newLab(t, 2)
+	a := l.nodes[0].container().join(meshNetwork(), "10.255.0.2").join(userNetwork(1), "10.0.1.2")
+	near := l.nodes[0].container().join(meshNetwork(), "10.255.0.3").join(userNetwork(2), "10.0.2.3")
+	far := l.nodes[1].container().join(meshNetwork(), "10.255.0.4").join(userNetwork(2), "10.0.2.4")
+	both := l.nodes[1].container().join(userNetwork(1), "10.0.1.5").join(userNetwork(2), "10.0.2.5")
+	l.settle(a, near, far, both)
+
+	l.pings(both.ns, "10.0.1.2")
+	l.pings(both.ns, "10.0.2.3")
+	l.pings(both.ns, "10.0.2.4")
+	for what, to := range map[string]string{
+		"another network on the same node": "10.0.2.3", "another network on another node": "10.0.2.4",
+		"a neighbour on the mesh network": "10.255.0.3", "a far one on the mesh network": "10.255.0.4",
+		"an address of its network that nobody has": "10.0.1.99", "another network's gateway": "10.0.2.1",
+	} {
+		t.Run(what, func(t *testing.T) {
+			if err := ping(a.ns, to, 56, absence); err == nil {
+				t.Errorf("%s answers", to)
+			}
+		})
+	}
+	drops := l.nodes[0].ask(request{Op: "drops"}).Drops
+	if drops["isolated"] == 0 || drops["foreign-network"] == 0 || drops["no-endpoint"] == 0 {
+		t.Errorf("the reasons are not counted: %v", drops)
+	}
+}
+
+func TestForgedSendersAreDropped(t *testing.T) {
+	l := newLab(t, 1)
+	a := l.nodes[0].container().join(userNetwork(1), "10.0.1.2")
+	b := l.nodes[0].container().join(userNetwork(1), "10.0.1.3")
+	victim := l.nodes[0].container().join(userNetwork(1), "10.0.1.4")
+	l.settle(a, b, victim)
+	l.pings(a.ns, "10.0.1.3")
+
+	// a claims to be the victim: b's answer must not even be asked for.
+	l.ip(a.ns, "addr", "add", "10.0.1.4/32", "dev", "eth0")
+	l.ip(a.ns, "route", "add", "10.0.1.3", "dev", "eth0", "src", "10.0.1.4")
+	l.pingsNot(a.ns, "10.0.1.3")
+	drops := l.nodes[0].ask(request{Op: "drops"}).Drops
+	if drops["forged-address"] == 0 {
+		t.Errorf("forged address is not counted: %v", drops)
+	}
+	l.ip(a.ns, "route", "del", "10.0.1.3", "dev", "eth0")
+	l.pings(a.ns, "10.0.1.3")
+
+	l.ip(a.ns, "link", "set", "eth0", "address", "02:42:0a:00:01:04")
+	l.pingsNot(a.ns, "10.0.1.3")
+	if drops := l.nodes[0].ask(request{Op: "drops"}).Drops; drops["forged-mac"] == 0 {
+		t.Errorf("forged MAC is not counted: %v", drops)
+	}
+}
+
+func TestTunnelTakesPacketsFromPeersOnly(t *testing.T) {
+	l := newLab(t, 2)
+	a := l.nodes[0].container().join(userNetwork(1), "10.0.1.2")
+	b := l.nodes[1].container().join(userNetwork(1), "10.0.1.3")
+	l.settle(a, b)
+	l.pings(a.ns, "10.0.1.3")
+
+	s := l.stateOf(l.nodes[0], []*container{a, b})
+	s.Peers = nil
+	l.nodes[0].ask(request{Op: "set", State: s})
+	l.pingsNot(b.ns, "10.0.1.2")
+	if drops := l.nodes[0].ask(request{Op: "drops"}).Drops; drops["unknown-peer"] == 0 {
+		t.Errorf("not counted: %v", drops)
+	}
+	l.settle(a, b)
+	l.pings(b.ns, "10.0.1.2")
+}
+
+func TestMeshNetworkLeadsToTheNodeAndTheWorld(t *testing.T) {
+	l := newLab(t, 2)
+	a := l.nodes[0].container().join(userNetwork(1), "10.0.1.2").join(meshNetwork(), "10.255.0.2")
+	lonely := l.nodes[0].container().join(userNetwork(1), "10.0.1.3")
+	l.settle(a, lonely)
+	l.echo(l.world)
+	l.echo(l.nodes[0].ns)
+	l.echo(a.ns)
+
+	if seen, err := tcp(a.ns, worldAddr, 1<<16); err != nil || seen != l.nodes[0].addr.String() {
+		t.Errorf("TCP to the world: seen as %q, %v", seen, err)
+	}
+	if err := udp(a.ns, worldAddr, 8000); err != nil {
+		t.Errorf("UDP to the world: %v", err)
+	}
+	if seen, err := tcp(a.ns, "10.255.0.1", 1<<16); err != nil || seen != "10.255.0.2" {
+		t.Errorf("TCP to the gateway: seen as %q, %v", seen, err)
+	}
+	if err := udp(a.ns, "10.255.0.1", 512); err != nil {
+		t.Errorf("UDP to the gateway: %v", err)
+	}
+	l.pings(a.ns, l.nodes[1].addr.String())
+	if seen, err := tcp(l.nodes[0].ns, "10.255.0.2", 1<<16); err != nil || seen != "10.255.0.1" {
+		t.Errorf("TCP from the node to the container: seen as %q, %v", seen, err)
+	}
+	l.ip(lonely.ns, "route", "add", "default", "via", "10.0.1.1")
+	l.pingsNot(lonely.ns, worldAddr)
+	l.pingsNot(lonely.ns, l.nodes[0].addr.String())
+	l.pingsNot(lonely.ns, "10.0.1.1")
+}
+
+func TestDetachedContainersLeaveNothing(t *testing.T) {
+	l := newLab(t, 1)
+	n := l.nodes[0]
+	a := n.container().join(meshNetwork(), "10.255.0.2")
+	b := n.container().join(meshNetwork(), "10.255.0.3")
+	l.settle(a, b)
+	l.pings(n.ns, "10.255.0.2")
+	n.ask(request{Op: "detach", ID: a.attach[0].ID})
+	n.ask(request{Op: "detach", ID: a.attach[0].ID})
+	left := n.ask(request{Op: "attachments"}).Attachments
+	if len(left) != 1 || left[0].ID != b.attach[0].ID {
+		t.Errorf("attachments: %+v", left)
+	}
+	if routes := l.ip(n.ns, "route"); strings.Contains(routes, "10.255.0.2") || !strings.Contains(routes, "10.255.0.3") {
+		t.Errorf("routes:\n%s", routes)
+	}
+	if hooks := n.hooks("container"); len(hooks) != 1 {
+		t.Errorf("hooks: %v", hooks)
+	}
+
+	// The address comes back on another interface while nobody told us of the old one's end.
+	again := n.container().join(meshNetwork(), "10.255.0.3")
+	l.pings(n.ns, "10.255.0.3")
+	left = n.ask(request{Op: "attachments"}).Attachments
+	if len(left) != 1 || left[0].ID != again.attach[0].ID {
+		t.Errorf("attachments: %+v", left)
+	}
+}
+
+// hooks lists the pinned links of a program.
+func (n *node) hooks(program string) []string {
+	n.lab.t.Helper()
+	paths, err := filepath.Glob(filepath.Join(n.dir, "bpf", "links", program+"-*"))
+	n.lab.check(err)
+	return paths
 }
