@@ -46,8 +46,8 @@ func build(program, output string) error {
 
 type version struct{ tag, name string }
 
-// epoch stands for every time in the image.
-func epoch() time.Time { return time.Unix(0, 0).UTC() }
+// epoch stands for every time in the image, so that the same program gives the same bytes.
+func epoch() time.Time { return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC) }
 
 // pack writes a docker-archive: one layer, and a configuration and a manifest entry for each version (the format of `docker save`,
 // image-spec v1.2 of moby).
