@@ -1,0 +1,22 @@
+// Package dns answers the containers of a node.
+//
+// Mechanism: the resolver listens on one address that every node has (the mesh
+// network's gateway). A query's source address says which container asks, and so
+// which zones it sees. State is compiled (tables.go) into maps from names to
+// ready-made resource records in wire form; answering a known name is one parse,
+// a few map look-ups and one copy, without allocating (wire.go, answer.go). Set
+// swaps the tables at once: every answer comes from one State as a whole.
+//
+// What no zone knows goes to the upstreams (forward.go): the first is asked, the
+// second too when the first is slow, TCP when an answer was cut; answers are kept
+// as long as they allow (cache.go, RFC 2308 for negative ones). A name that exists
+// without the type asked for is an empty answer, never "no such name": musl gives
+// up on a name when either of A and AAAA says so.
+//
+// | goroutine            | owns                    | ends                       |
+// |----------------------|-------------------------|----------------------------|
+// | one per UDP socket   | socket, its two buffers | ctx of Run                 |
+// | one per TCP address  | listener                | ctx of Run                 |
+// | one per TCP client   | connection              | idle, or ctx of Run        |
+// | one per UDP forward  | its query               | answered, at most ~5 s     |
+package dns

@@ -1,0 +1,252 @@
+package dns
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	mdns "github.com/miekg/dns"
+	"golang.org/x/sync/errgroup"
+)
+
+// Config of a Server. Only Addrs must be set.
+type Config struct {
+	// Addrs are listened on over UDP and TCP, also before the machine has them.
+	Addrs  []netip.AddrPort
+	Logger *slog.Logger
+	// TTL of answers from zones, and of their absence; default 5 s.
+	TTL time.Duration
+	// Timeout of one attempt at one upstream; default 1 s.
+	Timeout time.Duration
+	// Forwards is how many queries of one client may wait for upstreams; default 256.
+	Forwards int
+	// CacheSize is how many answers of upstreams are kept; default 4096, negative: none.
+	CacheSize int
+	// Sockets per UDP address, among which the kernel spreads clients; default one
+	// per CPU, at most 4.
+	Sockets int
+	// Clock is the time of the cache; default time.Now.
+	Clock func() time.Time
+}
+
+const (
+	// hedgeAfter is how long the first upstream is alone.
+	hedgeAfter = 200 * time.Millisecond
+	// forwardRounds is how often each upstream is asked before the client is told.
+	forwardRounds = 2
+	// tcpIdle is how long a TCP client may be silent (RFC 7766, 6.2.3).
+	tcpIdle = 10 * time.Second
+	// maxConns bounds the TCP connections of a client, each with one query at a time.
+	maxConns = 32
+	// retryListen is the pause after an address could not be listened on.
+	retryListen = time.Second
+)
+
+// Server is a node's resolver.
+type Server struct {
+	cfg    Config
+	tables atomic.Pointer[tables]
+	fwd    *forwarder
+	// forwards and conns are what clients have under way over UDP and TCP.
+	forwards, conns *quota
+	// calls are the forwards and TCP clients under way.
+	calls sync.WaitGroup
+}
+
+// New returns a server that refuses everybody until Set is called.
+func New(cfg Config) *Server {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
+	if cfg.TTL <= 0 {
+		cfg.TTL = 5 * time.Second
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = time.Second
+	}
+	if cfg.Forwards <= 0 {
+		cfg.Forwards = 256
+	}
+	if cfg.CacheSize == 0 {
+		cfg.CacheSize = 4096
+	}
+	if cfg.Sockets <= 0 {
+		cfg.Sockets = min(runtime.GOMAXPROCS(0), 4)
+	}
+	s := &Server{cfg: cfg, fwd: &forwarder{
+		log: cfg.Logger, timeout: cfg.Timeout, hedge: hedgeAfter, rounds: forwardRounds,
+		now: cfg.Clock, self: cfg.Addrs, cache: newCache(cfg.CacheSize),
+	}, forwards: newQuota(cfg.Forwards), conns: newQuota(maxConns)}
+	s.Set(State{})
+	return s
+}
+
+// Set replaces all that is answered from, at once. It keeps s, which must not be
+// modified afterwards.
+func (s *Server) Set(state State) { s.tables.Store(compile(state, s.cfg.TTL)) }
+
+// Run listens and answers until ctx ends. An address that cannot be listened on
+// is tried again and again; the error is nil.
+func (s *Server) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, addr := range s.cfg.Addrs {
+		for range s.cfg.Sockets {
+			g.Go(func() error { return s.keep(ctx, addr, s.serveUDP) })
+		}
+		g.Go(func() error { return s.keep(ctx, addr, s.serveTCP) })
+	}
+	err := g.Wait()
+	s.calls.Wait()
+	return err
+}
+
+// keep runs serve again whenever it fails.
+func (s *Server) keep(ctx context.Context, addr netip.AddrPort, serve func(context.Context, netip.AddrPort) error) error {
+	last := ""
+	for ctx.Err() == nil {
+		err := serve(ctx, addr)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil && err.Error() != last { // once per cause, not once a second
+			last = err.Error()
+			s.cfg.Logger.Warn("cannot serve DNS; will retry", "address", addr, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(retryListen):
+		}
+	}
+	return nil
+}
+
+func (s *Server) serveUDP(ctx context.Context, addr netip.AddrPort) error {
+	conn, err := listenUDP(ctx, addr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	in, out := make([]byte, 4096), make([]byte, 0, 4096)
+	var q query
+	for {
+		n, from, err := conn.ReadFromUDPAddrPort(in)
+		if err != nil {
+			if transient(err) {
+				continue
+			}
+			return err
+		}
+		asker := from.Addr().Unmap().WithZone("")
+		answer, client, what := s.tables.Load().answer(&q, out, in[:n], asker, false)
+		switch what {
+		case drop:
+		case send:
+			s.write(conn, answer, from)
+		case forward:
+			if !s.forwards.enter(asker) {
+				s.write(conn, q.fail(out, mdns.RcodeServerFailure), from)
+				continue
+			}
+			packet, size := append([]byte(nil), in[:n]...), q.udpSize
+			s.calls.Go(func() {
+				defer s.forwards.leave(asker)
+				if reply := s.fwd.ask(ctx, packet, client.upstreams, size); reply != nil {
+					s.write(conn, reply, from)
+				}
+			})
+		}
+	}
+}
+
+// write sends an answer; one that cannot be sent is lost like any datagram.
+func (s *Server) write(conn *net.UDPConn, answer []byte, to netip.AddrPort) {
+	if _, err := conn.WriteToUDPAddrPort(answer, to); err != nil && !errors.Is(err, net.ErrClosed) {
+		s.cfg.Logger.Debug("cannot send an answer", "to", to, "error", err)
+	}
+}
+
+func (s *Server) serveTCP(ctx context.Context, addr netip.AddrPort) error {
+	l, err := listenTCP(ctx, addr)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		asker, err := askerOf(conn)
+		if err != nil || !s.conns.enter(asker) {
+			conn.Close()
+			continue
+		}
+		s.calls.Go(func() {
+			defer s.conns.leave(asker)
+			defer conn.Close()
+			stop := context.AfterFunc(ctx, func() { conn.Close() })
+			defer stop()
+			if err := s.talk(ctx, conn, asker); err != nil && ctx.Err() == nil {
+				s.cfg.Logger.Debug("TCP client ended", "client", asker, "error", err)
+			}
+		})
+	}
+}
+
+// talk answers the queries of a TCP client in turn. Memory is taken for what
+// came, not for what a length says.
+func (s *Server) talk(ctx context.Context, conn net.Conn, asker netip.Addr) error {
+	var q query
+	var length [2]byte
+	out := make([]byte, 0, plainSize)
+	for {
+		if err := conn.SetDeadline(time.Now().Add(tcpIdle)); err != nil {
+			return err
+		}
+		if _, err := io.ReadFull(conn, length[:]); err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		n := int(binary.BigEndian.Uint16(length[:]))
+		packet, err := io.ReadAll(io.LimitReader(conn, int64(n)))
+		if err != nil || len(packet) < n {
+			return err
+		}
+		answer, client, what := s.tables.Load().answer(&q, out, packet, asker, true)
+		if what == forward {
+			answer = s.fwd.ask(ctx, packet, client.upstreams, mdns.MaxMsgSize-1)
+		}
+		if len(answer) == 0 {
+			return nil
+		}
+		if err := conn.SetDeadline(time.Now().Add(tcpIdle)); err != nil {
+			return err
+		}
+		frame := binary.BigEndian.AppendUint16(make([]byte, 0, len(answer)+2), uint16(len(answer)))
+		if _, err := conn.Write(append(frame, answer...)); err != nil {
+			return err
+		}
+	}
+}
+
+func askerOf(conn net.Conn) (netip.Addr, error) {
+	peer, err := netip.ParseAddrPort(conn.RemoteAddr().String())
+	return peer.Addr().Unmap().WithZone(""), err
+}
