@@ -76,6 +76,10 @@ func (s *Server) Handle(path string, h http.HandlerFunc, roles ...certs.Role) {
 	s.routes[path] = route{handler: h, roles: roles}
 }
 
+// Refuse sets which nodes are refused although their certificates hold. The
+// function must not block.
+func (s *Server) Refuse(blocked func(nodeID string) bool) { s.cfg.Keeper.SetBlocked(blocked) }
+
 // Listen opens the port; a busy one shows here, before Serve.
 func (s *Server) Listen(addr string) error {
 	l, err := net.Listen("tcp", addr)

@@ -1,0 +1,294 @@
+package admission
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/certs"
+	"github.com/meshd/meshd/orchestrator/consensus"
+	"github.com/meshd/meshd/orchestrator/remote"
+	"github.com/meshd/meshd/orchestrator/store"
+)
+
+// Raft is what admission needs of this manager's raft; *consensus.Node is one.
+type Raft interface {
+	store.Proposer
+	// Barrier returns when the store holds every write acknowledged before.
+	Barrier(ctx context.Context) error
+	Members() []consensus.Member
+	// AddVoter makes a manager that answers at addr a voter.
+	AddVoter(ctx context.Context, id, addr string) error
+	// Remove takes a manager out; one that is no member is no error.
+	Remove(ctx context.Context, id string) error
+	// HasQuorumWithout says whether the others could go on.
+	HasQuorumWithout(ctx context.Context, id string) (bool, error)
+}
+
+// Config of a Desk.
+type Config struct {
+	Store  *store.Store
+	Raft   Raft
+	Client *remote.Client // unused yet; a desk may have to call another's
+	Logger *slog.Logger
+}
+
+// Desk answers machines that want in, nodes that want a new certificate, and
+// those that leave. Every manager has one.
+type Desk struct{ cfg Config }
+
+// New returns a desk.
+func New(cfg Config) *Desk {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Desk{cfg: cfg}
+}
+
+// The calls.
+const (
+	pathJoin     = "/v1/join"
+	pathRaftJoin = "/v1/raft/join"
+	pathLeave    = "/v1/leave"
+	pathRenew    = "/v1/renew"
+)
+
+var errToken = errors.New("A valid join token is necessary to join this cluster") //nolint:staticcheck // Docker's text
+
+// Register routes the desk's calls on a server, and has the server refuse
+// removed nodes.
+func (d *Desk) Register(s *remote.Server) {
+	s.Refuse(d.Blocked)
+	handle(s, pathJoin, d.join)
+	handle(s, pathRaftJoin, d.raftJoin, certs.RoleManager)
+	handle(s, pathLeave, d.leave, certs.RoleManager, certs.RoleWorker)
+	handle(s, pathRenew, d.renew, certs.RoleManager, certs.RoleWorker)
+}
+
+func handle[In any](s *remote.Server, path string, fn func(context.Context, In) (any, error), roles ...certs.Role) {
+	s.Handle(path, func(w http.ResponseWriter, r *http.Request) {
+		var in In
+		err := remote.Read(r, &in)
+		var out any
+		if err == nil {
+			out, err = fn(r.Context(), in)
+		}
+		if err != nil {
+			remote.Fail(w, err)
+			return
+		}
+		remote.Reply(w, out)
+	}, roles...)
+}
+
+// Blocked says whether a node was removed from the cluster.
+func (d *Desk) Blocked(nodeID string) bool {
+	blocked := false
+	d.cfg.Store.View(func(v *store.View) {
+		if c := v.Cluster(); c != nil {
+			_, blocked = c.BlockedNodes[nodeID]
+		}
+	})
+	return blocked
+}
+
+// cluster reads the cluster as it is now, not as this manager last heard.
+func (d *Desk) cluster(ctx context.Context) (*store.Cluster, error) {
+	if err := d.cfg.Raft.Barrier(ctx); err != nil {
+		return nil, err
+	}
+	var c *store.Cluster
+	d.cfg.Store.View(func(v *store.View) { c = v.Cluster() })
+	if c == nil {
+		return nil, remote.Errorf(errdefs.ErrUnavailable, "this manager's swarm is not founded yet")
+	}
+	return c, nil
+}
+
+func (d *Desk) node(id string) *store.Node {
+	var n *store.Node
+	d.cfg.Store.View(func(v *store.View) { n = v.Node(id) })
+	return n
+}
+
+func (d *Desk) isMember(id string) bool {
+	for _, m := range d.cfg.Raft.Members() {
+		if m.ID == id {
+			return true
+		}
+	}
+	return false
+}
+
+func (d *Desk) join(ctx context.Context, in joinRequest) (any, error) {
+	c, err := d.cluster(ctx)
+	if err != nil {
+		return nil, err
+	}
+	role, err := roleOf(c, in.Token)
+	if err != nil {
+		d.cfg.Logger.Warn("a machine was refused to join", "hostname", in.Description.Hostname, "address", in.Addr, "error", err)
+		return nil, err
+	}
+	id, err := certs.NodeID(in.CSR)
+	if err != nil {
+		return nil, remote.Errorf(errdefs.ErrInvalidArgument, "%v", err)
+	}
+	ca, err := certs.ParseCA(c.RootCert, c.RootKey)
+	if err != nil {
+		return nil, err
+	}
+	n := newNode(id, role, in.Candidate, c.TLSInfo)
+	err = store.Transact(ctx, d.cfg.Store, d.cfg.Raft, func(tx *store.Tx) error {
+		if _, removed := tx.Cluster().BlockedNodes[id]; removed {
+			return remote.Errorf(errdefs.ErrPermissionDenied, "node %s was removed from the swarm", id)
+		}
+		switch old := tx.Node(id); {
+		case old == nil:
+			tx.Create(n)
+		case old.Spec.Role != role:
+			return remote.Errorf(errdefs.ErrConflict, "node %s is a %s already", id, old.Spec.Role)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	cert, err := ca.Sign(in.CSR, certs.Identity{NodeID: id, ClusterID: c.ID, Role: certRole(role)}, c.Spec.CAConfig.NodeCertExpiry)
+	if err != nil {
+		return nil, err
+	}
+	d.cfg.Logger.Info("a node joined", "node", id, "role", role, "hostname", in.Description.Hostname, "address", in.Addr)
+	return joinReply{
+		NodeID: id, ClusterID: c.ID, CertPEM: cert, RootPEM: c.RootCert,
+		Managers: d.managers(), DataPathPort: uint16(c.DataPathPort),
+	}, nil
+}
+
+// roleOf is the role that a token opens. Both are compared, so that the time
+// says nothing.
+func roleOf(c *store.Cluster, text string) (swarm.NodeRole, error) {
+	refused := remote.Errorf(errdefs.ErrPermissionDenied, "%v", errToken)
+	given, err := certs.ParseToken(text)
+	if err != nil {
+		return "", refused
+	}
+	worker, err := certs.ParseToken(c.JoinTokens.Worker)
+	if err != nil {
+		return "", err
+	}
+	manager, err := certs.ParseToken(c.JoinTokens.Manager)
+	if err != nil {
+		return "", err
+	}
+	isWorker, isManager := given.Equal(worker), given.Equal(manager)
+	switch {
+	case isManager:
+		return swarm.NodeRoleManager, nil
+	case isWorker:
+		return swarm.NodeRoleWorker, nil
+	}
+	return "", refused
+}
+
+func certRole(r swarm.NodeRole) certs.Role {
+	if r == swarm.NodeRoleManager {
+		return certs.RoleManager
+	}
+	return certs.RoleWorker
+}
+
+func (d *Desk) managers() []swarm.Peer {
+	var out []swarm.Peer
+	for _, m := range d.cfg.Raft.Members() {
+		out = append(out, swarm.Peer{NodeID: m.ID, Addr: m.Addr})
+	}
+	return out
+}
+
+func (d *Desk) raftJoin(ctx context.Context, in raftJoinRequest) (any, error) {
+	id := remote.Peer(ctx).NodeID
+	if _, err := d.cluster(ctx); err != nil {
+		return nil, err
+	}
+	n := d.node(id)
+	if n == nil || n.Spec.Role != swarm.NodeRoleManager {
+		return nil, remote.Errorf(errdefs.ErrPermissionDenied, "node %s is no manager of this swarm", id)
+	}
+	if err := d.cfg.Raft.AddVoter(ctx, id, in.Addr); err != nil {
+		return nil, err
+	}
+	return nil, d.update(ctx, id, func(n *store.Node) {
+		n.ManagerStatus = &swarm.ManagerStatus{Reachability: swarm.ReachabilityReachable, Addr: in.Addr}
+	})
+}
+
+// update changes a node that may be gone meanwhile.
+func (d *Desk) update(ctx context.Context, id string, change func(*store.Node)) error {
+	return store.Transact(ctx, d.cfg.Store, d.cfg.Raft, func(tx *store.Tx) error {
+		if n := tx.Node(id); n != nil {
+			next := *n
+			change(&next)
+			tx.Update(&next)
+		}
+		return nil
+	})
+}
+
+func (d *Desk) renew(ctx context.Context, in renewRequest) (any, error) {
+	id := remote.Peer(ctx)
+	c, err := d.cluster(ctx)
+	if err != nil {
+		return nil, err
+	}
+	n := d.node(id.NodeID)
+	if n == nil {
+		return nil, remote.Errorf(errdefs.ErrNotFound, "node %s is not part of the swarm", id.NodeID)
+	}
+	role := certRole(n.Spec.Role)
+	if role == certs.RoleWorker && id.Role == certs.RoleManager && d.isMember(id.NodeID) {
+		return nil, remote.Errorf(errdefs.ErrUnavailable, "node %s is being demoted; try again", id.NodeID)
+	}
+	ca, err := certs.ParseCA(c.RootCert, c.RootKey)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := ca.Sign(in.CSR, certs.Identity{NodeID: id.NodeID, ClusterID: c.ID, Role: role}, c.Spec.CAConfig.NodeCertExpiry)
+	if err != nil {
+		return nil, remote.Errorf(errdefs.ErrInvalidArgument, "%v", err)
+	}
+	return renewReply{CertPEM: cert, RootPEM: c.RootCert}, nil
+}
+
+// leave sees a node off. The store is changed before raft: afterwards this very
+// manager may be out of raft and see no commit any more.
+func (d *Desk) leave(ctx context.Context, in leaveRequest) (any, error) {
+	id := remote.Peer(ctx).NodeID
+	member := d.isMember(id)
+	if member && !in.Force {
+		enough, err := d.cfg.Raft.HasQuorumWithout(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if !enough {
+			return nil, remote.Errorf(errdefs.ErrFailedPrecondition,
+				"Removing this node would leave the swarm without a Raft quorum, and so inaccessible. Use `--force` to ignore this message.")
+		}
+	}
+	err := d.update(ctx, id, func(n *store.Node) {
+		n.Spec.Role, n.ManagerStatus = swarm.NodeRoleWorker, nil
+		n.Status.State, n.Status.Message = swarm.NodeStateDown, "the node left the swarm"
+	})
+	if err != nil {
+		return nil, err
+	}
+	if !member || len(d.cfg.Raft.Members()) == 1 {
+		return nil, nil // the last manager takes the state with it
+	}
+	d.cfg.Logger.Info("a manager leaves", "node", id)
+	return nil, d.cfg.Raft.Remove(ctx, id)
+}

@@ -1,0 +1,21 @@
+// Package admission decides who is part of the cluster: it founds one, lets
+// machines join by token, renews certificates, makes managers voters of raft,
+// and sees nodes off.
+//
+// Every manager answers these calls (Desk). What they need to know, tokens and
+// roles, they read behind a barrier, so that a token rotated a moment ago opens
+// no door on a manager that lags. A joining machine's way:
+//
+//	machine                                manager
+//	  TLS without certificate; compares the root's digest with its token
+//	  /v1/join  token, CSR  ------------>  compares the secret, stores the Node,
+//	            ID, certificate, root <--  signs
+//	  (managers only) opens its port and its raft, then with its certificate:
+//	  /v1/raft/join  address ----------->  the leader dials back, adds the voter
+//
+// The node's ID comes from its first key: a join that is repeated because the
+// answer was lost makes no second node.
+//
+// One goroutine of the leader's term, Roles.Run, takes managers that were
+// demoted or removed out of raft; it owns nothing and ends with its context.
+package admission
