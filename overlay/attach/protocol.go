@@ -1,0 +1,132 @@
+package attach
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+
+	"github.com/meshd/meshd/overlay"
+)
+
+// The options by which a network of the engine's says which of the cluster's it
+// is, and an endpoint whose it is.
+const (
+	OptionNetwork = "mesh.network"
+	OptionVNI     = "mesh.vni"
+	OptionMesh    = "mesh.mesh"
+	OptionTask    = "mesh.task"
+)
+
+// genericOptions is where the engine puts the options of "network create -o".
+const genericOptions = "com.docker.network.generic"
+
+// contentType of all answers.
+const contentType = "application/vnd.docker.plugins.v1.1+json"
+
+// The bodies of the calls, as far as we read and write them.
+type (
+	createNetworkRequest struct {
+		NetworkID string
+		Options   map[string]json.RawMessage
+		IPv4Data  []ipData
+		IPv6Data  []ipData
+	}
+	ipData struct {
+		Pool    string
+		Gateway string
+	}
+	endpointRequest struct {
+		NetworkID  string
+		EndpointID string
+		Interface  *endpointInterface
+		Options    map[string]json.RawMessage
+	}
+	endpointInterface struct {
+		Address     string `json:",omitempty"`
+		AddressIPv6 string `json:",omitempty"`
+		MacAddress  string `json:",omitempty"`
+	}
+	createEndpointResponse struct {
+		// Interface holds only what the engine did not say itself.
+		Interface endpointInterface
+	}
+	joinResponse struct {
+		InterfaceName         interfaceName
+		Gateway               string `json:",omitempty"`
+		GatewayIPv6           string `json:",omitempty"`
+		DisableGatewayService bool
+	}
+	interfaceName struct {
+		SrcName   string
+		DstPrefix string
+	}
+)
+
+// network is what a network of the engine's is in the cluster.
+type network struct {
+	NetworkID string
+	VNI       uint32
+	Mesh      bool
+	Gateways  []netip.Addr
+}
+
+var (
+	errUnknownNetwork  = errors.New("the network is not known to meshd: make it through meshd")
+	errUnknownEndpoint = errors.New("the endpoint is not known to meshd")
+)
+
+func (r createNetworkRequest) network() (network, error) {
+	options := map[string]string{}
+	if raw, ok := r.Options[genericOptions]; ok && string(raw) != "null" {
+		if err := json.Unmarshal(raw, &options); err != nil {
+			return network{}, fmt.Errorf("options of the network: %w", err)
+		}
+	}
+	vni, err := strconv.ParseUint(options[OptionVNI], 10, 24)
+	if err != nil || vni == 0 {
+		return network{}, fmt.Errorf("option %s is %q; meshd makes the engine's networks itself, make yours with docker network create --driver overlay",
+			OptionVNI, options[OptionVNI])
+	}
+	n := network{NetworkID: options[OptionNetwork], VNI: uint32(vni), Mesh: options[OptionMesh] == "true"}
+	for _, d := range append(r.IPv4Data, r.IPv6Data...) {
+		if d.Gateway == "" {
+			continue
+		}
+		gateway, err := netip.ParsePrefix(d.Gateway)
+		if err != nil {
+			return network{}, fmt.Errorf("gateway: %w", err)
+		}
+		n.Gateways = append(n.Gateways, gateway.Addr())
+	}
+	return n, nil
+}
+
+// attachment is what CreateEndpoint asks for.
+func (r endpointRequest) attachment(n network) (overlay.Attachment, error) {
+	a := overlay.Attachment{ID: r.EndpointID, NetworkID: n.NetworkID, VNI: n.VNI, Mesh: n.Mesh}
+	if r.Interface == nil || r.Interface.Address == "" {
+		return a, errors.New("the endpoint has no IPv4 address")
+	}
+	for _, s := range []string{r.Interface.Address, r.Interface.AddressIPv6} {
+		if s == "" {
+			continue
+		}
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return a, fmt.Errorf("address of the endpoint: %w", err)
+		}
+		a.Addrs = append(a.Addrs, p)
+	}
+	a.MAC = r.Interface.MacAddress
+	if a.MAC == "" {
+		a.MAC = overlay.MACFor(a.Addrs[0].Addr())
+	}
+	if raw, ok := r.Options[OptionTask]; ok {
+		if err := json.Unmarshal(raw, &a.TaskID); err != nil {
+			return a, fmt.Errorf("option %s: %w", OptionTask, err)
+		}
+	}
+	return a, nil
+}
