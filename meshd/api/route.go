@@ -32,7 +32,10 @@ func parseVersion(s string) (apiVersion, bool) {
 	}
 	a, errA := strconv.ParseUint(major, 10, 16)
 	b, errB := strconv.ParseUint(minor, 10, 16)
-	return apiVersion{int(a), int(b)}, errA == nil && errB == nil
+	if errA != nil || errB != nil {
+		return apiVersion{}, false
+	}
+	return apiVersion{int(a), int(b)}, true
 }
 
 // splitVersion cuts the prefix "/v1.41" off an escaped path.

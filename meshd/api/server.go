@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/store"
@@ -185,10 +186,11 @@ func (s *Server) onManager(h func(w http.ResponseWriter, r *http.Request, c Cont
 func barrier(ctx context.Context, c Control) error {
 	ctx, cancel := context.WithTimeout(ctx, barrierTime)
 	defer cancel()
-	if err := c.Barrier(ctx); err != nil {
-		return noLeader(err)
+	err := c.Barrier(ctx)
+	if err == nil || errdefs.IsUnavailable(err) { // which says it itself
+		return err
 	}
-	return nil
+	return noLeader(err)
 }
 
 // control returns the control plane, or the refusal that says why there is none.

@@ -154,9 +154,10 @@ func validateMode(s *swarm.ServiceSpec) error {
 		return invalid("must specify only one service mode")
 	case job && (s.UpdateConfig != nil || s.RollbackConfig != nil):
 		return invalid("update and rollback configs are not allowed on jobs")
-	case job && s.TaskTemplate.RestartPolicy != nil && s.TaskTemplate.RestartPolicy.Condition == swarm.RestartPolicyConditionAny:
-		return invalid("jobs may not have a restart policy of any")
-	case s.TaskTemplate.Placement != nil && s.TaskTemplate.Placement.MaxReplicas > 0 && (m.Global != nil || m.GlobalJob != nil):
+	case job:
+		// Nothing would run: better said than left waiting.
+		return refuse(http.StatusNotImplemented, "jobs are not available in this version of meshd")
+	case s.TaskTemplate.Placement != nil && s.TaskTemplate.Placement.MaxReplicas > 0 && m.Global != nil:
 		return invalid("replicas-max-per-node can only be used with replicated mode")
 	}
 	return nil

@@ -1,0 +1,149 @@
+package api
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/moby/moby/api/types/swarm"
+)
+
+// TestValidateService changes one field at a time of a good service. Each case
+// is a JSON text merged over it.
+func TestValidateService(t *testing.T) {
+	const ok = ""
+	container := func(fields string) string { return `{"TaskTemplate":{"ContainerSpec":{` + fields + `}}}` }
+	template := func(fields string) string { return `{"TaskTemplate":{` + fields + `}}` }
+	ports := func(list string) string { return `{"EndpointSpec":{"Ports":[` + list + `]}}` }
+	for _, c := range []struct{ change, want string }{
+		{`{}`, ok},
+		{`{"Name":""}`, "name must be provided"},
+		{`{"Name":"a.b"}`, "valid as a DNS name component"},
+		{`{"Name":"-a"}`, "valid as a DNS name component"},
+		{`{"Name":"a-b_c"}`, ok},
+		{`{"Name":"` + strings.Repeat("a", 63) + `"}`, ok},
+		{`{"Name":"` + strings.Repeat("a", 64) + `"}`, "63 characters or fewer"},
+
+		{template(`"Runtime":"attachment"`), "unsupported runtime"},
+		{template(`"Runtime":"odd"`), "unsupported runtime"},
+		{template(`"Runtime":"plugin"`), "plugin services"},
+		{template(`"ContainerSpec":null`), "mismatched Runtime and *Spec fields"},
+		{container(`"Image":""`), "image reference must be provided"},
+		{container(`"Image":"Nginx"`), "is not a valid repository/tag"},
+		{container(`"Image":"host:5000/a/b:tag"`), ok},
+		{container(`"StopGracePeriod":-1`), "cannot be negative"},
+		{container(`"Mounts":[{"Target":"/a"},{"Type":"volume","Target":"/a"}]`), "invalid MountType"},
+		{container(`"Mounts":[{"Type":"volume","Target":"/a"},{"Type":"volume","Target":"/a/"}]`), "duplicate mount point"},
+		{container(`"Mounts":[{"Type":"volume","Target":"a"}]`), "absolute path"},
+		{container(`"Mounts":[{"Type":"bind","Source":"x","Target":"/a"}]`), "invalid bind mount source"},
+		{container(`"Mounts":[{"Type":"tmpfs","Target":"/a"},{"Type":"bind","Source":"/x","Target":"/b"}]`), ok},
+		{container(`"Healthcheck":{"Interval":1000}`), "Interval in Healthcheck"},
+		{container(`"Healthcheck":{"Interval":1000000,"Retries":-1}`), "Retries"},
+		{container(`"Secrets":[{"SecretID":"i","File":{"Name":"f"}}]`), "malformed secret reference"},
+		{container(`"Secrets":[{"SecretID":"i","SecretName":"n"}]`), "no target provided"},
+		{container(`"Secrets":[{"SecretID":"i","SecretName":"n","File":{"Name":"f"}},{"SecretID":"j","SecretName":"m","File":{"Name":"f"}}]`), "conflicting target: 'f'"},
+		{container(`"Configs":[{"ConfigID":"i","ConfigName":"n","File":{"Name":"f"},"Runtime":{}}]`), "both File and Runtime"},
+		{container(`"Configs":[{"ConfigID":"i","ConfigName":"n","Runtime":{}}]`), ok},
+		{container(`"Configs":[{"ConfigID":"i","ConfigName":"n"}]`), "no target provided"},
+
+		{template(`"Resources":{"Limits":{"NanoCPUs":999999}}`), "invalid cpu value"},
+		{template(`"Resources":{"Limits":{"NanoCPUs":1000000,"MemoryBytes":4194304}}`), ok},
+		{template(`"Resources":{"Reservations":{"MemoryBytes":4194303}}`), "invalid memory value"},
+		{template(`"Resources":{"Limits":{"Pids":-1}}`), "pids"},
+		{template(`"RestartPolicy":{"Condition":"sometimes"}`), "RestartCondition"},
+		{template(`"RestartPolicy":{"Delay":-1}`), "restart-delay"},
+		{template(`"RestartPolicy":{"Window":-1}`), "restart-window"},
+		{template(`"Placement":{"Constraints":["node.role=manager"]}`), "invalid placement constraint"},
+		{template(`"Placement":{"Constraints":["unknown==x"]}`), ok},
+		{template(`"Placement":{"Preferences":[{}]}`), "placement preference"},
+
+		{`{"Mode":{"Replicated":{},"Global":{}}}`, "only one service mode"},
+		{`{"Mode":{"Global":{}}}`, ok},
+		{`{"Mode":{"ReplicatedJob":{}},"UpdateConfig":{}}`, "not allowed on jobs"},
+		{`{"Mode":{"ReplicatedJob":{}}}`, "jobs are not available"},
+		{`{"Mode":{"Global":{}},"TaskTemplate":{"Placement":{"MaxReplicas":1}}}`, "replicas-max-per-node"},
+		{`{"UpdateConfig":{"FailureAction":"shrug"}}`, "failure action"},
+		{`{"UpdateConfig":{"Order":"random"}}`, "update order"},
+		{`{"UpdateConfig":{"Delay":-1}}`, "update-delay"},
+		{`{"UpdateConfig":{"MaxFailureRatio":2}}`, "maxfailureratio"},
+		{`{"RollbackConfig":{"FailureAction":"rollback"}}`, "RollbackConfig"},
+
+		{`{"EndpointSpec":{"Mode":"magic"}}`, "resolution mode"},
+		{ports(`{"TargetPort":0}`), "invalid target port 0"},
+		{ports(`{"TargetPort":80,"PublishedPort":70000}`), "invalid published port 70000"},
+		{ports(`{"TargetPort":80,"Protocol":"icmp"}`), "invalid protocol"},
+		{ports(`{"TargetPort":80,"PublishMode":"everywhere"}`), "invalid publish mode"},
+		{ports(`{"TargetPort":80,"PublishedPort":80},{"TargetPort":81,"PublishedPort":80,"Protocol":"tcp"}`), "duplicate published ports"},
+		{ports(`{"TargetPort":80,"PublishedPort":80},{"TargetPort":80,"PublishedPort":80,"Protocol":"udp"}`), ok},
+		{ports(`{"TargetPort":80},{"TargetPort":80}`), ok},
+		{`{"EndpointSpec":{"Mode":"dnsrr","Ports":[{"TargetPort":80}]}}`, "dnsrr"},
+		{`{"EndpointSpec":{"Mode":"dnsrr","Ports":[{"TargetPort":80,"PublishMode":"host"}]}}`, ok},
+	} {
+		var spec swarm.ServiceSpec
+		for _, text := range []string{`{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"nginx"}}}`, c.change} {
+			if err := json.Unmarshal([]byte(text), &spec); err != nil {
+				t.Fatalf("%s: %v", text, err)
+			}
+		}
+		err := validateService(&spec)
+		switch {
+		case c.want == ok && err != nil:
+			t.Errorf("%s: %v", c.change, err)
+		case c.want != ok && (err == nil || !strings.Contains(err.Error(), c.want)):
+			t.Errorf("%s: got %v, want %q", c.change, err, c.want)
+		case err != nil && (faultOf(err).status < 400 || faultOf(err).status == 500):
+			t.Errorf("%s: status %d", c.change, faultOf(err).status)
+		}
+	}
+}
+
+func TestNormalizeIsStable(t *testing.T) {
+	var spec swarm.ServiceSpec
+	if err := json.Unmarshal([]byte(webSpec), &spec); err != nil {
+		t.Fatal(err)
+	}
+	normalize(&spec)
+	once, _ := json.Marshal(spec)
+	normalize(&spec)
+	if twice, _ := json.Marshal(spec); string(once) != string(twice) {
+		t.Errorf("%s became %s", once, twice)
+	}
+	full, _ := json.Marshal(insertDefaults(spec))
+	if again, _ := json.Marshal(spec); string(again) != string(once) {
+		t.Errorf("insertDefaults changed its argument to %s", again)
+	}
+	if !strings.Contains(string(full), `"Monitor":5000000000`) {
+		t.Errorf("defaults: %s", full)
+	}
+}
+
+func TestVersions(t *testing.T) {
+	for path, want := range map[string]string{
+		"/v1.41/a/b": "1.41 /a/b true", "/v1.41": "1.41 / true", "/volumes": "0.0 /volumes false", "/v1/x": "0.0 /v1/x false",
+		"/version": "0.0 /version false", "/v1.-1/x": "0.0 /v1.-1/x false", "/": "0.0 / false",
+	} {
+		v, rest, ok := splitVersion(path)
+		text := "false"
+		if ok {
+			text = "true"
+		}
+		if got := v.String() + " " + rest + " " + text; got != want {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+	}
+	if !(apiVersion{1, 9}).less(apiVersion{1, 10}) || (apiVersion{1, 41}).less(apiVersion{1, 41}) {
+		t.Error("versions compare as text")
+	}
+}
+
+func FuzzFilters(f *testing.F) {
+	f.Add(`{"k":{"v":true}}`)
+	f.Add(`{"k":["v"]}`)
+	f.Fuzz(func(t *testing.T, raw string) {
+		if got, err := decodeFilters(raw); err == nil {
+			if again, err := decodeFilters(got.encode()); err != nil || len(again) != len(got) {
+				t.Errorf("%q came back as %v, %v", raw, again, err)
+			}
+		}
+	})
+}
