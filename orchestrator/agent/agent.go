@@ -23,10 +23,11 @@ type Config struct {
 	Managers []swarm.Peer
 	// SaveManagers, if set, is called with every new list.
 	SaveManagers func([]swarm.Peer)
-	Client       Client
-	Runner       Runner
-	Engine       Engine
-	Dataplane    Dataplane
+	// Client reaches the managers; Remote makes one.
+	Client    Client
+	Runner    Runner
+	Engine    Engine
+	Dataplane Dataplane
 	// StateDir holds the file of assignments; empty: nothing is saved.
 	StateDir string
 	Logger   *slog.Logger
@@ -98,6 +99,9 @@ func New(cfg Config) *Agent {
 // ends. It leaves the containers as they are.
 func (a *Agent) Run(ctx context.Context) error {
 	containers, err := a.adopt(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -110,10 +114,11 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.orphans[c.TaskID] = c
 	}
 	a.cfg.Dataplane.Update(a.picture.view())
-	for _, t := range saved {
-		a.assign(ctx, t)
-	}
 	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.cfg.Engine.Run(gctx) })
+	for _, t := range saved {
+		a.assign(gctx, t)
+	}
 	g.Go(func() error { return a.runSessions(gctx) })
 	g.Go(func() error { return a.runSaver(gctx) })
 	g.Go(func() error { return a.runPruner(gctx) })

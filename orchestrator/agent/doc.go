@@ -16,6 +16,7 @@
 // | goroutine | owns                                | ends                                  |
 // |-----------|-------------------------------------|---------------------------------------|
 // | Run       | the worker set, orphans             | with its context, after all others    |
+// | engine    | Engine.Run: the engine's events     | with Run                              |
 // | session   | stream to a manager, choice of it   | with Run                              |
 // | flusher   | delivery of the status queue        | with its session                      |
 // | acker     | acknowledgements, heartbeat         | with its session                      |

@@ -40,6 +40,9 @@ type Runner interface {
 
 // Engine is what the agent needs of the node's engine apart from containers.
 type Engine interface {
+	// Run follows what happens on the engine until ctx ends; Runner's Start and
+	// Wait depend on it. It outlasts the engine's absence.
+	Run(ctx context.Context) error
 	// Describe returns what managers should know of the machine.
 	Describe(ctx context.Context) (swarm.NodeDescription, error)
 	// PruneNetworks removes the engine's networks that stand for cluster networks

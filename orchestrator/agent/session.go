@@ -35,6 +35,9 @@ type Stream interface {
 // firstMessage bounds the silence before a manager has told its heartbeat.
 const firstMessage = 5 * time.Second
 
+// logEvery thins the log of failed tries, about one a minute.
+const logEvery = 30
+
 // ackFailures in a row make the agent look for another manager.
 const ackFailures = 3
 
@@ -108,7 +111,9 @@ func (a *Agent) runSessions(ctx context.Context) error {
 			tries = 0
 		}
 		tries++
-		a.log.Warn("no session with a manager", "manager", addr, "try", tries, "error", err)
+		if tries == 1 || tries%logEvery == 0 {
+			a.log.Warn("no session with a manager", "manager", addr, "try", tries, "error", err)
+		}
 		failed = addr
 		select {
 		case <-ctx.Done():

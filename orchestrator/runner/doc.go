@@ -14,7 +14,8 @@
 //
 // | goroutine | owns                          | ends             |
 // |-----------|-------------------------------|------------------|
-// | Run       | the event stream              | with its context |
+// | Run       | the event stream; the agent   | with its context |
+// |           | starts it                     |                  |
 //
 // Locks: hub.mu guards the set of watches, watch.mu one watch (taken under
 // hub.mu), Runner.mu the engine networks known to exist.

@@ -163,7 +163,7 @@ func (r *Runner) follow(ctx context.Context) error {
 		since := time.Now().Add(-time.Second)
 		stream := r.api.Events(ctx, client.EventsListOptions{
 			Since: strconv.FormatInt(since.Unix(), 10),
-			Filters: r.ours().Add("type", string(events.ContainerEventType)).
+			Filters: ours().Add("type", string(events.ContainerEventType)).
 				Add("event", string(events.ActionDie), string(events.ActionDestroy), string(events.ActionHealthStatus)),
 		})
 		err := r.drainEvents(stream, func() { delay = first })

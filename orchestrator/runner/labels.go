@@ -16,6 +16,9 @@ const (
 	labelServiceName = "com.docker.swarm.service.name"
 )
 
+// labelOurs, with the task's ID, marks the containers that this program made.
+const labelOurs = "mesh.task"
+
 // labelNetwork on an engine network, and the option of the same name, hold the
 // ID of the cluster network it stands for.
 const labelNetwork = "mesh.network"
@@ -33,6 +36,7 @@ func labels(t agent.Task) map[string]string {
 	maps.Copy(out, t.Task.Spec.ContainerSpec.Labels)
 	maps.Copy(out, t.Task.Labels)
 	maps.Copy(out, map[string]string{
+		labelOurs:        t.Task.ID,
 		labelTask:        "",
 		labelTaskID:      t.Task.ID,
 		labelTaskName:    agent.Name(t.Task, t.ServiceName),

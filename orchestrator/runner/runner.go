@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/meshd/meshd/orchestrator/agent"
@@ -18,13 +21,13 @@ import (
 
 // Config is what a runner needs. Fields without a default must be set.
 type Config struct {
-	// Engine is where the engine listens, e.g. unix:///var/run/docker.sock.
-	Engine string
-	NodeID string
+	// Socket is where the engine listens: unix:///var/run/docker.sock, or a path.
+	Socket string
 	// ResolvConf is the file that tasks get as /etc/resolv.conf. It must be where
 	// the engine sees it. Tasks with DNS options of their own get a variant.
 	ResolvConf string
 	// TaskDir holds the files made for single tasks; the engine must see it, too.
+	// Default: "tasks" beside ResolvConf.
 	TaskDir string
 	// Driver of the engine networks; default "meshd".
 	Driver string
@@ -67,9 +70,15 @@ func New(cfg Config) (*Runner, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	api, err := client.New(client.WithHost(cfg.Engine), client.WithAPIVersionNegotiation())
+	if cfg.TaskDir == "" {
+		cfg.TaskDir = filepath.Join(filepath.Dir(cfg.ResolvConf), "tasks")
+	}
+	if !strings.Contains(cfg.Socket, "://") {
+		cfg.Socket = "unix://" + cfg.Socket
+	}
+	api, err := client.New(client.WithHost(cfg.Socket), client.WithAPIVersionNegotiation())
 	if err != nil {
-		return nil, fmt.Errorf("runner: engine %s: %w", cfg.Engine, err)
+		return nil, fmt.Errorf("runner: engine %s: %w", cfg.Socket, err)
 	}
 	return &Runner{
 		cfg: cfg, log: cfg.Logger, api: api, hub: newHub(),
@@ -77,11 +86,14 @@ func New(cfg Config) (*Runner, error) {
 	}, nil
 }
 
-// Run follows the engine's events until the context ends. Start and Wait need it.
+// Run implements agent.Engine: it follows the engine's events. It may be called
+// again after it returned.
 func (r *Runner) Run(ctx context.Context) error {
-	defer func() { _ = r.api.Close() }()
 	return r.follow(ctx)
 }
+
+// Close drops idle connections to the engine.
+func (r *Runner) Close() error { return r.api.Close() }
 
 // Start implements agent.Runner.
 func (r *Runner) Start(ctx context.Context, id string) (int, error) {
@@ -220,7 +232,7 @@ func (r *Runner) Remove(ctx context.Context, id string) error {
 
 // List implements agent.Runner.
 func (r *Runner) List(ctx context.Context) ([]agent.Container, error) {
-	list, err := r.api.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: r.ours()})
+	list, err := r.api.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: ours()})
 	if err != nil {
 		return nil, plain(err)
 	}
@@ -237,10 +249,25 @@ func (r *Runner) Logs(ctx context.Context, id string, o client.ContainerLogsOpti
 	return logs, plain(err)
 }
 
-// ours selects the containers of this node's tasks; an engine that is in a
-// swarm of its own has others with labels alike.
-func (r *Runner) ours() client.Filters {
-	return client.Filters{}.Add("label", labelTaskID, labelNodeID+"="+r.cfg.NodeID)
+// RemoveAll removes the containers of all tasks, running or not, and the
+// networks made for them: the node leaves its cluster.
+func (r *Runner) RemoveAll(ctx context.Context) error {
+	list, err := r.List(ctx)
+	if err != nil {
+		return err
+	}
+	var g errgroup.Group
+	g.SetLimit(r.cfg.Parallel)
+	for _, c := range list {
+		g.Go(func() error { return r.Remove(ctx, c.ID) })
+	}
+	return errors.Join(g.Wait(), r.PruneNetworks(ctx, nil))
+}
+
+// ours selects the containers of tasks that this program made; an engine that
+// is in a swarm of its own has others with the same labels of Swarm.
+func ours() client.Filters {
+	return client.Filters{}.Add("label", labelOurs)
 }
 
 func (r *Runner) inspect(ctx context.Context, id string) (*container.State, error) {

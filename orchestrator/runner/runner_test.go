@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,7 +51,7 @@ type fixture struct {
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	e := newEngine(t)
-	r, err := New(Config{Engine: e.host(), NodeID: testNode, TaskDir: filepath.Join(e.dir, "tasks"),
+	r, err := New(Config{Socket: e.host(), Driver: stubName(), TaskDir: filepath.Join(e.dir, "tasks"),
 		Logger: slog.New(slog.NewTextHandler(testWriter{t}, nil))})
 	if err != nil {
 		t.Fatal(err)
@@ -235,9 +236,11 @@ func (f *fixture) testTakeOver(t *testing.T) {
 }
 
 func (f *fixture) testList(t *testing.T) {
-	other := testTask("other1")
-	other.Task.NodeID = "elsewhere"
-	f.prepare(t, other)
+	// A container of the engine's own swarm mode has Swarm's labels, too.
+	if _, err := f.engine.api.ContainerCreate(f.ctx, client.ContainerCreateOptions{Config: &container.Config{
+		Image: testImage, Labels: map[string]string{labelTaskID: "other1"}}}); err != nil {
+		t.Fatal(err)
+	}
 	id := f.run(t, testTask("list1"))
 	list, err := f.List(f.ctx)
 	if err != nil {
@@ -246,7 +249,7 @@ func (f *fixture) testList(t *testing.T) {
 	found := false
 	for _, c := range list {
 		if c.TaskID == "other1" {
-			t.Error("container of another node listed")
+			t.Error("container of somebody else listed")
 		}
 		found = found || c == (agent.Container{ID: id, TaskID: "list1", State: agent.ContainerRunning})
 	}
@@ -346,12 +349,11 @@ func (f *fixture) testNetworks(t *testing.T) {
 	if err := f.ensureNetwork(f.ctx, n); err == nil || !strings.Contains(err.Error(), "of its own") {
 		t.Fatalf("a network of the engine's own: %v", err)
 	}
-	n.Name = "ov"
+	d := newStubDriver(t)
+	f.testAttach(t, d)
+	n.Name, n.Subnets = "ov", []protocol.Subnet{{Prefix: netip.MustParsePrefix("10.1.0.0/24"), Gateway: netip.MustParseAddr("10.2.0.1")}}
 	if err := f.ensureNetwork(f.ctx, n); err == nil || !strings.Contains(err.Error(), "network ov cannot be made on the engine") {
-		t.Fatalf("a driver that is not there: %v", err)
-	}
-	if err := f.PruneNetworks(f.ctx, nil); err != nil {
-		t.Fatal(err)
+		t.Fatalf("a gateway outside of the subnet: %v", err)
 	}
 }
 
@@ -402,5 +404,11 @@ func (f *fixture) testEngineRestart(t *testing.T) {
 	}
 	if got := <-livesDone; got.err != nil || got.exit.Code != 0 {
 		t.Fatalf("after the restart: %+v", got)
+	}
+	if err := f.RemoveAll(f.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := f.List(f.ctx); err != nil || len(list) != 0 {
+		t.Fatalf("after RemoveAll: %+v %v", list, err)
 	}
 }

@@ -207,6 +207,12 @@ func (e *Engine) List(context.Context) ([]agent.Container, error) {
 	return out, nil
 }
 
+// Run implements agent.Engine.
+func (e *Engine) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
 // Describe implements agent.Engine.
 func (e *Engine) Describe(context.Context) (swarm.NodeDescription, error) {
 	e.mu.Lock()
