@@ -1,0 +1,169 @@
+package scheduler
+
+import (
+	"slices"
+	"time"
+
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/orchestrator/store"
+)
+
+const (
+	// maxFailures within failureWindow make a node the last choice for a service,
+	// as in Swarm.
+	maxFailures   = 5
+	failureWindow = 5 * time.Minute
+)
+
+// version is a version of a service's template.
+type version struct {
+	service string
+	number  uint64
+}
+
+type hostPort struct {
+	protocol network.IPProtocol
+	number   uint32
+}
+
+// use is what a task takes of its node.
+type use struct {
+	version version
+	// active: it runs or shall run. What is being stopped holds its resources, but
+	// does not count when tasks are spread.
+	active   bool
+	cpus     int64
+	memory   int64
+	generics []swarm.GenericResource
+	ports    []hostPort
+}
+
+// node is a node with what its tasks take of it.
+type node struct {
+	*store.Node
+	tasks     map[string]use
+	active    int
+	byService map[string]int
+	cpus      int64
+	memory    int64
+	ports     map[hostPort]int
+	failures  map[version][]time.Time
+}
+
+func newNode(n *store.Node) *node {
+	return &node{
+		Node: n, tasks: map[string]use{}, byService: map[string]int{},
+		ports: map[hostPort]int{}, failures: map[version][]time.Time{},
+	}
+}
+
+// put enters a task, or replaces what was known of it.
+func (n *node) put(id string, u use) {
+	n.drop(id)
+	n.tasks[id] = u
+	n.count(u, 1)
+}
+
+// drop forgets a task and says whether it was there.
+func (n *node) drop(id string) bool {
+	u, ok := n.tasks[id]
+	if ok {
+		delete(n.tasks, id)
+		n.count(u, -1)
+	}
+	return ok
+}
+
+func (n *node) count(u use, sign int) {
+	if u.active {
+		n.active += sign
+		if n.byService[u.version.service] += sign; n.byService[u.version.service] == 0 {
+			delete(n.byService, u.version.service)
+		}
+	}
+	n.cpus += int64(sign) * u.cpus
+	n.memory += int64(sign) * u.memory
+	for _, p := range u.ports {
+		if n.ports[p] += sign; n.ports[p] == 0 {
+			delete(n.ports, p)
+		}
+	}
+}
+
+// fail notes that a task failed here.
+func (n *node) fail(v version, at time.Time) {
+	recent := slices.DeleteFunc(n.failures[v], func(t time.Time) bool { return at.Sub(t) > failureWindow })
+	n.failures[v] = append(recent, at)
+}
+
+// penalty is the number of recent failures, zero while they are few.
+func (n *node) penalty(v version, now time.Time) int {
+	count := 0
+	for _, at := range n.failures[v] {
+		if now.Sub(at) <= failureWindow {
+			count++
+		}
+	}
+	if count < maxFailures {
+		return 0
+	}
+	return count
+}
+
+// generics chooses generic resources for a reservation; ok is false if the node
+// has not enough of them left. Of named ones it takes as many as are asked for.
+func (n *node) generics(want []swarm.GenericResource) (got []swarm.GenericResource, ok bool) {
+	for _, w := range want {
+		kind, count, name := generic(w)
+		free, named := n.freeGenerics(kind)
+		switch {
+		case name != "":
+			if !slices.Contains(named, name) {
+				return nil, false
+			}
+			got = append(got, w)
+		case int64(len(named)) >= count && len(named) > 0:
+			for _, value := range named[:count] {
+				got = append(got, swarm.GenericResource{NamedResourceSpec: &swarm.NamedGenericResource{Kind: kind, Value: value}})
+			}
+		case free >= count:
+			got = append(got, w)
+		default:
+			return nil, false
+		}
+	}
+	return got, true
+}
+
+// freeGenerics is what the node has left of a kind: a count, or names.
+func (n *node) freeGenerics(kind string) (count int64, names []string) {
+	for _, r := range n.Description.Resources.GenericResources {
+		if k, c, name := generic(r); k == kind && name != "" {
+			names = append(names, name)
+		} else if k == kind {
+			count += c
+		}
+	}
+	for _, u := range n.tasks {
+		for _, r := range u.generics {
+			if k, c, name := generic(r); k == kind && name != "" {
+				names = slices.DeleteFunc(names, func(s string) bool { return s == name })
+			} else if k == kind {
+				count -= c
+			}
+		}
+	}
+	return count, names
+}
+
+func generic(r swarm.GenericResource) (kind string, count int64, name string) {
+	switch {
+	case r.NamedResourceSpec != nil:
+		return r.NamedResourceSpec.Kind, 1, r.NamedResourceSpec.Value
+	case r.DiscreteResourceSpec != nil:
+		return r.DiscreteResourceSpec.Kind, r.DiscreteResourceSpec.Value, ""
+	}
+	return "", 0, ""
+}
