@@ -1,0 +1,190 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/meshd/meshd/overlay/datapath"
+)
+
+// fakeKernel holds objects in memory and can refuse some.
+type fakeKernel struct {
+	mu     sync.Mutex
+	held   objects
+	ports  []port
+	refuse func(op) error
+	puts   int
+}
+
+func newFake() *fakeKernel { return &fakeKernel{held: objects{}} }
+
+func (k *fakeKernel) facts(netip.Addr) (facts, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	f := facts{loopback: 1, underlay: []int{2}, mtu: 1500, ports: slices.Clone(k.ports)}
+	if _, ok := k.held[vxlanObject{}]; ok {
+		f.tunnel = 3
+	}
+	return f, nil
+}
+
+func (k *fakeKernel) read(facts) (objects, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	out := objects{}
+	for o, v := range k.held {
+		out[o] = v
+	}
+	return out, nil
+}
+
+func (k *fakeKernel) do(o op) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.refuse != nil {
+		if err := k.refuse(o); err != nil {
+			return err
+		}
+	}
+	if o.remove {
+		delete(k.held, o.object)
+		return nil
+	}
+	k.held[o.object] = o.value
+	k.puts++
+	return nil
+}
+
+func (k *fakeKernel) addPort(a Attachment, _ int) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.ports = append(k.ports, port{a, 10 + len(k.ports)})
+	return nil
+}
+
+func (k *fakeKernel) removePort(id string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.ports = slices.DeleteFunc(k.ports, func(p port) bool { return p.ID == id })
+	return nil
+}
+
+func (k *fakeKernel) drops() (map[string]uint64, error) { return nil, nil }
+func (k *fakeKernel) close() error                      { return nil }
+
+func (k *fakeKernel) holds(o object) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_, ok := k.held[o]
+	return ok
+}
+
+func overlayOn(k kernel) *Overlay {
+	return &Overlay{
+		cfg:    Config{VXLANPort: 4789, Resync: 20 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)},
+		kernel: k, disturbed: make(chan struct{}, 1),
+	}
+}
+
+func onePeer(addr string) State {
+	return State{Peers: []Peer{{Addr: netip.MustParseAddr(addr)}}, Networks: []Network{meshNetwork()}}
+}
+
+func peerAt(addr string) object { return peerObject{datapath.AddrOf(netip.MustParseAddr(addr))} }
+
+func TestSettingTheSameAgainDoesNothing(t *testing.T) {
+	k := newFake()
+	o := overlayOn(k)
+	for range 3 {
+		if err := o.Set(onePeer("192.0.2.1")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := k.puts
+	if err := o.Set(onePeer("192.0.2.1")); err != nil || k.puts != before {
+		t.Errorf("%d objects put again, %v", k.puts-before, err)
+	}
+	if err := o.Set(onePeer("192.0.2.2")); err != nil {
+		t.Fatal(err)
+	}
+	if k.holds(peerAt("192.0.2.1")) || !k.holds(peerAt("192.0.2.2")) {
+		t.Errorf("held: %v", k.held)
+	}
+}
+
+func TestOneFailureDoesNotHoldUpTheRestAndIsRetried(t *testing.T) {
+	k := newFake()
+	sick := errors.New("no nftables here")
+	k.refuse = func(o op) error {
+		if _, ok := o.object.(masqueradeObject); ok {
+			return sick
+		}
+		return nil
+	}
+	o := overlayOn(k)
+	if err := o.Set(onePeer("192.0.2.1")); !errors.Is(err, sick) {
+		t.Fatalf("Set: %v", err)
+	}
+	if !k.holds(peerAt("192.0.2.1")) {
+		t.Error("the peer waits for the masquerading")
+	}
+	if _, err := o.Attach(testPort(false).Attachment); err != nil {
+		t.Errorf("a container waits for the masquerading: %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { o.repair(ctx); close(done) }()
+	k.mu.Lock()
+	k.refuse = nil
+	k.mu.Unlock()
+	wait(t, "the masquerading is there", func() bool { return k.holds(masqueradeObject{}) })
+	k.mu.Lock()
+	delete(k.held, peerAt("192.0.2.1"))
+	k.mu.Unlock()
+	wait(t, "the peer is back", func() bool { return k.holds(peerAt("192.0.2.1")) })
+	cancel()
+	<-done
+}
+
+func TestAttachThatFailsLeavesNothing(t *testing.T) {
+	k := newFake()
+	k.refuse = func(o op) error {
+		if h, ok := o.object.(hookObject); ok && h.hook.Program == datapath.Container {
+			return fmt.Errorf("device %d refuses", h.hook.Ifindex)
+		}
+		return nil
+	}
+	o := overlayOn(k)
+	if _, err := o.Attach(testPort(false).Attachment); err == nil || !strings.Contains(err.Error(), "refuses") {
+		t.Fatalf("Attach: %v", err)
+	}
+	if got := o.Attachments(); len(got) != 0 {
+		t.Errorf("attachments: %v", got)
+	}
+}
+
+func TestBackoffGrowsToItsBound(t *testing.T) {
+	b := backoff{first: time.Second, most: 5 * time.Second}
+	for _, want := range []time.Duration{1, 2, 4, 5, 5} {
+		if got := b.next(); got != want*time.Second {
+			t.Errorf("got %s, want %d s", got, want)
+		}
+	}
+	b.reset()
+	if got := b.next(); got != time.Second {
+		t.Errorf("after reset: %s", got)
+	}
+}
+
+func wait(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	(&lab{t: t}).eventually(what, ok)
+}
