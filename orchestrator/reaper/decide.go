@@ -1,0 +1,105 @@
+package reaper
+
+import (
+	"cmp"
+	"reflect"
+	"slices"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/orchestrator/store"
+	"github.com/meshd/meshd/orchestrator/tasklife"
+)
+
+// defaultLimit is Swarm's for tasks kept of each slot.
+const defaultLimit = 5
+
+// limitOf is how many tasks of a slot are kept; negative means all.
+func limitOf(c *store.Cluster) int {
+	if c == nil || c.Spec.Orchestration.TaskHistoryRetentionLimit == nil {
+		return defaultLimit
+	}
+	return int(*c.Spec.Orchestration.TaskHistoryRetentionLimit)
+}
+
+// deadTasks are the tasks of one service that can go.
+func deadTasks(tasks []*store.Task, nodes func(string) *store.Node, limit int) []*store.Task {
+	type slot struct {
+		number int
+		node   string
+	}
+	history := map[slot][]*store.Task{}
+	var out []*store.Task
+	for _, t := range tasks {
+		if useless(t, nodes(t.NodeID)) {
+			out = append(out, t)
+			continue
+		}
+		s := slot{number: t.Slot}
+		if t.Slot == 0 {
+			s.node = t.NodeID
+		}
+		history[s] = append(history[s], t)
+	}
+	for _, h := range history {
+		out = append(out, beyond(h, nodes, limit)...)
+	}
+	slices.SortFunc(out, func(a, b *store.Task) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+// useless says that a task can go without a look at its slot.
+func useless(t *store.Task, n *store.Node) bool {
+	if tasklife.Wanted(t) {
+		return false
+	}
+	if !tasklife.Placed(t) {
+		return true
+	}
+	lost := n == nil || n.Status.State == swarm.NodeStateDown
+	return t.DesiredState == swarm.TaskStateRemove && (tasklife.Ended(t) || lost)
+}
+
+// beyond are the ended tasks of a slot for which the limit has no room.
+func beyond(tasks []*store.Task, nodes func(string) *store.Node, limit int) []*store.Task {
+	if limit < 0 || len(tasks) <= limit {
+		return nil
+	}
+	slices.SortFunc(tasks, func(a, b *store.Task) int {
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.ID, a.ID))
+	})
+	var out []*store.Task
+	for _, t := range tasks[max(limit, 1):] {
+		if !tasklife.Wanted(t) && (tasklife.Ended(t) || nodes(t.NodeID) == nil) {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// deadSpecs are the versions of a service's template that can go, once the dead
+// tasks are gone.
+func deadSpecs(svc *store.Service, specs []*store.Spec, tasks, dead []*store.Task) []*store.Spec {
+	used := map[uint64]bool{}
+	for _, t := range tasks {
+		if !slices.Contains(dead, t) {
+			used[t.SpecVersion] = true
+		}
+	}
+	var out []*store.Spec
+	for _, s := range specs {
+		if !used[s.Number] && !wanted(svc, s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// wanted says that the service may still start tasks of this version.
+func wanted(svc *store.Service, s *store.Spec) bool {
+	if svc == nil {
+		return false
+	}
+	return s.Number == svc.SpecVersion ||
+		svc.PreviousSpec != nil && reflect.DeepEqual(s.Template, svc.PreviousSpec.TaskTemplate)
+}

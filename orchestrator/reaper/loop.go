@@ -1,0 +1,138 @@
+package reaper
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/meshd/meshd/orchestrator/control"
+	"github.com/meshd/meshd/orchestrator/store"
+)
+
+// Config is what the loop works with.
+type Config struct {
+	Store    *store.Store
+	Proposer store.Proposer
+	Log      *slog.Logger
+}
+
+// Loop cleans up behind the services.
+type Loop struct {
+	cfg Config
+	// dirty are the services to look at, nodes the nodes that changed, all says
+	// that every service must be looked at.
+	dirty map[string]bool
+	nodes map[string]bool
+	all   bool
+}
+
+// New returns the loop. It belongs to the leader.
+func New(cfg Config) *Loop { return &Loop{cfg: cfg} }
+
+// Run works until ctx is done.
+func (l *Loop) Run(ctx context.Context) error {
+	return control.Run(ctx, l.cfg.Store, l.cfg.Log.With("loop", "reaper"), l)
+}
+
+// Reset implements control.Loop.
+func (l *Loop) Reset(*store.View) {
+	l.dirty, l.nodes, l.all = map[string]bool{}, map[string]bool{}, true
+}
+
+// Observe implements control.Loop.
+func (l *Loop) Observe(e store.Event) {
+	switch o := e.Object().(type) {
+	case *store.Cluster:
+		old, _ := e.Old.(*store.Cluster)
+		l.all = l.all || limitOf(old) != limitOf(o)
+	case *store.Service:
+		l.dirty[o.ID] = true
+	case *store.Task:
+		old, _ := e.Old.(*store.Task)
+		if old == nil || old.Status.State != o.Status.State || old.DesiredState != o.DesiredState {
+			l.dirty[o.ServiceID] = true
+		}
+	case *store.Spec:
+		l.dirty[o.ServiceID] = true
+	case *store.Node:
+		l.nodes[o.ID] = true
+	}
+}
+
+// Round implements control.Loop.
+func (l *Loop) Round(ctx context.Context) (time.Time, error) {
+	l.cfg.Store.View(l.spread)
+	for len(l.dirty) > 0 {
+		if err := l.batch(ctx); err != nil {
+			return time.Time{}, err
+		}
+	}
+	return time.Time{}, nil
+}
+
+// spread turns what is wider than a service into services.
+func (l *Loop) spread(v *store.View) {
+	if l.all {
+		for _, s := range v.Services() {
+			l.dirty[s.ID] = true
+		}
+		for _, t := range v.Tasks() {
+			l.dirty[t.ServiceID] = true
+		}
+		l.all = false
+	}
+	for id := range l.nodes {
+		for _, t := range v.TasksOnNode(id) {
+			l.dirty[t.ServiceID] = true
+		}
+	}
+	clear(l.nodes)
+}
+
+// batch cleans up behind dirty services until a batch is full. A service that did
+// not fit in stays dirty.
+func (l *Loop) batch(ctx context.Context) error {
+	var done []string
+	err := store.Transact(ctx, l.cfg.Store, l.cfg.Proposer, func(tx *store.Tx) error {
+		done = done[:0]
+		limit := limitOf(tx.Cluster())
+		for _, id := range slices.Sorted(maps.Keys(l.dirty)) {
+			if !clean(tx, id, limit) {
+				break
+			}
+			done = append(done, id)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, id := range done {
+		delete(l.dirty, id)
+	}
+	return nil
+}
+
+// clean removes what it may of one service; false if the batch is full before that.
+func clean(tx *store.Tx, id string, limit int) bool {
+	tasks := tx.TasksOfService(id)
+	dead := deadTasks(tasks, tx.Node, limit)
+	for _, t := range dead {
+		if tx.Len() >= control.MaxBatch {
+			return false
+		}
+		tx.Remove(t)
+	}
+	if id == "" {
+		return true // tasks of no service
+	}
+	for _, s := range deadSpecs(tx.Service(id), tx.SpecsOf(id), tasks, dead) {
+		if tx.Len() >= control.MaxBatch {
+			return false
+		}
+		tx.Remove(s)
+	}
+	return true
+}
