@@ -1,0 +1,160 @@
+package ipvs
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// Plan turns one State into another. Its steps are to be done in the order of its
+// fields: what is new stands before what is old goes.
+type Plan struct {
+	// AddAddrs are addresses of the node that begin to answer.
+	AddAddrs []netip.Addr
+	// Put are services that are new or have other backends than before.
+	Put []Service
+	// PublishedChanged tells that the set of published ports is another.
+	PublishedChanged bool
+	// MeshChanged tells that MeshVNI, or the first of NodeAddrs, is another.
+	MeshChanged bool
+	Remove      []Key
+	RemoveAddrs []netip.Addr
+}
+
+// Empty tells that there is nothing to do.
+func (p Plan) Empty() bool {
+	return len(p.AddAddrs)+len(p.Put)+len(p.Remove)+len(p.RemoveAddrs) == 0 && !p.PublishedChanged && !p.MeshChanged
+}
+
+// Diff plans the way from one normalized state to another. Names do not matter.
+func Diff(have, want State) Plan {
+	var p Plan
+	held := make(map[Key]Service, len(have.Services))
+	for _, s := range have.Services {
+		held[s.Key] = s
+	}
+	wanted := make(map[Key]bool, len(want.Services))
+	for _, s := range want.Services {
+		wanted[s.Key] = true
+		old, ok := held[s.Key]
+		if !ok || !slices.Equal(old.Backends, s.Backends) {
+			p.Put = append(p.Put, s)
+		}
+		p.PublishedChanged = p.PublishedChanged || !ok && s.Published()
+	}
+	for _, s := range have.Services {
+		if !wanted[s.Key] {
+			p.Remove = append(p.Remove, s.Key)
+			p.PublishedChanged = p.PublishedChanged || s.Published()
+		}
+	}
+	p.AddAddrs = without(want.NodeAddrs, have.NodeAddrs)
+	p.RemoveAddrs = without(have.NodeAddrs, want.NodeAddrs)
+	p.MeshChanged = have.MeshVNI != want.MeshVNI || have.First4() != want.First4()
+	return p
+}
+
+// Published tells whether the key is a published port and not a VIP.
+func (k Key) Published() bool { return !k.VIP.IsValid() }
+
+// First4 is the first IPv4 address of the node: where connections to 127.0.0.1 go.
+func (s State) First4() netip.Addr {
+	for _, a := range s.NodeAddrs {
+		if a.Is4() {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+// Normalize returns the state in the one form that equal states share: services
+// and backends in order, IPv4 addresses unmapped, nothing twice. NodeAddrs keep
+// their order, since the first one counts. It fails on a service that no
+// Balancer could hold.
+func Normalize(s State) (State, error) {
+	out := State{MeshVNI: s.MeshVNI}
+	for _, a := range s.NodeAddrs {
+		if a = a.Unmap(); a.IsValid() && !slices.Contains(out.NodeAddrs, a) {
+			out.NodeAddrs = append(out.NodeAddrs, a)
+		}
+	}
+	seen := make(map[Key]string, len(s.Services))
+	for _, svc := range s.Services {
+		n, err := normalizeService(svc)
+		if err != nil {
+			return State{}, fmt.Errorf("service %q: %w", svc.Name, err)
+		}
+		if other, ok := seen[n.Key]; ok {
+			return State{}, fmt.Errorf("services %q and %q have the same key %s", other, svc.Name, n.Key)
+		}
+		seen[n.Key] = svc.Name
+		out.Services = append(out.Services, n)
+	}
+	slices.SortFunc(out.Services, func(a, b Service) int { return compareKeys(a.Key, b.Key) })
+	return out, nil
+}
+
+// String gives the key as people write it.
+func (k Key) String() string {
+	if k.Published() {
+		return fmt.Sprintf("published %d/%d on network %d", k.Port, k.Protocol, k.VNI)
+	}
+	return fmt.Sprintf("VIP %s on network %d", k.VIP, k.VNI)
+}
+
+func normalizeService(s Service) (Service, error) {
+	s.VIP = s.VIP.Unmap()
+	if err := checkKey(s.Key); err != nil {
+		return s, err
+	}
+	backends := make([]Backend, 0, len(s.Backends))
+	for _, b := range s.Backends {
+		if !b.Addr.IsValid() {
+			return s, fmt.Errorf("a backend of %s has no address", s.Key)
+		}
+		b.Addr = b.Addr.Unmap()
+		backends = append(backends, b)
+	}
+	// One that both serves and drains serves: it sorts first and wins.
+	slices.SortFunc(backends, compareBackends)
+	s.Backends = slices.CompactFunc(backends, func(a, b Backend) bool { return a.Addr == b.Addr && a.Port == b.Port })
+	return s, nil
+}
+
+func checkKey(k Key) error {
+	switch {
+	case k.VNI == 0 || k.VNI >= 1<<24:
+		return fmt.Errorf("network identifier %d is not one of a VXLAN (RFC 7348)", k.VNI)
+	case k.Published() && (k.Port == 0 || k.Protocol != TCP && k.Protocol != UDP):
+		return fmt.Errorf("published port %d of protocol %d: neither TCP nor UDP, or no port", k.Port, k.Protocol)
+	case !k.Published() && (k.Port != 0 || k.Protocol != AnyProtocol):
+		return fmt.Errorf("VIP %s with a port: VIPs pass every port", k.VIP)
+	}
+	return nil
+}
+
+func compareKeys(a, b Key) int {
+	return cmp.Or(cmp.Compare(a.VNI, b.VNI), a.VIP.Compare(b.VIP), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol))
+}
+
+func compareBackends(a, b Backend) int {
+	draining := func(b Backend) int {
+		if b.Draining {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port), cmp.Compare(draining(a), draining(b)))
+}
+
+// without returns those of a that are not in b.
+func without(a, b []netip.Addr) []netip.Addr {
+	var out []netip.Addr
+	for _, x := range a {
+		if !slices.Contains(b, x) {
+			out = append(out, x)
+		}
+	}
+	return out
+}

@@ -1,0 +1,15 @@
+// Package ipvs says what a node's load balancers are to do: virtual addresses
+// (VIPs) inside overlay networks, and published ports on the node's own
+// addresses. It knows nothing of services' specs, tasks or managers.
+//
+// [State] is the whole desired state; [Normalize] makes two equal states look
+// equal; [Diff] is the pure step from what the kernel holds to what is wanted, in
+// an order that loses no connection; a [Balancer] makes the kernel so. [Keeper]
+// stands in front of one and tries again what failed.
+//
+//	goroutine     owns                              ends
+//	Keeper.Run    retries and resyncs of the state  with its context
+//
+// Package ebpf is the balancer in BPF programs; package ipvstest has one in
+// memory and the tests that every Balancer passes.
+package ipvs

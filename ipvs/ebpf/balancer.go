@@ -1,0 +1,149 @@
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/meshd/meshd/ipvs"
+)
+
+// Config says where a node's balancer lives.
+type Config struct {
+	// HooksPath is the overlay's pinned program array, mesh_hooks.
+	HooksPath string
+	// PinDir is a directory on a bpffs for our own maps and links; it is made.
+	PinDir string
+	// CgroupPath is the root of the cgroup2 tree. Empty: a private mount of it.
+	CgroupPath string
+	// Connections is the number of connections that can be remembered, two entries
+	// of about 170 bytes each. Default 65536.
+	Connections uint32
+	// Logger gets what is not worth failing for; the default is slog's.
+	Logger *slog.Logger
+}
+
+// rereadEvery is how long the maps are believed to hold what we put there.
+const rereadEvery = 20 * time.Second
+
+// Balancer is an ipvs.Balancer made of BPF programs. Its methods may be called
+// from several goroutines.
+type Balancer struct {
+	config Config
+	netns  uint64 // cookie of the node's network namespace
+
+	mu      sync.Mutex // guards all below
+	objects *objects
+	held    *table // nil: to be read from the maps
+	readAt  time.Time
+	running bool // our programs are in the slots
+	names   map[ipvs.Key]string
+}
+
+var _ ipvs.Balancer = (*Balancer)(nil)
+
+// New loads the programs, with the maps of an earlier process if it left any. They
+// take over with the first Set. It must be called on a thread in the node's network
+// namespace, which is the one whose processes reach published ports on 127.0.0.1.
+func New(c Config) (*Balancer, error) {
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.Connections == 0 {
+		c.Connections = 65536
+	}
+	netns, err := netnsCookie()
+	if err != nil {
+		return nil, fmt.Errorf("identify network namespace: %w", err)
+	}
+	o, err := load(c)
+	if err != nil {
+		return nil, fmt.Errorf("load balancer programs: %w", err)
+	}
+	return &Balancer{config: c, netns: netns, objects: o}, nil
+}
+
+// Set makes the maps equal to the state. At the first call the programs then take
+// over from those of an earlier process.
+func (b *Balancer) Set(s ipvs.State) error {
+	want, err := ipvs.Normalize(s)
+	if err != nil {
+		return fmt.Errorf("load balancer: %w", err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.refreshLocked(); err != nil {
+		return fmt.Errorf("read load balancer maps: %w", err)
+	}
+	if err := b.held.apply(want); err != nil {
+		b.held = nil // something is half done
+		return fmt.Errorf("write load balancer maps: %w", err)
+	}
+	b.names = make(map[ipvs.Key]string, len(want.Services))
+	for _, svc := range want.Services {
+		b.names[svc.Key] = svc.Name
+	}
+	return b.runLocked()
+}
+
+func (b *Balancer) refreshLocked() error {
+	if b.held != nil && time.Since(b.readAt) < rereadEvery {
+		return nil
+	}
+	t, err := read(&b.objects.balanceMaps, b.netns)
+	if err != nil {
+		return err
+	}
+	b.held, b.readAt = t, time.Now()
+	return nil
+}
+
+// runLocked puts the programs where they work. Every Set looks whether they still
+// are there: the overlay may have made a new array.
+func (b *Balancer) runLocked() error {
+	if err := b.objects.hook(); err != nil {
+		return fmt.Errorf("hook load balancer in: %w", err)
+	}
+	if b.running {
+		return nil
+	}
+	if err := b.objects.attachLocal(b.config); err != nil {
+		b.config.Logger.Warn("published ports do not answer on 127.0.0.1", "err", err)
+	}
+	if err := removeOtherLayouts(b.config.PinDir); err != nil {
+		b.config.Logger.Warn("an older load balancer's maps stay", "err", err)
+	}
+	b.running = true
+	return nil
+}
+
+// Close lets go of maps and programs, which work on.
+func (b *Balancer) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.objects.Close()
+}
+
+// Remove takes everything out of the kernel: for a node that leaves its swarm.
+func (b *Balancer) Remove() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.held, b.running = nil, false
+	return errors.Join(b.objects.unhook(), removePins(b.config.PinDir))
+}
+
+// Held reads from the maps what they hold.
+func (b *Balancer) Held() (ipvs.State, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t, err := read(&b.objects.balanceMaps, b.netns)
+	if err != nil {
+		return ipvs.State{}, fmt.Errorf("read load balancer maps: %w", err)
+	}
+	for i, s := range t.state.Services {
+		t.state.Services[i].Name = b.names[s.Key]
+	}
+	return t.state, nil
+}

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Connections. Each has two entries where the client's side is: FORWARD leads what
+ * the client sends to its backend, REVERSE leads the answer back. The backend may
+ * see another source port than the client's own, when that one is taken.
+ */
+#ifndef MESH_IPVS_FLOW_H
+#define MESH_IPVS_FLOW_H
+
+#include "packet.h"
+
+#define IDLE_SECONDS 120 /* a UDP flow silent for so long gives up its ports (RFC 4787 REQ-5) */
+#define PORT_TRIES 8
+#define PORT_LOWEST 1024
+
+/* Room for what does not fit on the stack: programs on ingress are not interrupted by each other. */
+struct scratch {
+	struct packet p;
+	struct flow_key key;
+	struct flow_key other;
+	struct flow flow;
+	struct flow back;
+	struct entered_key entered;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratch SEC(".maps");
+
+static __always_inline struct scratch *room(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&scratch, &zero);
+}
+
+static __always_inline __u32 now(void)
+{
+	return bpf_ktime_get_ns() / 1000000000;
+}
+
+static __always_inline void key_of(struct flow_key *k, const struct packet *p, __u32 vni, enum direction d)
+{
+	__builtin_memset(k, 0, sizeof(*k));
+	k->src = p->src;
+	k->dst = p->dst;
+	k->sport = p->sport;
+	k->dport = p->dport;
+	k->proto = p->proto;
+	k->direction = d;
+	k->vni = vni;
+}
+
+/* answer_to gives the key of what answers a packet. */
+static __always_inline void answer_to(struct flow_key *k, const struct packet *p, __u32 vni, enum direction d)
+{
+	__builtin_memset(k, 0, sizeof(*k));
+	k->src = p->dst;
+	k->dst = p->src;
+	k->sport = p->dport;
+	k->dport = p->sport;
+	k->proto = p->proto;
+	k->direction = d;
+	k->vni = vni;
+}
+
+/* answer_of gives the key of what answers a packet once it has the flow's addresses. */
+static __always_inline void answer_of(struct flow_key *k, const struct flow *f, const struct flow_key *from, enum direction d)
+{
+	__builtin_memset(k, 0, sizeof(*k));
+	k->src = f->dst;
+	k->dst = f->src;
+	k->sport = f->dport;
+	k->dport = f->sport;
+	k->proto = from->proto;
+	k->direction = d;
+	k->vni = from->vni;
+}
+
+/* over tells whether a flow's ports may be given to another. */
+static __always_inline int over(const struct flow *f, __u8 proto)
+{
+	if (f->flags & FLOW_CLOSING)
+		return 1;
+	return proto == IPPROTO_UDP && now() - f->seen > IDLE_SECONDS;
+}
+
+static __always_inline __be16 random_port(void)
+{
+	return bpf_htons(PORT_LOWEST + bpf_get_prandom_u32() % (65536 - PORT_LOWEST));
+}
+
+/* back_of makes the REVERSE entry that belongs to s->key and s->flow: s->other, s->back. */
+static __always_inline void back_of(struct scratch *s)
+{
+	answer_of(&s->other, &s->flow, &s->key, REVERSE);
+	__builtin_memset(&s->back, 0, sizeof(s->back));
+	s->back.src = s->key.dst;
+	s->back.sport = s->key.dport;
+	s->back.dst = s->key.src;
+	s->back.dport = s->key.sport;
+	s->back.backend_port = s->flow.backend_port;
+	s->back.flags = s->flow.flags;
+	s->back.ifindex = s->flow.ifindex;
+	s->back.service = s->flow.service;
+	s->back.seen = s->flow.seen;
+}
+
+static __always_inline int is_back_of(const struct flow *have, const struct scratch *s)
+{
+	return is_zero(&have->entry) && same_addr(&have->src, &s->back.src) && same_addr(&have->dst, &s->back.dst) &&
+	       have->sport == s->back.sport && have->dport == s->back.dport;
+}
+
+/*
+ * keep remembers s->key -> s->flow both ways. If the backend would see the same
+ * addresses and ports as those of another live connection, it sees another source
+ * port instead.
+ */
+static __always_inline void keep(struct scratch *s)
+{
+	__be16 own = s->flow.sport;
+
+	s->flow.seen = now();
+	back_of(s);
+	for (int i = 0; i < PORT_TRIES; i++) {
+		struct flow *taken = bpf_map_lookup_elem(&flows, &s->other);
+
+		if (!taken || over(taken, s->key.proto) || is_back_of(taken, s))
+			break;
+		s->flow.sport = i == PORT_TRIES - 1 ? own : random_port();
+		s->other.dport = s->flow.sport;
+	}
+	bpf_map_update_elem(&flows, &s->other, &s->back, BPF_ANY);
+	bpf_map_update_elem(&flows, &s->key, &s->flow, BPF_ANY);
+}
+
+/* closing notes in both entries that a connection ends. Half-closed ones go on: only a new SYN takes the ports. */
+static __always_inline void closing(struct scratch *s, struct flow *f, enum direction other)
+{
+	struct flow *g;
+
+	f->flags |= FLOW_CLOSING;
+	answer_of(&s->other, f, &s->key, other);
+	g = bpf_map_lookup_elem(&flows, &s->other);
+	if (g)
+		g->flags |= FLOW_CLOSING;
+}
+
+static __always_inline void touch(struct scratch *s, struct flow *f, enum direction other)
+{
+	__u32 t = now();
+
+	/* A shared cache line is written once a second, not once a packet. */
+	if (f->seen != t)
+		f->seen = t;
+	if (s->p.proto == IPPROTO_TCP && s->p.tcp_flags & (TCP_FIN | TCP_RST))
+		closing(s, f, other);
+}
+
+static __always_inline void count(__u32 service, int connections)
+{
+	struct counters *c = bpf_map_lookup_elem(&counters, &service);
+
+	if (!c)
+		return;
+	c->packets++;
+	c->connections += connections;
+}
+
+/* choose fills in a backend for s->flow; non-zero: there is none. */
+static __always_inline int choose(struct scratch *s, const struct service_key *key)
+{
+	/* Twice: between two look-ups user space may have replaced the list. */
+	for (int i = 0; i < 2; i++) {
+		struct service *service = bpf_map_lookup_elem(&services, key);
+		struct slot_key at;
+		struct slot *slot;
+
+		if (!service || !service->count)
+			return -1;
+		at.service = service->id;
+		at.generation = service->generation;
+		at.index = bpf_get_prandom_u32() % service->count;
+		slot = bpf_map_lookup_elem(&slots, &at);
+		if (!slot)
+			continue;
+		s->flow.dst = slot->addr;
+		s->flow.dport = slot->port ? slot->port : s->key.dport;
+		s->flow.backend_port = slot->port;
+		s->flow.service = at.service;
+		return 0;
+	}
+	return -1;
+}
+
+enum fitness {
+	FIT = 0,   /* follow the flow */
+	AGAIN = 1, /* choose anew */
+	GONE = 2,  /* the connection cannot go on */
+};
+
+/* fitness says whether a known flow may be followed by this packet. */
+static __always_inline enum fitness fitness(const struct scratch *s, const struct flow *f)
+{
+	struct backend_key k = { .service = f->service, .addr = f->dst, .port = f->backend_port };
+	int first = opens(&s->p);
+	__u32 *state;
+
+	if (first && f->flags & FLOW_CLOSING)
+		return AGAIN;
+	if (!f->service)
+		return FIT;
+	state = bpf_map_lookup_elem(&backends, &k);
+	if (!state)
+		return first || s->p.proto == IPPROTO_UDP ? AGAIN : GONE;
+	return first && *state & BACKEND_DRAINING ? AGAIN : FIT;
+}
+
+#endif

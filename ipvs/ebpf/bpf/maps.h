@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* The balancer's maps: pinned by name in a directory that names their layout (layoutVersion in ../objects.go). */
+#ifndef MESH_IPVS_MAPS_H
+#define MESH_IPVS_MAPS_H
+
+#include "../../../overlay/datapath/bpf/hook.h"
+
+/* ---- what user space wants ---- */
+
+struct service_key {
+	__u32 vni;
+	struct mesh_addr addr; /* zero: any address of the node */
+	__be16 port;           /* zero: any port */
+	__u8 proto;            /* zero: any */
+	__u8 pad;
+};
+
+/*
+ * A service's list of backends is replaced as a whole: the slots of the new
+ * generation are written first, then this value, then the old ones go.
+ */
+struct service {
+	__u32 id;
+	__u32 generation;
+	__u32 count; /* backends that take new connections */
+};
+
+struct slot_key {
+	__u32 service;
+	__u32 generation;
+	__u32 index;
+};
+
+struct slot {
+	struct mesh_addr addr;
+	__be16 port; /* zero: keep the client's */
+	__u16 pad;
+};
+
+/* Who may keep connections: every packet of one is checked against this. */
+struct backend_key {
+	__u32 service;
+	struct mesh_addr addr;
+	__be16 port;
+	__u16 pad;
+};
+
+#define BACKEND_DRAINING 1
+
+struct node {
+	__u64 netns; /* cookie of the node's own network namespace */
+	__u32 mesh_vni;
+	__u32 addr4; /* where connections to 127.0.0.1 go; zero: nowhere */
+};
+
+#define PORT_WORDS 1024 /* 65536 bits */
+
+/* ---- what the programs remember ---- */
+
+enum direction {
+	FORWARD = 0, /* as the client sends */
+	REVERSE = 1, /* as the backend answers */
+	ENTERED = 2, /* as another node sends what it chose us for; see struct entered_key */
+};
+
+struct flow_key {
+	struct mesh_addr src;
+	struct mesh_addr dst;
+	__be16 sport;
+	__be16 dport;
+	__u8 proto;
+	__u8 direction;
+	__u16 pad;
+	__u32 vni;
+};
+
+#define FLOW_INGRESS 1        /* came to a published port */
+#define FLOW_FROM_LO 2        /* of a process of this node */
+#define FLOW_FROM_CONTAINER 4 /* of a container of this node */
+#define FLOW_CLOSING 8        /* FIN or RST was seen: its ports may be taken */
+
+/* What the packet's addresses become. */
+struct flow {
+	struct mesh_addr src;
+	struct mesh_addr dst;
+	/* The node where it entered and where the answer becomes what the client expects; zero: this one. */
+	struct mesh_addr entry;
+	__be16 sport;
+	__be16 dport;
+	__be16 backend_port; /* as in backend_key */
+	__u16 flags;
+	__u32 ifindex; /* where it entered */
+	__u32 service; /* zero: none, only a source port is changed */
+	__u32 seen;    /* seconds since boot */
+};
+
+struct entered_key {
+	struct flow_key flow;
+	struct mesh_addr entry;
+};
+
+struct fragment_key {
+	__u32 vni;
+	__be32 src;
+	__be32 dst;
+	__be16 id;
+	__u8 proto;
+	__u8 pad;
+};
+
+struct ports {
+	__be16 source;
+	__be16 dest;
+};
+
+struct counters {
+	__u64 connections;
+	__u64 packets;
+};
+
+/* Keep in step with ../stats.go. */
+enum drop_reason {
+	DROP_NO_BACKEND = 0, /* refused: nobody serves */
+	DROP_BACKEND_GONE,   /* reset: the connection's backend is no more */
+	DROP_FRAGMENT,       /* a fragment whose first one was not seen */
+	DROP_PROTOCOL,       /* to a VIP, neither TCP, UDP nor echo */
+	DROP_REWRITE,        /* the packet could not be changed */
+	DROP_NO_FORWARD,     /* the overlay is not there */
+	DROP_REASONS,
+};
+
+#define PINNED __uint(pinning, LIBBPF_PIN_BY_NAME)
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct service_key);
+	__type(value, struct service);
+	PINNED;
+} services SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 20);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct slot_key);
+	__type(value, struct slot);
+	PINNED;
+} slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 20);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct backend_key);
+	__type(value, __u32);
+	PINNED;
+} backends SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct mesh_addr);
+	__type(value, __u32);
+	PINNED;
+} node_addrs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct node);
+	PINNED;
+} node SEC(".maps");
+
+/* Published ports, a bit each: PORT_WORDS for TCP, then as many for UDP. The first thing looked at. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2 * PORT_WORDS);
+	__type(key, __u32);
+	__type(value, __u64);
+	PINNED;
+} published SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 131072);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+	PINNED;
+} flows SEC(".maps");
+
+/* Source ports that were changed because two nodes sent the same client to the same backend. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct entered_key);
+	__type(value, __be16);
+	PINNED;
+} entered SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct fragment_key);
+	__type(value, struct ports);
+	PINNED;
+} fragments SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct counters);
+	PINNED;
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, DROP_REASONS);
+	__type(key, __u32);
+	__type(value, __u64);
+	PINNED;
+} drops SEC(".maps");
+
+static __always_inline int is_published(__be16 port, __u8 proto)
+{
+	__u32 at = (bpf_ntohs(port) >> 6) + (proto == IPPROTO_UDP ? PORT_WORDS : 0);
+	__u64 *word = bpf_map_lookup_elem(&published, &at);
+
+	return word && (*word >> (bpf_ntohs(port) & 63)) & 1;
+}
+
+static __always_inline struct node *this_node(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&node, &zero);
+}
+
+#endif

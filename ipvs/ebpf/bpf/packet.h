@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Reading and rewriting packets. IPv4; what is not IPv4 goes by untouched. */
+#ifndef MESH_IPVS_PACKET_H
+#define MESH_IPVS_PACKET_H
+
+#include "maps.h"
+
+#define TC_ACT_OK 0
+#define TC_ACT_SHOT 2
+#define TCX_NEXT (-1) /* clsact: TC_ACT_UNSPEC, the same meaning */
+#define PACKET_HOST 0
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+#define L3 ((int)sizeof(struct ethhdr))
+#define FRAGMENT_OFFSET 0x1fff
+#define FRAGMENT_MORE 0x2000
+
+struct packet {
+	struct mesh_addr src;
+	struct mesh_addr dst;
+	__be16 sport;
+	__be16 dport;
+	__be16 id;
+	__u8 proto;
+	__u8 tcp_flags;
+	__u8 later;   /* a fragment without ports of its own */
+	__u8 unknown; /* one whose first fragment was not seen */
+	__u8 first;   /* a fragment with ports */
+	__u8 pad;
+	__u32 l4;     /* offset of what follows the IP header */
+	__u32 length; /* of the IP packet */
+};
+
+static __always_inline int drop(enum drop_reason reason)
+{
+	__u32 key = reason;
+	__u64 *count = bpf_map_lookup_elem(&drops, &key);
+
+	if (count)
+		(*count)++;
+	return TC_ACT_SHOT;
+}
+
+static __always_inline struct mesh_addr v4_mapped(__be32 addr)
+{
+	struct mesh_addr a = {{0, 0, MESH_V4_PREFIX, addr}};
+
+	return a;
+}
+
+static __always_inline int is_zero(const struct mesh_addr *a)
+{
+	return (a->w[0] | a->w[1] | a->w[2] | a->w[3]) == 0;
+}
+
+static __always_inline int same_addr(const struct mesh_addr *a, const struct mesh_addr *b)
+{
+	return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2] && a->w[3] == b->w[3];
+}
+
+static __always_inline int has_ports(const struct packet *p)
+{
+	return p->proto == IPPROTO_TCP || p->proto == IPPROTO_UDP;
+}
+
+/* opens tells whether the packet is a TCP connection's first. */
+static __always_inline int opens(const struct packet *p)
+{
+	return p->proto == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+static __always_inline struct fragment_key fragment_of(const struct packet *p, __u32 vni)
+{
+	struct fragment_key k = {
+		.vni = vni, .src = p->src.w[3], .dst = p->dst.w[3], .id = p->id, .proto = p->proto,
+	};
+
+	return k;
+}
+
+/* remember keeps a first fragment's ports for those that follow; without it no datagram longer than the MTU would pass. */
+static __always_inline void remember(const struct packet *p, __u32 vni)
+{
+	struct fragment_key k = fragment_of(p, vni);
+	struct ports ports = { p->sport, p->dport };
+
+	if (p->first && has_ports(p))
+		bpf_map_update_elem(&fragments, &k, &ports, BPF_ANY);
+}
+
+static __always_inline int parse_ports(struct __sk_buff *skb, struct packet *p)
+{
+	struct ports ports;
+
+	if (!has_ports(p))
+		return 0;
+	if (bpf_skb_load_bytes(skb, p->l4, &ports, sizeof(ports)))
+		return -1;
+	p->sport = ports.source;
+	p->dport = ports.dest;
+	if (p->proto == IPPROTO_TCP && bpf_skb_load_bytes(skb, p->l4 + 13, &p->tcp_flags, 1))
+		return -1;
+	return 0;
+}
+
+/* parse returns 0 for IPv4. */
+static __always_inline int parse(struct __sk_buff *skb, struct packet *p, __u32 vni)
+{
+	struct iphdr ip;
+	__u16 frag;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP) || bpf_skb_load_bytes(skb, L3, &ip, sizeof(ip)))
+		return -1;
+	if (ip.version != 4 || ip.ihl < 5)
+		return -1;
+	__builtin_memset(p, 0, sizeof(*p));
+	p->src = v4_mapped(ip.saddr);
+	p->dst = v4_mapped(ip.daddr);
+	p->proto = ip.protocol;
+	p->id = ip.id;
+	p->l4 = L3 + ip.ihl * 4;
+	p->length = bpf_ntohs(ip.tot_len);
+	frag = bpf_ntohs(ip.frag_off);
+	if (frag & FRAGMENT_OFFSET) {
+		struct fragment_key k = fragment_of(p, vni);
+		struct ports *ports = bpf_map_lookup_elem(&fragments, &k);
+
+		p->later = 1;
+		p->unknown = !ports;
+		if (ports) {
+			p->sport = ports->source;
+			p->dport = ports->dest;
+		}
+		return 0;
+	}
+	p->first = !!(frag & FRAGMENT_MORE);
+	return parse_ports(skb, p);
+}
+
+/* checksum_of gives where the transport checksum is; 0: the packet has none. */
+static __always_inline int checksum_of(const struct packet *p)
+{
+	if (p->later)
+		return 0;
+	return p->l4 + (p->proto == IPPROTO_TCP ? 16 : 6);
+}
+
+/* A UDP checksum of zero means none, and stays so (RFC 768). */
+static __always_inline __u64 checksum_flags(const struct packet *p)
+{
+	return p->proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+}
+
+static __always_inline int set_addr(struct __sk_buff *skb, const struct packet *p, int off, __be32 from, __be32 to)
+{
+	int sum = checksum_of(p);
+
+	if (from == to)
+		return 0;
+	if (sum && bpf_l4_csum_replace(skb, sum, from, to, checksum_flags(p) | BPF_F_PSEUDO_HDR | 4))
+		return -1;
+	if (bpf_l3_csum_replace(skb, L3 + offsetof(struct iphdr, check), from, to, 4))
+		return -1;
+	return bpf_skb_store_bytes(skb, off, &to, 4, 0);
+}
+
+static __always_inline int set_port(struct __sk_buff *skb, const struct packet *p, int off, __be16 from, __be16 to)
+{
+	int sum = checksum_of(p);
+
+	if (from == to || !sum)
+		return 0;
+	if (bpf_l4_csum_replace(skb, sum, from, to, checksum_flags(p) | 2))
+		return -1;
+	return bpf_skb_store_bytes(skb, off, &to, 2, 0);
+}
+
+/* rewrite gives the packet the flow's addresses. */
+static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *p, const struct flow *f)
+{
+	if (set_addr(skb, p, L3 + offsetof(struct iphdr, saddr), p->src.w[3], f->src.w[3]) ||
+	    set_addr(skb, p, L3 + offsetof(struct iphdr, daddr), p->dst.w[3], f->dst.w[3]))
+		return -1;
+	if (set_port(skb, p, p->l4, p->sport, f->sport) || set_port(skb, p, p->l4 + 2, p->dport, f->dport))
+		return -1;
+	return 0;
+}
+
+#endif

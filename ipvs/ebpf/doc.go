@@ -1,0 +1,32 @@
+// Package ebpf balances load in BPF programs (see bpf/balance.c and bpf/local.c).
+//
+// Four programs stand in the slots of the overlay's program array: they see what
+// containers send, what peers send, what comes in from outside, and what the node
+// sends itself. Seven more on the root of the cgroup tree lead the node's own
+// connections to 127.0.0.1 to its address. All that they decide by is in maps:
+//
+//	services    VIP or published port -> identity, generation, number of serving backends
+//	slots       (service, generation, index) -> backend: what a new connection picks from
+//	backends    (service, address, port) -> serving or draining: what each packet is checked against
+//	published   a bit per port: the cheap first question on the node's own device
+//	node_addrs  the addresses that published ports answer on
+//	flows       connections, least recently used ones go first
+//
+// A connection costs two entries of flows on the node of its client (or where it
+// entered), and one on its backend's node. Nothing expires: an idle connection
+// lives as long as one without a balancer.
+//
+// Maps, and the cgroup links, are pinned; the programs live in the overlay's
+// array. So all goes on without this process, and the next one adopts it: it
+// compares the maps with what is wanted, and swaps the programs, one store each.
+// The directory is named after the maps' layout. With another layout the new maps
+// are filled before the programs that use them take over; connections through
+// VIPs do not survive that.
+//
+// Known limits. IPv6 passes untouched. Two connections of one container from the
+// same source port to the same task, the older one direct and the newer one
+// through a VIP, cannot be told apart in the answers (the other way round the newer
+// one gets another source port). A UDP socket of the node itself whose own port is
+// published does not get its answers. Fragments that arrive before their first one
+// are lost. ICMP errors about balanced connections are not translated.
+package ebpf

@@ -1,0 +1,103 @@
+package ebpf
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/meshd/meshd/ipvs"
+)
+
+// The structures of bpf/maps.h, in its names. Ports are in network byte order.
+type (
+	addr [16]byte
+	port [2]byte
+
+	serviceKey struct {
+		VNI   uint32
+		Addr  addr
+		Port  port
+		Proto uint8
+		_     uint8
+	}
+	service struct {
+		ID, Generation, Count uint32
+	}
+	slotKey struct {
+		Service, Generation, Index uint32
+	}
+	slot struct {
+		Addr addr
+		Port port
+		_    uint16
+	}
+	backendKey struct {
+		Service uint32
+		Addr    addr
+		Port    port
+		_       uint16
+	}
+	node struct {
+		Netns   uint64
+		MeshVNI uint32
+		Addr4   [4]byte
+	}
+	counters struct {
+		Connections, Packets uint64
+	}
+)
+
+const (
+	serving  uint32 = 0
+	draining uint32 = 1
+	// portWords is PORT_WORDS.
+	portWords = 1024
+)
+
+func addrOf(a netip.Addr) addr {
+	if !a.IsValid() {
+		return addr{}
+	}
+	return a.As16()
+}
+
+func (a addr) netip() netip.Addr {
+	if a == (addr{}) {
+		return netip.Addr{}
+	}
+	return netip.AddrFrom16(a).Unmap()
+}
+
+func portOf(p uint16) (out port) {
+	binary.BigEndian.PutUint16(out[:], p)
+	return out
+}
+
+func (p port) number() uint16 { return binary.BigEndian.Uint16(p[:]) }
+
+func keyOf(k ipvs.Key) serviceKey {
+	return serviceKey{VNI: k.VNI, Addr: addrOf(k.VIP), Port: portOf(k.Port), Proto: uint8(k.Protocol)}
+}
+
+func (k serviceKey) key() ipvs.Key {
+	return ipvs.Key{VNI: k.VNI, VIP: k.Addr.netip(), Port: k.Port.number(), Protocol: ipvs.Protocol(k.Proto)}
+}
+
+func backendKeyOf(id uint32, b ipvs.Backend) backendKey {
+	return backendKey{Service: id, Addr: addrOf(b.Addr), Port: portOf(b.Port)}
+}
+
+// publishedBits is the content of the map published.
+func publishedBits(services []ipvs.Service) []uint64 {
+	words := make([]uint64, 2*portWords)
+	for _, s := range services {
+		if !s.Published() {
+			continue
+		}
+		at := int(s.Port >> 6)
+		if s.Protocol == ipvs.UDP {
+			at += portWords
+		}
+		words[at] |= 1 << (s.Port & 63)
+	}
+	return words
+}

@@ -1,0 +1,169 @@
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cilium/ebpf"
+)
+
+// layoutVersion changes with the layout or the meaning of any pinned map.
+const layoutVersion = "v1"
+
+// Slots of mesh_hooks, as in overlay/datapath/bpf/hook.h.
+const (
+	slotBalanceContainer uint32 = 0
+	slotBalanceTunnel    uint32 = 1
+	slotBalanceUnderlay  uint32 = 2
+	slotBalanceLocal     uint32 = 3
+)
+
+// objects is what we have in the kernel.
+type objects struct {
+	balanceObjects
+	local localPrograms
+	hooks string // path of mesh_hooks
+}
+
+func layoutDir(pinDir string) string { return filepath.Join(pinDir, layoutVersion) }
+
+// load makes or opens the maps and loads the programs.
+func load(c Config) (*objects, error) {
+	dir := layoutDir(c.PinDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	o, err := loadInto(dir, c)
+	if errors.Is(err, ebpf.ErrMapIncompatible) {
+		// Other sizes than configured: the map's content is lost, see package doc.
+		c.Logger.Warn("load balancer's maps are replaced, connections are lost", "why", err)
+		if err = removeMaps(dir); err == nil {
+			o, err = loadInto(dir, c)
+		}
+	}
+	if err != nil {
+		return nil, verifierDetail(err)
+	}
+	return o, nil
+}
+
+func loadInto(dir string, c Config) (*objects, error) {
+	hooks, err := ebpf.LoadPinnedMap(c.HooksPath, nil)
+	if err != nil {
+		return nil, fmt.Errorf("overlay's program array: %w", err)
+	}
+	defer hooks.Close()
+	spec, err := loadBalance()
+	if err != nil {
+		return nil, err
+	}
+	spec.Maps[balanceMapFlows].MaxEntries = 2 * c.Connections
+	o := &objects{hooks: c.HooksPath}
+	err = spec.LoadAndAssign(&o.balanceObjects, &ebpf.CollectionOptions{
+		Maps:            ebpf.MapOptions{PinPath: dir},
+		MapReplacements: map[string]*ebpf.Map{balanceMapMeshHooks: hooks},
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = loadLocalObjects(&o.local, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: dir}})
+	if err != nil {
+		return nil, errors.Join(err, o.balanceObjects.Close())
+	}
+	return o, nil
+}
+
+// Close lets go of the descriptors.
+func (o *objects) Close() error {
+	return errors.Join(o.local.Close(), o.balanceObjects.Close())
+}
+
+// hook puts the programs into their slots. Storing one again is harmless: packets
+// go by the old one or the new one.
+func (o *objects) hook() error {
+	hooks, err := ebpf.LoadPinnedMap(o.hooks, nil)
+	if err != nil {
+		return err
+	}
+	defer hooks.Close()
+	for slot, p := range o.slots() {
+		if err := hooks.Put(slot, p); err != nil {
+			return fmt.Errorf("slot %d: %w", slot, err)
+		}
+	}
+	return nil
+}
+
+func (o *objects) unhook() error {
+	hooks, err := ebpf.LoadPinnedMap(o.hooks, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer hooks.Close()
+	var errs []error
+	for slot := range o.slots() {
+		if err := hooks.Delete(slot); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			errs = append(errs, fmt.Errorf("slot %d: %w", slot, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (o *objects) slots() map[uint32]*ebpf.Program {
+	return map[uint32]*ebpf.Program{
+		slotBalanceContainer: o.BalanceContainer,
+		slotBalanceTunnel:    o.BalanceTunnel,
+		slotBalanceUnderlay:  o.BalanceUnderlay,
+		slotBalanceLocal:     o.BalanceLocal,
+	}
+}
+
+// removeOtherLayouts drops what a version with other maps left; its programs must
+// be out of use by now.
+func removeOtherLayouts(pinDir string) error {
+	entries, err := os.ReadDir(pinDir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		if e.IsDir() && e.Name() != layoutVersion && strings.HasPrefix(e.Name(), "v") {
+			errs = append(errs, os.RemoveAll(filepath.Join(pinDir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removePins drops maps and links of all layouts; a link without a pin is detached.
+func removePins(pinDir string) error { return os.RemoveAll(pinDir) }
+
+func removeMaps(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			continue // the links
+		}
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func verifierDetail(err error) error {
+	var ve *ebpf.VerifierError
+	if errors.As(err, &ve) {
+		return fmt.Errorf("%w\n%+v", err, ve)
+	}
+	return err
+}

@@ -1,0 +1,327 @@
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/meshd/meshd/ipvs"
+)
+
+// entry is a service as the maps hold it.
+type entry struct {
+	service
+	backends []ipvs.Backend
+	// broken: the slots do not fit the backends, as after a process that died half-way.
+	broken bool
+}
+
+// table is what the maps hold. One Set at a time changes it, and them.
+type table struct {
+	maps   *balanceMaps
+	netns  uint64
+	state  ipvs.State // without names
+	held   map[ipvs.Key]entry
+	nextID uint32
+	bits   []uint64
+	// stray entries belong to no service: left by a process that died half-way.
+	strayBackends []backendKey
+	straySlots    []slotKey
+	node          node
+}
+
+// all iterates over a map; an error ends up in *err. Entries that others add or
+// remove meanwhile may be missed: there is one writer.
+func all[K comparable, V any](m *ebpf.Map, err *error) iter.Seq2[K, V] {
+	return func(yield func(K, V) bool) {
+		var k K
+		var v V
+		it := m.Iterate()
+		for it.Next(&k, &v) {
+			if !yield(k, v) {
+				return
+			}
+		}
+		*err = errors.Join(*err, it.Err())
+	}
+}
+
+// read makes the table of what is in the maps now, for the network namespace with
+// the given cookie.
+func read(maps *balanceMaps, netns uint64) (*table, error) {
+	t := &table{maps: maps, netns: netns, held: map[ipvs.Key]entry{}, nextID: 1}
+	var err error
+	byID := map[uint32]ipvs.Key{}
+	for k, v := range all[serviceKey, service](maps.Services, &err) {
+		byID[v.ID] = k.key()
+		t.held[k.key()] = entry{service: v}
+		t.nextID = max(t.nextID, v.ID+1)
+	}
+	t.readBackends(byID, &err)
+	t.readSlots(byID, &err)
+	for k := range all[addr, uint32](maps.NodeAddrs, &err) {
+		t.state.NodeAddrs = append(t.state.NodeAddrs, k.netip())
+	}
+	if err == nil {
+		err = t.readNode()
+	}
+	for k, e := range t.held {
+		t.state.Services = append(t.state.Services, ipvs.Service{Key: k, Backends: e.backends})
+	}
+	return t, err
+}
+
+func (t *table) readNode() error {
+	if err := t.maps.Node.Lookup(uint32(0), &t.node); err != nil {
+		return err
+	}
+	t.state.MeshVNI = t.node.MeshVNI
+	t.bits = make([]uint64, 2*portWords)
+	for i := range t.bits {
+		if err := t.maps.Published.Lookup(uint32(i), &t.bits[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *table) readBackends(byID map[uint32]ipvs.Key, err *error) {
+	for k, state := range all[backendKey, uint32](t.maps.Backends, err) {
+		t.nextID = max(t.nextID, k.Service+1)
+		key, ok := byID[k.Service]
+		if !ok {
+			t.strayBackends = append(t.strayBackends, k)
+			continue
+		}
+		e := t.held[key]
+		e.backends = append(e.backends, ipvs.Backend{Addr: k.Addr.netip(), Port: k.Port.number(), Draining: state&draining != 0})
+		t.held[key] = e
+	}
+	for key, e := range t.held {
+		slices.SortFunc(e.backends, func(a, b ipvs.Backend) int {
+			if c := a.Addr.Compare(b.Addr); c != 0 {
+				return c
+			}
+			return int(a.Port) - int(b.Port)
+		})
+		t.held[key] = e
+	}
+}
+
+func (t *table) readSlots(byID map[uint32]ipvs.Key, err *error) {
+	found := map[slotKey]slot{}
+	for k, v := range all[slotKey, slot](t.maps.Slots, err) {
+		if e, ok := t.held[byID[k.Service]]; !ok || e.Generation != k.Generation || k.Index >= e.Count {
+			t.straySlots = append(t.straySlots, k)
+			continue
+		}
+		found[k] = v
+	}
+	for key, e := range t.held {
+		want := slotsOf(e.backends)
+		e.broken = len(want) != int(e.Count)
+		for i, s := range want {
+			if found[slotKey{e.ID, e.Generation, uint32(i)}] != s {
+				e.broken = true
+			}
+		}
+		t.held[key] = e
+	}
+}
+
+// slotsOf lists what new connections pick from.
+func slotsOf(backends []ipvs.Backend) []slot {
+	var out []slot
+	for _, b := range backends {
+		if !b.Draining {
+			out = append(out, slot{Addr: addrOf(b.Addr), Port: portOf(b.Port)})
+		}
+	}
+	return out
+}
+
+// apply makes the maps equal to a normalized state.
+func (t *table) apply(want ipvs.State) error {
+	plan := ipvs.Diff(t.state, want)
+	for _, a := range plan.AddAddrs {
+		if err := t.maps.NodeAddrs.Put(addrOf(a), uint32(1)); err != nil {
+			return fmt.Errorf("node address %s: %w", a, err)
+		}
+	}
+	for _, s := range t.alsoBroken(plan.Put, want) {
+		if err := t.put(s); err != nil {
+			return fmt.Errorf("%s: %w", s.Key, err)
+		}
+	}
+	if err := t.putNode(want); err != nil {
+		return err
+	}
+	if err := t.putBits(publishedBits(want.Services)); err != nil {
+		return err
+	}
+	for _, k := range plan.Remove {
+		if err := t.remove(k); err != nil {
+			return fmt.Errorf("%s: %w", k, err)
+		}
+	}
+	for _, a := range plan.RemoveAddrs {
+		if err := gone(t.maps.NodeAddrs.Delete(addrOf(a))); err != nil {
+			return fmt.Errorf("node address %s: %w", a, err)
+		}
+	}
+	t.state = want
+	return t.sweep()
+}
+
+// alsoBroken adds the services that look right but are not.
+func (t *table) alsoBroken(put []ipvs.Service, want ipvs.State) []ipvs.Service {
+	planned := map[ipvs.Key]bool{}
+	for _, s := range put {
+		planned[s.Key] = true
+	}
+	for _, s := range want.Services {
+		if t.held[s.Key].broken && !planned[s.Key] {
+			put = append(put, s)
+		}
+	}
+	return put
+}
+
+// put writes a service so that a packet finds either its old list of backends or
+// the new one, whole.
+func (t *table) put(s ipvs.Service) error {
+	old, known := t.held[s.Key]
+	now := entry{service: service{ID: old.ID, Generation: old.Generation + 1}, backends: s.Backends}
+	if !known {
+		now.ID = t.nextID
+		t.nextID++
+		if err := t.putCounters(now.ID); err != nil {
+			return err
+		}
+	}
+	for _, b := range s.Backends {
+		state := serving
+		if b.Draining {
+			state = draining
+		}
+		if err := t.maps.Backends.Put(backendKeyOf(now.ID, b), state); err != nil {
+			return fmt.Errorf("backend %s: %w", b.Addr, err)
+		}
+	}
+	slots := slotsOf(s.Backends)
+	now.Count = uint32(len(slots))
+	for i, v := range slots {
+		if err := t.maps.Slots.Put(slotKey{now.ID, now.Generation, uint32(i)}, v); err != nil {
+			return fmt.Errorf("slot %d: %w", i, err)
+		}
+	}
+	if err := t.maps.Services.Put(keyOf(s.Key), now.service); err != nil {
+		return err
+	}
+	t.held[s.Key] = now
+	return t.drop(old, s.Backends)
+}
+
+// drop deletes what a service had and does not have any more.
+func (t *table) drop(old entry, keep []ipvs.Backend) error {
+	for i := range old.Count {
+		if err := gone(t.maps.Slots.Delete(slotKey{old.ID, old.Generation, i})); err != nil {
+			return fmt.Errorf("old slot %d: %w", i, err)
+		}
+	}
+	for _, b := range old.backends {
+		same := func(k ipvs.Backend) bool { return k.Addr == b.Addr && k.Port == b.Port }
+		if slices.ContainsFunc(keep, same) {
+			continue
+		}
+		if err := gone(t.maps.Backends.Delete(backendKeyOf(old.ID, b))); err != nil {
+			return fmt.Errorf("old backend %s: %w", b.Addr, err)
+		}
+	}
+	return nil
+}
+
+func (t *table) remove(k ipvs.Key) error {
+	e := t.held[k]
+	if err := gone(t.maps.Services.Delete(keyOf(k))); err != nil {
+		return err
+	}
+	delete(t.held, k)
+	return errors.Join(t.drop(e, nil), gone(t.maps.Counters.Delete(e.ID)))
+}
+
+func (t *table) putCounters(id uint32) error {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return err
+	}
+	return t.maps.Counters.Put(id, make([]counters, cpus))
+}
+
+func (t *table) putNode(want ipvs.State) error {
+	n := node{Netns: t.netns, MeshVNI: want.MeshVNI}
+	if a := want.First4(); a.IsValid() {
+		n.Addr4 = a.As4()
+	}
+	if n == t.node {
+		return nil
+	}
+	if err := t.maps.Node.Put(uint32(0), n); err != nil {
+		return fmt.Errorf("node: %w", err)
+	}
+	t.node = n
+	return nil
+}
+
+func (t *table) putBits(bits []uint64) error {
+	for i, word := range bits {
+		if word == t.bits[i] {
+			continue
+		}
+		if err := t.maps.Published.Put(uint32(i), word); err != nil {
+			return fmt.Errorf("published ports: %w", err)
+		}
+		t.bits[i] = word
+	}
+	return nil
+}
+
+// sweep deletes strays, after all that could need them stands.
+func (t *table) sweep() error {
+	for _, k := range t.straySlots {
+		e, ok := t.byID(k.Service)
+		if ok && e.Generation == k.Generation && k.Index < e.Count {
+			continue // its number has been given out again meanwhile
+		}
+		if err := gone(t.maps.Slots.Delete(k)); err != nil {
+			return fmt.Errorf("stray slot: %w", err)
+		}
+	}
+	for _, k := range t.strayBackends {
+		if err := gone(t.maps.Backends.Delete(k)); err != nil {
+			return fmt.Errorf("stray backend: %w", err)
+		}
+	}
+	t.straySlots, t.strayBackends = nil, nil
+	return nil
+}
+
+func (t *table) byID(id uint32) (entry, bool) {
+	for _, e := range t.held {
+		if e.ID == id {
+			return e, true
+		}
+	}
+	return entry{}, false
+}
+
+// gone takes "is not there" for success.
+func gone(err error) error {
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,135 @@
+package ipvstest
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/meshd/meshd/ipvs"
+)
+
+// Holder is a Balancer that can say what it, or its kernel, holds. Names may be
+// missing in the answer.
+type Holder interface {
+	ipvs.Balancer
+	Held() (ipvs.State, error)
+}
+
+// Conform checks what every Balancer promises. open gives a balancer each time; all
+// of one test's have the same kernel, so that a later one finds what a former left.
+func Conform(t *testing.T, setup func(t *testing.T) (open func() Holder)) {
+	for name, test := range map[string]func(*testing.T, func() Holder){
+		"holds what was set":       holds,
+		"the same again":           again,
+		"goes through any changes": changes,
+		"refuses nonsense":         refuses,
+		"survives a restart":       survives,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, setup(t)) })
+	}
+}
+
+func example(last byte, draining bool) ipvs.State {
+	task := netip.AddrFrom4([4]byte{10, 255, 0, last})
+	return ipvs.State{
+		MeshVNI:   4096,
+		NodeAddrs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
+		Services: []ipvs.Service{
+			{
+				Key: ipvs.Key{VNI: 4096, Port: 8080, Protocol: ipvs.TCP}, Name: "web",
+				Backends: []ipvs.Backend{{Addr: task, Port: 80, Draining: draining}},
+			},
+			{
+				Key: ipvs.Key{VNI: 4097, VIP: netip.MustParseAddr("10.0.1.2")}, Name: "web",
+				Backends: []ipvs.Backend{{Addr: netip.MustParseAddr("10.0.1.7")}, {Addr: task, Draining: draining}},
+			},
+			{
+				Key: ipvs.Key{VNI: 4097, VIP: netip.MustParseAddr("fd00::2")}, Name: "web",
+				Backends: []ipvs.Backend{{Addr: netip.MustParseAddr("fd00::7")}},
+			},
+		},
+	}
+}
+
+func expect(t *testing.T, h Holder, want ipvs.State) {
+	t.Helper()
+	want, err := ipvs.Normalize(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := h.Held()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err = ipvs.Normalize(got); err != nil {
+		t.Fatal(err)
+	}
+	diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}), cmpopts.IgnoreFields(ipvs.Service{}, "Name"),
+		cmpopts.EquateEmpty(), cmpopts.SortSlices(netip.Addr.Less))
+	if diff != "" {
+		t.Fatalf("held (-want +got):\n%s", diff)
+	}
+}
+
+func set(t *testing.T, b ipvs.Balancer, s ipvs.State) {
+	t.Helper()
+	if err := b.Set(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func holds(t *testing.T, open func() Holder) {
+	b := open()
+	set(t, b, ipvs.State{})
+	expect(t, b, ipvs.State{})
+	set(t, b, example(2, false))
+	expect(t, b, example(2, false))
+}
+
+func again(t *testing.T, open func() Holder) {
+	b := open()
+	for range 3 {
+		set(t, b, example(2, false))
+	}
+	expect(t, b, example(2, false))
+}
+
+func changes(t *testing.T, open func() Holder) {
+	b := open()
+	less := example(2, false)
+	less.Services, less.NodeAddrs = less.Services[1:], less.NodeAddrs[:1]
+	empty := example(2, false)
+	for i := range empty.Services {
+		empty.Services[i].Backends = nil
+	}
+	other := example(4, false)
+	other.MeshVNI = 5000
+	for _, s := range []ipvs.State{example(2, false), example(2, true), example(3, false), less, empty, other, {}, example(9, true)} {
+		set(t, b, s)
+		expect(t, b, s)
+	}
+}
+
+func refuses(t *testing.T, open func() Holder) {
+	b := open()
+	set(t, b, example(2, false))
+	bad := example(3, false)
+	bad.Services = append(bad.Services, bad.Services[0])
+	if b.Set(bad) == nil {
+		t.Fatal("two services with one key were taken")
+	}
+	expect(t, b, example(2, false))
+}
+
+func survives(t *testing.T, open func() Holder) {
+	b := open()
+	set(t, b, example(2, false))
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b = open()
+	set(t, b, example(3, true))
+	expect(t, b, example(3, true))
+}
