@@ -62,9 +62,9 @@ func (c *cache) apply(commit store.Commit) *touched {
 		t.add(e, func(id string) bool { return c.publishers[id] })
 	}
 	for id, n := range c.networks {
-		stale := t.networks[id] || t.networks[n.Name]
+		stale := t.networks[id] || t.networks[n.Name] || t.shows(n)
 		if n.Ingress {
-			stale = t.mesh
+			stale = t.mesh || t.shows(n)
 		}
 		if stale && n.Revision < commit.Index {
 			delete(c.networks, id)

@@ -134,15 +134,16 @@ func buildNetwork(v *store.View, n *store.Network) protocol.Network {
 	tasks := v.TasksOnNetwork(n.ID)
 	on := map[string]bool{}
 	for _, t := range tasks {
-		on[t.ServiceID] = true
+		on[t.ServiceID] = on[t.ServiceID] || !n.Spec.Ingress && offer(t) != ""
 	}
 	for _, s := range v.Services() {
 		ports := published(s)
 		if n.Spec.Ingress {
 			on[s.ID] = len(ports) > 0
-		}
-		if on[s.ID] || !n.Spec.Ingress && wants(s, n) {
+		} else if wants(s, n) {
 			on[s.ID] = true
+		}
+		if on[s.ID] {
 			out.Services = append(out.Services, buildService(s, n, ports))
 		}
 	}

@@ -2,9 +2,10 @@ package dispatcher
 
 import (
 	"context"
+	"math/rand/v2"
 	"net/netip"
+	"strconv"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -269,6 +270,53 @@ func TestAssignmentCarriesWhatTheTaskUsesOnly(t *testing.T) {
 	})
 }
 
+func changeService(tx *store.Tx, rng *rand.Rand, id string, step int) {
+	old := tx.Service(id)
+	if old == nil {
+		tx.Create(service(id, "user"))
+		return
+	}
+	s := *old
+	switch rng.IntN(4) {
+	case 0:
+		s.Spec.Labels = map[string]string{"step": strconv.Itoa(step)}
+	case 1:
+		target := []string{"user", "user-net", "elsewhere"}[rng.IntN(3)]
+		s.Spec.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: target}}
+	case 2:
+		s.Endpoint.Ports = nil
+		if rng.IntN(2) == 0 {
+			s.Endpoint.Ports = []swarm.PortConfig{{TargetPort: 80, PublishedPort: uint32(1 + rng.IntN(1000))}}
+		}
+	case 3:
+		tx.Remove(old)
+		return
+	}
+	tx.Update(&s)
+}
+
+func changeSomething(tx *store.Tx, rng *rand.Rand, step int) {
+	states := []swarm.TaskState{"pending", "assigned", "starting", "running", "shutdown", "failed"}
+	desired := []swarm.TaskState{"running", "shutdown", "remove"}
+	if rng.IntN(10) == 0 {
+		changeService(tx, rng, []string{"web", "db"}[rng.IntN(2)], step)
+		return
+	}
+	id := []string{"a", "b", "c", "d", "e"}[rng.IntN(5)]
+	old := tx.Task(id)
+	switch {
+	case old == nil:
+		service := []string{"web", "db"}[rng.IntN(2)]
+		tx.Create(task(id, service, []string{"n1", "n2"}[rng.IntN(2)], byte(20+rng.IntN(50)), "pending"))
+	case rng.IntN(10) == 0:
+		tx.Remove(old)
+	default:
+		next := *old
+		next.Status.State, next.DesiredState = states[rng.IntN(len(states))], desired[rng.IntN(len(desired))]
+		tx.Update(&next)
+	}
+}
+
 // TestTouchedMissesNothing plays random changes and compares the cache, which
 // drops only what a commit touched, with networks built from scratch.
 func TestTouchedMissesNothing(t *testing.T) {
@@ -276,33 +324,9 @@ func TestTouchedMissesNothing(t *testing.T) {
 	c := newCache()
 	watcher := w.store.Watch(func(v *store.View) { c.reset(v.Index(), v.Services()) })
 	defer watcher.Close()
-	states := []swarm.TaskState{"pending", "assigned", "starting", "running", "shutdown", "failed"}
-	desired := []swarm.TaskState{"running", "shutdown", "remove"}
 	rng := newRand(t)
-	ids := []string{"a", "b", "c", "d", "e"}
 	for step := range 2000 {
-		id := ids[rng.IntN(len(ids))]
-		w.change(func(tx *store.Tx) {
-			if rng.IntN(20) == 0 {
-				s := *tx.Service([]string{"web", "db"}[rng.IntN(2)])
-				s.Spec.Labels = map[string]string{"step": time.Duration(step).String()}
-				tx.Update(&s)
-				return
-			}
-			old := tx.Task(id)
-			if old == nil {
-				service := []string{"web", "db"}[rng.IntN(2)]
-				tx.Create(task(id, service, []string{"n1", "n2"}[rng.IntN(2)], byte(20+rng.IntN(50)), "pending"))
-				return
-			}
-			if rng.IntN(10) == 0 {
-				tx.Remove(old)
-				return
-			}
-			next := *old
-			next.Status.State, next.DesiredState = states[rng.IntN(len(states))], desired[rng.IntN(len(desired))]
-			tx.Update(&next)
-		})
+		w.change(func(tx *store.Tx) { changeSomething(tx, rng, step) })
 		c.apply(<-watcher.C)
 		w.store.View(func(v *store.View) {
 			for _, n := range v.Networks() {

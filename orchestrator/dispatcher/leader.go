@@ -15,6 +15,8 @@ type term struct {
 	last    time.Time // of the last tick
 	// failing is since when the leader could not be reached; zero if it can.
 	failing time.Time
+	// patience is how long to bear that before the sessions are sent elsewhere.
+	patience time.Duration
 }
 
 // beats judges leases on the leader and relays beats to it elsewhere.

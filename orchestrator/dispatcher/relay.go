@@ -18,6 +18,10 @@ const (
 	pathRelayDrained = "/v1/relay/drained"
 )
 
+// maxPatience bounds, in leases, the time between two attempts to send the
+// sessions elsewhere: without a quorum no other manager is better.
+const maxPatience = 16
+
 // relay tells the leader who was heard. A manager that cannot do so for a lease
 // ends its sessions: their nodes would count as dead, and may find a better manager.
 func (d *Dispatcher) relay(ctx context.Context, t *term, leader string) {
@@ -37,11 +41,11 @@ func (d *Dispatcher) relay(ctx context.Context, t *term, leader string) {
 	}
 	switch {
 	case err == nil:
-		t.failing = time.Time{}
+		t.failing, t.patience = time.Time{}, d.cfg.Lease
 	case t.failing.IsZero():
-		t.failing = now
-	case now.Sub(t.failing) > d.cfg.Lease:
-		t.failing = now
+		t.failing, t.patience = now, d.cfg.Lease
+	case now.Sub(t.failing) > t.patience:
+		t.failing, t.patience = now, min(2*t.patience, maxPatience*d.cfg.Lease)
 		d.cfg.Logger.Warn("cannot relay heartbeats to the leader; ending the sessions", "leader", leader, "error", err)
 		d.each(func(s *session) { s.end(errCutOff) })
 	}

@@ -16,6 +16,8 @@ type touched struct {
 	nodes map[string]bool
 	// networks changed for everyone on them.
 	networks map[string]bool
+	// services changed; also networks that only their tasks are on show them.
+	services map[string]bool
 	// mesh: the mesh network's shared part changed.
 	mesh bool
 	// members: the list of nodes or managers changed.
@@ -29,7 +31,7 @@ type touched struct {
 }
 
 func newTouched() *touched {
-	return &touched{nodes: map[string]bool{}, networks: map[string]bool{}}
+	return &touched{nodes: map[string]bool{}, networks: map[string]bool{}, services: map[string]bool{}}
 }
 
 // add takes in one event. publishes tells of a service whether it has published
@@ -82,6 +84,15 @@ func (c *touched) task(old, next *store.Task, publishes func(string) bool) {
 	}
 }
 
+// shows says that a network describes one of the services that changed.
+func (c *touched) shows(n protocol.Network) bool {
+	if len(c.services) == 0 {
+		return false
+	}
+	return slices.ContainsFunc(n.Services, func(s protocol.Service) bool { return c.services[s.ID] }) ||
+		slices.ContainsFunc(n.Endpoints, func(e protocol.Endpoint) bool { return c.services[e.ServiceID] })
+}
+
 func offerOf(t *store.Task) protocol.EndpointState {
 	if t == nil {
 		return ""
@@ -108,6 +119,7 @@ func (c *touched) service(old, next *store.Service) {
 		if s == nil {
 			continue
 		}
+		c.services[s.ID] = true
 		c.mesh = c.mesh || len(published(s)) > 0
 		for _, vip := range s.Endpoint.VirtualIPs {
 			c.networks[vip.NetworkID] = true

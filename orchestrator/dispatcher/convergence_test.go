@@ -1,0 +1,155 @@
+package dispatcher
+
+import (
+	"encoding/json"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/orchestrator/protocol"
+	"github.com/meshd/meshd/orchestrator/store"
+)
+
+// replica is what an agent makes of its messages.
+type replica struct {
+	tasks    map[string]swarm.TaskState // desired
+	networks map[string]protocol.Network
+}
+
+func (r *replica) apply(m *protocol.Message) {
+	if m.Tasks != nil {
+		if m.Tasks.Full {
+			clear(r.tasks)
+		}
+		for _, a := range m.Tasks.Set {
+			r.tasks[a.Task.ID] = a.Task.DesiredState
+		}
+		for _, id := range m.Tasks.Remove {
+			delete(r.tasks, id)
+		}
+	}
+	for _, n := range m.Networks {
+		r.networks[n.ID] = n
+	}
+	for _, id := range m.NetworksGone {
+		delete(r.networks, id)
+	}
+}
+
+// print shows a network without its revision, in a form to compare.
+func print(t *testing.T, n protocol.Network) string {
+	t.Helper()
+	n.Revision = 0
+	data, err := json.Marshal(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// TestRevisionsAreHonest plays random changes to a session and checks each
+// network that it is sent: it is the state at its revision or a later one, never
+// an earlier one, for acknowledgements rest on that; revisions rise; and in the
+// end the node knows exactly what it should.
+func TestRevisionsAreHonest(t *testing.T) {
+	const node, steps = "n1", 400
+	w := newWorld(t)
+	d := w.start(Config{Coalesce: time.Millisecond})
+	a := connect(t, d, node)
+	rng := newRand(t)
+	history := map[string]map[uint64]string{"mesh": {}, "user": {}}
+	note := func() {
+		w.store.View(func(v *store.View) {
+			for id := range history {
+				n := buildNetwork(v, v.Network(id))
+				if n.Ingress {
+					n = withOwn(v, n, node)
+				}
+				history[id][v.Index()] = print(t, n)
+			}
+		})
+	}
+	note()
+	var received []*protocol.Message
+	for step := range steps {
+		w.change(func(tx *store.Tx) { changeSomething(tx, rng, step) })
+		note()
+		select {
+		case m := <-a.messages:
+			received = append(received, m)
+		default:
+		}
+	}
+	last := w.index()
+	r := replica{tasks: map[string]swarm.TaskState{}, networks: map[string]protocol.Network{}}
+	revisions := map[string]uint64{}
+	check := func(m *protocol.Message) {
+		t.Helper()
+		for _, n := range m.Networks {
+			if n.Revision <= revisions[n.ID] && slices.Contains(keys(r.networks), n.ID) {
+				t.Errorf("%s: revision %d after %d", n.ID, n.Revision, revisions[n.ID])
+			}
+			revisions[n.ID] = n.Revision
+			if !somewhere(history[n.ID], n.Revision, last, print(t, n)) {
+				t.Fatalf("%s at revision %d is nothing that was true then or later:\n%s", n.ID, n.Revision, print(t, n))
+			}
+		}
+		r.apply(m)
+	}
+	for _, m := range received {
+		check(m)
+	}
+	deadline := time.After(5 * time.Second)
+	for !w.agrees(t, &r, node) {
+		select {
+		case m := <-a.messages:
+			check(m)
+		case <-deadline:
+			t.Fatalf("the node ends with %+v", r)
+		}
+	}
+}
+
+func keys(m map[string]protocol.Network) []string {
+	var out []string
+	for k := range m {
+		out = append(out, k)
+	}
+	return out
+}
+
+// somewhere says whether a network looked so at an index from the first on.
+// Indexes at which nothing was noted did not change it.
+func somewhere(history map[uint64]string, first, last uint64, want string) bool {
+	for first > 0 && history[first] == "" {
+		first--
+	}
+	for i := first; i <= last; i++ {
+		if history[i] == want {
+			return true
+		}
+	}
+	return false
+}
+
+func (w *world) agrees(t *testing.T, r *replica, node string) bool {
+	ok := true
+	w.store.View(func(v *store.View) {
+		want := Networks(v, node)
+		ok = len(want) == len(r.networks)
+		for _, n := range want {
+			ok = ok && print(t, n) == print(t, r.networks[n.ID])
+		}
+		tasks := 0
+		for _, x := range v.TasksOnNode(node) {
+			if assigned(x) {
+				tasks++
+				ok = ok && r.tasks[x.ID] == x.DesiredState
+			}
+		}
+		ok = ok && tasks == len(r.tasks)
+	})
+	return ok
+}
