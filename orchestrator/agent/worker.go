@@ -179,6 +179,7 @@ func (w *worker) prepare(ctx context.Context) error {
 		id, err := w.agent.cfg.Runner.Prepare(ctx, task)
 		if id != "" {
 			w.container = Container{ID: id, TaskID: w.id, State: ContainerCreated}
+			w.setStatus(func(s *swarm.TaskStatus) { s.ContainerStatus = &swarm.ContainerStatus{ContainerID: id} })
 		}
 		if err != nil {
 			return err

@@ -99,36 +99,6 @@ func (r *Runner) takeOver(ctx context.Context, o client.ContainerCreateOptions) 
 	return "", false, plain(err)
 }
 
-// pull gets an image, once for all tasks that miss it.
-func (r *Runner) pull(ctx context.Context, image, auth string) error {
-	results := r.pulls.DoChan(image+"\x00"+auth, func() (any, error) {
-		// The tasks share the pull, so none of them may end it for the others; the
-		// engine's own timeouts bound it.
-		ctx := context.WithoutCancel(ctx)
-		if _, err := r.api.ImageInspect(ctx, image); err == nil || !errdefs.IsNotFound(err) {
-			return nil, err // pulled by another task meanwhile
-		}
-		stream, err := r.api.ImagePull(ctx, image, client.ImagePullOptions{RegistryAuth: auth})
-		if err != nil {
-			return nil, err
-		}
-		return nil, stream.Wait(ctx)
-	})
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case res := <-results:
-		if res.Err == nil {
-			return nil
-		}
-		err := plain(res.Err)
-		if errdefs.IsUnavailable(err) {
-			return err
-		}
-		return &engineError{text: "No such image: " + image + ": " + err.Error(), class: err}
-	}
-}
-
 // resolvFile returns the file that the task gets as /etc/resolv.conf. Servers of
 // the task's own are asked by the node's resolver, so that service names work
 // for it, too; only its search list and options need a file of its own.

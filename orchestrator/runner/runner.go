@@ -47,7 +47,7 @@ type Runner struct {
 	api   *client.Client
 	hub   *hub
 	slots chan struct{}
-	pulls singleflight.Group
+	pulls *pulls
 
 	mu       sync.Mutex
 	networks map[string]string // cluster network ID -> engine network ID
@@ -81,7 +81,7 @@ func New(cfg Config) (*Runner, error) {
 		return nil, fmt.Errorf("runner: engine %s: %w", cfg.Socket, err)
 	}
 	return &Runner{
-		cfg: cfg, log: cfg.Logger, api: api, hub: newHub(),
+		cfg: cfg, log: cfg.Logger, api: api, hub: newHub(), pulls: newPulls(),
 		slots: make(chan struct{}, cfg.Parallel), networks: map[string]string{},
 	}, nil
 }

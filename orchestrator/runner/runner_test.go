@@ -46,6 +46,7 @@ type fixture struct {
 	*Runner
 	engine *testEngine
 	ctx    context.Context
+	halt   func() // ends the runner's Run
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -56,11 +57,14 @@ func newFixture(t *testing.T) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	done := make(chan struct{})
-	go func() { defer close(done); _ = r.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done })
-	return &fixture{Runner: r, engine: e, ctx: ctx}
+	t.Cleanup(cancel)
+	follow, halt := context.WithCancel(ctx)
+	go func() { defer close(done); _ = r.Run(follow) }()
+	f := &fixture{Runner: r, engine: e, ctx: ctx, halt: func() { halt(); <-done }}
+	t.Cleanup(f.halt)
+	return f
 }
 
 type testWriter struct{ t *testing.T }
@@ -104,6 +108,8 @@ func TestEngine(t *testing.T) {
 	t.Run("networks", f.testNetworks)
 	t.Run("describe", f.testDescribe)
 	t.Run("engine restart", f.testEngineRestart)
+	f.halt() // the agent runs the runner itself
+	t.Run("agent", f.testAgent)
 }
 
 func (f *fixture) testLife(t *testing.T) {
