@@ -200,24 +200,31 @@ func signal(c chan struct{}) {
 // assign gives a task to its worker, a new one if there is none.
 func (a *Agent) assign(ctx context.Context, t protocol.Assignment) {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	w := a.workers[t.Task.ID]
 	if w == nil {
 		c := a.orphans[t.Task.ID]
 		delete(a.orphans, t.Task.ID)
-		w = newWorker(a, t, c)
-		a.workers[t.Task.ID] = w
-		a.group.Go(func() {
-			w.run(ctx)
-			a.retire(w)
-		})
-		a.mu.Unlock()
+		a.spawnLocked(ctx, newWorker(a, t, c))
 		return
 	}
-	a.mu.Unlock()
 	w.assign(t)
 	if s := w.current(); rank(s.State) > rank(t.Task.Status.State) {
 		a.reports.put(t.Task.ID, s) // the manager missed it
 	}
+}
+
+// spawnLocked runs a worker until its task is gone.
+func (a *Agent) spawnLocked(ctx context.Context, w *worker) {
+	a.workers[w.id] = w
+	a.group.Go(func() {
+		for ctx.Err() == nil {
+			w.run(ctx)
+			if a.retire(w) {
+				return
+			}
+		}
+	})
 }
 
 func (a *Agent) unassign(id string) {
@@ -230,14 +237,16 @@ func (a *Agent) unassign(id string) {
 	}
 }
 
-// retire forgets a worker whose task is gone.
-func (a *Agent) retire(w *worker) {
+// retire forgets a worker whose task is gone; false if the task came back.
+func (a *Agent) retire(w *worker) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if w.wish().Gone {
-		delete(a.workers, w.id)
-		a.reports.drop(w.id)
+	if !w.wish().Gone {
+		return false
 	}
+	delete(a.workers, w.id)
+	a.reports.drop(w.id)
+	return true
 }
 
 // removeOrphans gives each container that no assignment claims to a worker
@@ -249,11 +258,7 @@ func (a *Agent) removeOrphans(ctx context.Context) {
 		a.log.Info("removing the container of a task that is not assigned", "task", id, "container", c.ID)
 		w := newWorker(a, protocol.Assignment{Task: swarm.Task{ID: id}}, c)
 		w.gone = true
-		a.workers[id] = w
-		a.group.Go(func() {
-			w.run(ctx)
-			a.retire(w)
-		})
+		a.spawnLocked(ctx, w)
 	}
 	clear(a.orphans)
 }

@@ -164,15 +164,18 @@ func TestTaskRunsAndCompletes(t *testing.T) {
 // forwardOnly fails if a reported state is not after the one before it.
 func forwardOnly(t *testing.T, statuses []swarm.TaskStatus) {
 	t.Helper()
-	order := []swarm.TaskState{"accepted", "preparing", "ready", "starting", "running", "complete", "shutdown", "failed", "rejected"}
-	last := -1
+	last := swarm.TaskState("assigned")
 	for _, s := range statuses {
-		at := slices.Index(order, s.State)
-		if at <= last {
-			t.Errorf("%s after %s", s.State, order[last])
+		if rankOf(s.State) <= rankOf(last) {
+			t.Errorf("%s after %s", s.State, last)
 		}
-		last = at
+		last = s.State
 	}
+}
+
+func rankOf(s swarm.TaskState) int {
+	return slices.Index([]swarm.TaskState{
+		"assigned", "accepted", "preparing", "ready", "starting", "running", "complete", "shutdown", "failed", "rejected"}, s)
 }
 
 func TestFailures(t *testing.T) {
@@ -495,6 +498,21 @@ func TestMissedStatusIsSentAgain(t *testing.T) {
 	r.until("it is told", func() bool { return len(r.mgrs.Statuses("t1")) > n })
 	if s := r.mgrs.Status("t1"); s.State != swarm.TaskStateRunning {
 		t.Errorf("%+v", s)
+	}
+}
+
+func TestTaskComesBack(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	r.send(full(task("t1", "assigned", "running")))
+	r.untilState("t1", swarm.TaskStateRunning)
+	r.send(full()) // a manager that lags
+	r.until("the container is gone", func() bool { return r.engine.State("t1") == agent.ContainerNone })
+	r.send(full(task("t1", "running", "running")))
+	// It is not run a second time: managers must see that it ended.
+	r.until("managers are told", func() bool { return rankOf(r.mgrs.Status("t1").State) > rankOf("running") })
+	if n := strings.Count(strings.Join(r.engine.Events.All(), ","), "start t1"); n != 1 {
+		t.Errorf("started %d times", n)
 	}
 }
 

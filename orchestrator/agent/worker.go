@@ -37,13 +37,14 @@ func newWorker(a *Agent, task protocol.Assignment, c Container) *worker {
 	}
 }
 
-// assign replaces the assignment. Its status does not count: the worker knows better.
+// assign replaces the assignment. Its status does not count: the worker knows
+// better. A task that was gone may come back, when the first manager lagged.
 func (w *worker) assign(task protocol.Assignment) {
 	w.mu.Lock()
 	if rank(task.Task.DesiredState) < rank(w.task.Task.DesiredState) {
 		task.Task.DesiredState = w.task.Task.DesiredState
 	}
-	w.task = task
+	w.task, w.gone = task, false
 	w.mu.Unlock()
 	w.poke()
 }
