@@ -135,6 +135,7 @@ func (f *family) serve(l net.Listener) {
 func (f *family) handle(req request) reply {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.reapLocked() // so that a daemon that has just been killed does not count as running
 	var err error
 	switch req.Op {
 	case "start":
@@ -185,10 +186,14 @@ func (f *family) signalLocked(name string, sig unix.Signal) error {
 	return unix.Kill(pid, sig)
 }
 
-// reap collects every process that has ended. The lock keeps it from taking a child between its start and its entry in the map.
 func (f *family) reap() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.reapLocked()
+}
+
+// reapLocked collects every process that has ended. The lock keeps it from taking a child between its start and its entry in the map.
+func (f *family) reapLocked() {
 	for {
 		pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
 		if errors.Is(err, unix.EINTR) {

@@ -2,14 +2,13 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
-	"os"
 	"strings"
 	"time"
 )
@@ -21,11 +20,12 @@ func get(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("get", flag.ContinueOnError)
 	n := flags.Int("n", 1, "how often")
 	timeout := flags.Duration("timeout", defaultTimeout, "for each call")
+	field := flags.String("field", "", "print only this field of the answer")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if flags.NArg() != 1 {
-		return errors.New("usage: sample get [-n N] [-timeout D] URL")
+		return errors.New("usage: sample get [-n N] [-timeout D] [-field NAME] URL")
 	}
 	url := flags.Arg(0)
 	if !strings.Contains(url, "://") {
@@ -34,33 +34,53 @@ func get(ctx context.Context, args []string) error {
 	client := &http.Client{Timeout: *timeout, Transport: &http.Transport{DisableKeepAlives: true}}
 	var errs []error
 	for range *n {
-		errs = append(errs, getOnce(ctx, client, url))
+		body, err := getOnce(ctx, client, url)
+		if err == nil && *field != "" {
+			body, err = pick(body, *field)
+		}
+		fmt.Print(string(body))
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-func getOnce(ctx context.Context, client *http.Client, url string) error {
+// getOnce returns the body whatever the status is.
+func getOnce(ctx context.Context, client *http.Client, url string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer resp.Body.Close()
-	if _, err := io.Copy(os.Stdout, resp.Body); err != nil {
-		return err
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", url, resp.Status)
 	}
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", url, resp.Status)
+	return body, err
+}
+
+// pick returns one field of a JSON object on a line.
+func pick(body []byte, field string) ([]byte, error) {
+	var object map[string]any
+	if err := json.Unmarshal(body, &object); err != nil {
+		return nil, err
 	}
-	return nil
+	value, ok := object[field]
+	if !ok {
+		return nil, fmt.Errorf("no field %q in %s", field, body)
+	}
+	return fmt.Appendln(nil, value), nil
 }
 
 func sendUDP(ctx context.Context, args []string) error {
+	if len(args) == 1 {
+		args = append(args, "hello")
+	}
 	if len(args) != 2 {
-		return errors.New("usage: sample udp HOST:PORT TEXT")
+		return errors.New("usage: sample udp HOST:PORT [TEXT]")
 	}
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "udp", args[0])
@@ -80,25 +100,5 @@ func sendUDP(ctx context.Context, args []string) error {
 		return err
 	}
 	_, err = fmt.Printf("%s\n", buffer[:got])
-	return err
-}
-
-// lookup prints one address (or, for an address, one name) per line.
-func lookup(ctx context.Context, args []string) error {
-	if len(args) != 1 {
-		return errors.New("usage: sample lookup NAME|ADDR")
-	}
-	ctx, cancel := context.WithTimeout(ctx, defaultTimeout)
-	defer cancel()
-	var resolver net.Resolver
-	ask := resolver.LookupHost
-	if _, err := netip.ParseAddr(args[0]); err == nil {
-		ask = resolver.LookupAddr
-	}
-	found, err := ask(ctx, args[0])
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Println(strings.Join(found, "\n"))
 	return err
 }

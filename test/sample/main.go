@@ -1,10 +1,10 @@
 // Command sample is the application of the demo and the end-to-end tests: a server that says who called whom, and small clients to call
 // it with from inside of a container. It is static and needs nothing in its image.
 //
-//	sample serve              HTTP and UDP on :8080 (or $PORT)
-//	sample get [-n N] URL     call a server; status 1 unless every answer is 200
-//	sample udp HOST:PORT TEXT send one datagram, print the answer
-//	sample lookup NAME|ADDR   ask the resolver
+//	sample serve              HTTP on :8080 (or $PORT), UDP on :9000 (or $UDP_PORT)
+//	sample get URL            call a server; status 1 unless every answer is 200 (-n N, -timeout D, -field NAME of the JSON answer)
+//	sample udp HOST:PORT      send one datagram, print the answer
+//	sample lookup NAME|ADDR   ask the resolver (-type T, -tcp, -reverse)
 //	sample sleep [DURATION]   wait (default for ever); ends at once on SIGTERM
 //	sample exit CODE          end with that status
 //

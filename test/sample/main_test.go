@@ -22,11 +22,18 @@ func TestServerSaysWhoCalled(t *testing.T) {
 	if err := json.NewDecoder(resp.Body).Decode(&a); err != nil {
 		t.Fatal(err)
 	}
-	if client, _, err := net.SplitHostPort(a.Client); err != nil || client != "127.0.0.1" {
-		t.Errorf("client %q", a.Client)
-	}
-	if a.Local != server.Listener.Addr().String() || a.Hostname == "" {
+	if a.Client != "127.0.0.1" || a.Port == 0 || a.Local != server.Listener.Addr().String() || a.Hostname == "" {
 		t.Errorf("answer %+v", a)
+	}
+}
+
+func TestPick(t *testing.T) {
+	got, err := pick([]byte(`{"client":"192.0.2.1","port":7}`), "client")
+	if err != nil || string(got) != "192.0.2.1\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := pick([]byte(`{}`), "client"); err == nil {
+		t.Error("a missing field was accepted")
 	}
 }
 

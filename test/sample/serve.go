@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,7 +25,8 @@ const drainTime = 8 * time.Second
 type Answer struct {
 	Hostname  string   `json:"hostname"`
 	Version   string   `json:"version"` // $VERSION, of the image
-	Client    string   `json:"client"`  // address and port that the connection came from
+	Client    string   `json:"client"`  // address that the connection came from
+	Port      uint16   `json:"port"`    // and its port
 	Local     string   `json:"local"`   // address and port that it came to
 	Addresses []string `json:"addresses"`
 	Env       []string `json:"env"`
@@ -32,20 +34,16 @@ type Answer struct {
 
 // serve runs until ctx ends, then finishes what it has begun.
 func serve(ctx context.Context) error {
-	port := os.Getenv("PORT")
-	if port == "" {
-		port = "8080"
-	}
-	tcp, err := net.Listen("tcp", ":"+port)
+	tcp, err := net.Listen("tcp", ":"+cmp.Or(os.Getenv("PORT"), "8080"))
 	if err != nil {
 		return err
 	}
-	udp, err := net.ListenPacket("udp", ":"+port)
+	udp, err := net.ListenPacket("udp", ":"+cmp.Or(os.Getenv("UDP_PORT"), "9000"))
 	if err != nil {
 		return err
 	}
 	server := &http.Server{Handler: newHandler()}
-	log.Printf("sample %s serves on port %s", os.Getenv("VERSION"), port)
+	log.Printf("sample %s serves on %s/tcp and %s/udp", os.Getenv("VERSION"), tcp.Addr(), udp.LocalAddr())
 	var group errgroup.Group
 	group.Go(func() error { return server.Serve(tcp) })
 	group.Go(func() error { return echo(udp) })
@@ -69,8 +67,8 @@ func newHandler() http.Handler {
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		a := answer(r)
 		if r.URL.Query().Has("text") {
-			fmt.Fprintf(w, "hostname %s\nversion %s\nclient %s\nlocal %s\naddresses %s\n",
-				a.Hostname, a.Version, a.Client, a.Local, strings.Join(a.Addresses, " "))
+			fmt.Fprintf(w, "hostname %s\nversion %s\nclient %s\nport %d\nlocal %s\naddresses %s\n",
+				a.Hostname, a.Version, a.Client, a.Port, a.Local, strings.Join(a.Addresses, " "))
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
@@ -104,23 +102,24 @@ func newHandler() http.Handler {
 func answer(r *http.Request) Answer {
 	name, _ := os.Hostname() // "" says enough
 	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	from := parseAddr(r.RemoteAddr)
 	a := Answer{
-		Hostname: name, Version: os.Getenv("VERSION"), Client: unmapped(r.RemoteAddr),
+		Hostname: name, Version: os.Getenv("VERSION"), Client: from.Addr().String(), Port: from.Port(),
 		Addresses: addresses(), Env: os.Environ(),
 	}
 	if local != nil {
-		a.Local = unmapped(local.String())
+		a.Local = parseAddr(local.String()).String()
 	}
 	return a
 }
 
-// unmapped shows IPv4 clients of a dual-stack socket as IPv4.
-func unmapped(addr string) string {
+// parseAddr shows IPv4 clients of a dual-stack socket as IPv4. What the net package printed always parses.
+func parseAddr(addr string) netip.AddrPort {
 	ap, err := netip.ParseAddrPort(addr)
 	if err != nil {
-		return addr
+		return netip.AddrPort{}
 	}
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()).String()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
 func addresses() []string {
@@ -146,7 +145,7 @@ func echo(conn net.PacketConn) error {
 		if err != nil {
 			return err
 		}
-		text := fmt.Sprintf("%s %s %s", name, unmapped(from.String()), buffer[:n])
+		text := fmt.Sprintf("%s %s %s", name, parseAddr(from.String()), buffer[:n])
 		if _, err := conn.WriteTo([]byte(text), from); err != nil && !errors.Is(err, net.ErrClosed) {
 			log.Printf("answer %s: %v", from, err) // this client's trouble, not the server's
 		}

@@ -90,7 +90,7 @@ func imageConfig(v version, diffID string) map[string]any {
 		"config": map[string]any{
 			"Cmd":          []string{"sample", "serve"},
 			"Env":          []string{"PATH=/bin", "VERSION=" + v.name},
-			"ExposedPorts": map[string]any{"8080/tcp": struct{}{}, "8080/udp": struct{}{}},
+			"ExposedPorts": map[string]any{"8080/tcp": struct{}{}, "9000/udp": struct{}{}},
 			"Labels":       map[string]string{"meshd.sample.version": v.name},
 			"WorkingDir":   "/",
 		},

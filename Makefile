@@ -1,0 +1,42 @@
+# make demo: a cluster on this machine, with an app on it.   make test: every test.   Both set up what is missing.
+
+# Go's usual place, for shells that do not have it in their PATH.
+export PATH := $(PATH):/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
+# Static binaries: they run on any distribution, and no C compiler is needed.
+export CGO_ENABLED := 0
+
+.PHONY: demo demo-down build sample setup check test bench generate go-is-there
+.DEFAULT_GOAL := build
+
+demo: setup build
+	@test/demo/demo.sh
+
+demo-down: build
+	@bin/meshctl lab down --name $${LAB:-lab}
+
+build: go-is-there sample
+	go build -o bin/ ./cmd/meshd ./cmd/meshctl
+
+# The same source gives the same image ID.
+sample: go-is-there
+	@go build -trimpath -buildvcs=false -ldflags='-s -w -buildid=' -o bin/sample ./test/sample
+	@go run ./test/sample/image bin/sample build/sample.tar
+
+setup:
+	@test/setup.sh
+
+test: setup build
+	@test/run.sh
+
+check: go-is-there
+	@test/check.sh
+
+bench: setup build
+	go run ./test/bench create
+
+# Needs the clang that the go:generate lines name; go build never does.
+generate: go-is-there
+	go generate ./...
+
+go-is-there:
+	@command -v go >/dev/null || { echo "Go is missing: https://go.dev/doc/install (the version that go.mod names, or later)" >&2; exit 1; }

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# The whole thing on one machine: three nodes, a swarm of three managers, two services on an overlay network, a published port.
+# Ends with status 0 only if every call of the services answered as it should.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+PATH=$PWD/bin:$PATH
+lab=${LAB:-lab}
+port=8080
+began=$SECONDS
+
+say()  { printf '\n\033[1m[%3ds] %s\033[0m\n' $((SECONDS - began)) "$*"; }
+fail() { printf '\ndemo: FAILED: %s\n  meshctl lab logs --name %s node1 (node2, node3) tells more; make demo-down cleans up\n' "$*" "$lab" >&2; exit 1; }
+mesh() { meshctl --host "unix:///run/meshd/$lab/node1/meshd.sock" "$@"; }
+each_node() { meshctl lab ls --name "$lab" --format '{{.Name}} {{.Address}}'; }
+
+# within SECONDS COMMAND: tries until it succeeds; its last words are shown if it never does.
+within() {
+	local deadline=$((SECONDS + $1)) out
+	shift
+	until out=$("$@" 2>&1); do
+		[ $SECONDS -lt $deadline ] || { printf '%s\n' "$out" >&2; return 1; }
+		sleep 0.2
+	done
+	printf '%s\n' "$out"
+}
+
+# all_run SERVICE N: N tasks of the service run.
+all_run() { [ "$(mesh service ls --filter "name=$1" --format '{{.Replicas}}')" = "$2/$2" ] || { mesh service ps "$1" --no-trunc; return 1; }; }
+
+# task_of SERVICE: socket and container of one task.
+task_of() {
+	local name container
+	while read -r name _; do
+		container=$(meshctl --host "unix:///run/meshd/$lab/$name/meshd.sock" ps -q --filter "label=com.docker.swarm.service.name=$1" | head -n 1)
+		[ -z "$container" ] || { echo "unix:///run/meshd/$lab/$name/meshd.sock $container $name"; return; }
+	done < <(each_node)
+	return 1
+}
+
+say "Three nodes, each with its own Docker Engine and meshd, made into a swarm of three managers"
+meshctl lab down --name "$lab" 2>/dev/null
+meshctl lab up --name "$lab" --nodes 3 --managers 3 || fail "the lab did not come up"
+
+say "The sample image, made from our own program without a registry, into every engine"
+meshctl lab load --name "$lab" build/sample.tar || fail "the image did not load"
+
+say "An overlay network, and two services on it"
+mesh network create --driver overlay demo >/dev/null || fail "network create"
+mesh service create --detach --no-resolve-image --name api --network demo --replicas 2 meshd/sample:latest >/dev/null || fail "service create api"
+mesh service create --detach --no-resolve-image --name web --network demo --replicas 3 --publish "$port:8080" meshd/sample:latest >/dev/null || fail "service create web"
+within 60 all_run api 2 || fail "service api does not run"
+within 60 all_run web 3 || fail "service web does not run"
+
+say "Nodes, services, tasks"
+mesh node ls
+echo
+mesh service ls
+echo
+mesh service ps api web
+
+say "The published port $port through every node, from a machine outside of the cluster"
+while read -r node address; do
+	echo "-- http://$address:$port ($node)"
+	answer=$(within 10 meshctl lab exec --name "$lab" client -- bin/sample get "http://$address:$port/?text") || fail "no answer through $node"
+	sed 's/^/   /' <<<"$answer"
+	grep -qx "client ${address%.*}.200" <<<"$answer" || fail "the task behind $node did not see the client's real address, ${address%.*}.200"
+done < <(each_node)
+
+say "Service api by its name, from a container of web"
+read -r socket container node < <(task_of web) || fail "no container of web"
+echo "-- sample lookup api; sample get http://api:8080 (in container $container on $node)"
+within 10 meshctl --host "$socket" exec "$container" sample lookup api | sed 's/^/   /' || fail "the name api does not resolve"
+within 10 meshctl --host "$socket" exec "$container" sample get 'http://api:8080/?text' | sed 's/^/   /' || fail "api does not answer by its name"
+
+say "It works. Look around:"
+cat <<END
+  export PATH=$PWD/bin:\$PATH
+  eval "\$(meshctl lab env --name $lab node1)"    # docker and meshctl speak with node1 from now on
+  meshctl node ls; meshctl service ps web
+  meshctl service scale web=6
+  meshctl lab kill --name $lab node3              # power cut; then: meshctl service ps web
+  meshctl lab exec --name $lab client -- bin/sample get ${address%.*}.1:$port
+Clean up:
+  make demo-down
+END
