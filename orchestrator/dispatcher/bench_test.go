@@ -1,0 +1,76 @@
+package dispatcher
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/orchestrator/protocol"
+	"github.com/meshd/meshd/orchestrator/store"
+	"github.com/meshd/meshd/orchestrator/store/storetest"
+)
+
+// BenchmarkFanOut is the cost of one change of a published service's task for
+// 1,000 sessions that all have the mesh network, with 100 endpoints on it:
+// finding and encoding the difference for each.
+func BenchmarkFanOut(b *testing.B) {
+	const nodes, tasks = 1000, 100
+	st, proposer := storetest.New()
+	change := func(fn func(*store.Tx)) {
+		if err := store.Transact(context.Background(), st, proposer, func(tx *store.Tx) error { fn(tx); return nil }); err != nil {
+			b.Fatal(err)
+		}
+	}
+	change(func(tx *store.Tx) {
+		tx.Create(network("mesh", 4096, "10.255.0.0/16", true))
+		web := service("web", "user")
+		web.Endpoint.Ports = []swarm.PortConfig{{TargetPort: 80, PublishedPort: 80}}
+		tx.Create(web)
+		for i := range nodes {
+			tx.Create(&store.Node{Node: swarm.Node{ID: fmt.Sprint("n", i)}})
+		}
+		for i := range tasks {
+			tx.Create(task(fmt.Sprint("t", i), "web", fmt.Sprint("n", i), byte(i), swarm.TaskStateRunning))
+		}
+	})
+	c := newCache()
+	w := st.Watch(func(v *store.View) { c.reset(v.Index(), v.Services()) })
+	defer w.Close()
+	var sessions []*session
+	st.View(func(v *store.View) {
+		for i := range nodes {
+			s := newSession(fmt.Sprint("n", i), v.Index(), nil)
+			s.next(v, c)
+			sessions = append(sessions, s)
+		}
+	})
+	states := []swarm.TaskState{swarm.TaskStateShutdown, swarm.TaskStateRunning}
+	for i := 0; b.Loop(); i++ {
+		change(func(tx *store.Tx) {
+			t := *tx.Task("t7")
+			t.DesiredState = states[i%2]
+			tx.Update(&t)
+		})
+		c.apply(<-w.C)
+		var wg sync.WaitGroup
+		for _, part := range [][]*session{sessions[:nodes/2], sessions[nodes/2:]} {
+			wg.Go(func() {
+				for _, s := range part {
+					var m *protocol.Message
+					st.View(func(v *store.View) { m = s.next(v, c) })
+					if m == nil || len(m.Networks) != 1 {
+						b.Errorf("%s: %+v", s.node, m)
+					}
+					if _, err := json.Marshal(m); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
+}
