@@ -32,9 +32,11 @@ func (d *Dispatcher) beats(ctx context.Context) error {
 		case <-d.nudge:
 		}
 		leader, addr, me := d.cfg.Leader()
-		if me {
+		switch {
+		case me && leader == "": // not settled: judging now would call nobody leader
+		case me:
 			d.lead(ctx, &t, leader, addr)
-		} else {
+		default:
 			d.relay(ctx, &t, addr)
 		}
 	}
