@@ -90,6 +90,8 @@ func TestOfficialClient(t *testing.T) {
 			c.networks()
 			c.services()
 			c.secrets()
+			c.stack()
+			c.progress()
 		})
 	}
 }
@@ -126,11 +128,7 @@ func (c cli) services() {
 	c.want(0, "nginx:2 3", "service", "inspect", "web", "--format", "{{.Spec.TaskTemplate.ContainerSpec.Image}} {{.Spec.Mode.Replicated.Replicas}}")
 
 	c.change(func(tx *store.Tx) error {
-		web := tx.ServiceByName("web")
-		task := &store.Task{SpecVersion: web.SpecVersion}
-		task.ID, task.ServiceID, task.Slot, task.NodeID = store.NewID(), web.ID, 1, "node1id"
-		task.Status.State, task.DesiredState, task.Status.Timestamp = "running", "running", time.Now()
-		tx.Create(task)
+		tx.Create(runningTask(tx.ServiceByName("web"), 1))
 		return nil
 	})
 	c.want(0, "web.1|nginx:2|node1|Running", "service", "ps", "web")
@@ -161,4 +159,91 @@ func (c cli) secrets() {
 		c.run(0, "service", "rm", "user")
 		c.want(0, "s1", kind, "rm", "s1")
 	}
+}
+
+const composeFile = `
+version: "3.8"
+services:
+  web:
+    image: nginx:1
+    networks: [front]
+    secrets: [s1]
+    deploy: {replicas: 2, labels: {a: b}}
+networks:
+  front: {driver: overlay}
+secrets:
+  s1: {file: ./s1.txt}
+`
+
+func (c cli) stack() {
+	c.t.Helper()
+	dir := c.t.TempDir()
+	file := filepath.Join(dir, "stack.yml")
+	for name, text := range map[string]string{file: composeFile, filepath.Join(dir, "s1.txt"): "hidden"} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	for range 2 { // the second time, everything is there to be updated
+		c.run(0, "stack", "deploy", "--resolve-image", "never", "-c", file, "shop")
+	}
+	c.want(0, "shop", "stack", "ls")
+	c.want(0, "shop_web|0/2", "stack", "services", "shop")
+	c.change(func(tx *store.Tx) error {
+		tx.Create(runningTask(tx.ServiceByName("shop_web"), 1))
+		return nil
+	})
+	c.want(0, "shop_web.1|Running", "stack", "ps", "shop")
+	c.want(0, "shop_front", "network", "ls", "--filter", "label=com.docker.stack.namespace=shop", "--filter", "scope=swarm")
+	c.change(func(tx *store.Tx) error {
+		tx.Remove(tx.Tasks()[0])
+		return nil
+	})
+	c.run(0, "stack", "rm", "shop")
+	c.want(0, "", "stack", "ls")
+	c.control.store.View(func(v *store.View) {
+		if len(v.Services())+len(v.Secrets()) > 0 || len(v.Networks()) != 1 {
+			c.t.Errorf("left over: %d services, %d secrets, %d networks", len(v.Services()), len(v.Secrets()), len(v.Networks()))
+		}
+	})
+}
+
+// progress waits with the client for a service to converge, and again for an update of it.
+func (c cli) progress() {
+	c.t.Helper()
+	watch := c.control.store.Watch(nil)
+	done := make(chan struct{})
+	go func() { // runs one task of the newest template
+		defer close(done)
+		for commit := range watch.C {
+			for _, e := range commit.Events {
+				s, ok := e.New.(*store.Service)
+				if !ok {
+					continue
+				}
+				_ = store.Transact(context.Background(), c.control.store, c.control, func(tx *store.Tx) error {
+					tasks := tx.TasksOfService(s.ID)
+					if s = tx.Service(s.ID); s == nil || len(tasks) > 0 && tasks[0].SpecVersion == s.SpecVersion {
+						return nil
+					}
+					for _, t := range tasks {
+						tx.Remove(t)
+					}
+					tx.Create(runningTask(s, 1))
+					return nil
+				})
+			}
+		}
+	}()
+	defer func() { watch.Close(); <-done }()
+	c.want(0, "converged", "service", "create", "--detach=false", "--no-resolve-image", "--update-monitor", "50ms", "--name", "slow", "nginx:1")
+	c.want(0, "converged", "service", "update", "--detach=false", "--force", "slow")
+	c.run(0, "service", "rm", "slow")
+}
+
+func runningTask(s *store.Service, slot int) *store.Task {
+	t := &store.Task{SpecVersion: s.SpecVersion}
+	t.ID, t.ServiceID, t.Slot, t.NodeID = store.NewID(), s.ID, slot, "node1id"
+	t.Status.State, t.DesiredState, t.Status.Timestamp = "running", "running", time.Now()
+	return t
 }
