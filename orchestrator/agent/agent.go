@@ -40,6 +40,9 @@ type Config struct {
 	DrainTimeout time.Duration
 	// ReadyTimeout bounds the wait for the data plane before a start; default 30 s.
 	ReadyTimeout time.Duration
+	// LagPatience is how long pictures older than one this node was shown before
+	// are refused; default 30 s.
+	LagPatience time.Duration
 	// CallTimeout bounds a call to a manager; default 5 s.
 	CallTimeout time.Duration
 	// Now is the clock of task statuses; default time.Now.
@@ -51,6 +54,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.AckPeriod, time.Second)
 	setDefault(&c.DrainTimeout, 2500*time.Millisecond)
 	setDefault(&c.ReadyTimeout, 30*time.Second)
+	setDefault(&c.LagPatience, 30*time.Second)
 	setDefault(&c.CallTimeout, 5*time.Second)
 	if c.Now == nil {
 		c.Now = time.Now
@@ -89,7 +93,7 @@ func New(cfg Config) *Agent {
 	cfg = cfg.withDefaults()
 	return &Agent{
 		cfg: cfg, log: cfg.Logger,
-		picture: newPicture(nil), reports: newReports(), link: newLink(cfg.Managers),
+		picture: newPicture(nil, 0), reports: newReports(), link: newLink(cfg.Managers),
 		saves: make(chan struct{}, 1), prunes: make(chan struct{}, 1),
 		workers: map[string]*worker{}, orphans: map[string]Container{},
 	}
@@ -109,14 +113,14 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		a.log.Error("going on without the saved assignments", "error", err)
 	}
-	a.picture = newPicture(saved)
+	a.picture = newPicture(saved.Assignments, saved.Index)
 	for _, c := range containers {
 		a.orphans[c.TaskID] = c
 	}
 	a.cfg.Dataplane.Update(a.picture.view())
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.cfg.Engine.Run(gctx) })
-	for _, t := range saved {
+	for _, t := range saved.Assignments {
 		a.assign(gctx, t)
 	}
 	g.Go(func() error { return a.runSessions(gctx) })

@@ -516,6 +516,38 @@ func TestTaskComesBack(t *testing.T) {
 	}
 }
 
+func TestLaggingManagerIsNotBelieved(t *testing.T) {
+	r := newRig(t)
+	r.cfg.LagPatience = time.Hour
+	at := func(index uint64, m protocol.Message) protocol.Message {
+		m.Tasks.Index = index
+		return m
+	}
+	r.start()
+	r.send(at(10, full(task("t1", "assigned", "running"))))
+	r.untilState("t1", swarm.TaskStateRunning)
+	sessions := func() int { return strings.Count(strings.Join(r.log.All(), ","), "session ") }
+	for restarted := range 2 { // the second time with what is on disk
+		before := sessions()
+		r.send(at(9, full()))
+		r.until("another session", func() bool { return sessions() > before })
+		if r.engine.State("t1") != agent.ContainerRunning {
+			t.Fatal("a lagging manager stopped a task")
+		}
+		if restarted == 0 {
+			r.halt()
+			r.start()
+		}
+	}
+	r.halt()
+	r.cfg.LagPatience = time.Nanosecond // restored from an older state: believed in the end
+	r.start()
+	r.until("believed", func() bool {
+		r.mgrs.Send(at(9, full()))
+		return r.engine.State("t1") == agent.ContainerNone
+	})
+}
+
 func TestNetworksArePruned(t *testing.T) {
 	r := newRig(t)
 	r.start()

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/moby/moby/api/types/swarm"
 
@@ -18,13 +19,16 @@ type picture struct {
 	networks map[string]protocol.Network
 	tasks    map[string]protocol.Assignment
 	ended    map[string]bool
-	// full is set once a manager has told the whole set of tasks.
-	full    bool
+	// index is the newest raft index that a manager told of; doubt is when an
+	// older picture was first refused for it.
+	index   uint64
+	doubt   time.Time
 	changed chan struct{}
 }
 
-func newPicture(saved []protocol.Assignment) *picture {
+func newPicture(saved []protocol.Assignment, index uint64) *picture {
 	p := &picture{
+		index:    index,
 		networks: map[string]protocol.Network{},
 		tasks:    map[string]protocol.Assignment{},
 		ended:    map[string]bool{},
@@ -73,10 +77,33 @@ func (p *picture) apply(m protocol.Message) delta {
 	return d
 }
 
+// behind says whether a message shows an older state than this node was told of
+// before; acting on it would end tasks that only a lagging manager does not know.
+// After patience it is believed all the same: the cluster may have been restored
+// from an older state.
+func (p *picture) behind(m protocol.Message, now time.Time, patience time.Duration) (seen uint64, behind bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if m.Tasks == nil || m.Tasks.Index == 0 {
+		return p.index, false
+	}
+	if !m.Tasks.Full || m.Tasks.Index >= p.index {
+		p.index, p.doubt = max(p.index, m.Tasks.Index), time.Time{}
+		return p.index, false
+	}
+	if p.doubt.IsZero() {
+		p.doubt = now
+	}
+	if now.Sub(p.doubt) < patience {
+		return p.index, true
+	}
+	p.index, p.doubt = m.Tasks.Index, time.Time{}
+	return p.index, false
+}
+
 func (p *picture) applyTasksLocked(t protocol.Tasks, d *delta) {
 	d.View, d.Set, d.Gone, d.Full = true, t.Set, slices.Clone(t.Remove), t.Full
 	if t.Full {
-		p.full = true
 		set := map[string]bool{}
 		for _, a := range t.Set {
 			set[a.Task.ID] = true
@@ -119,10 +146,11 @@ func (p *picture) view() View {
 	return v
 }
 
-func (p *picture) assignments() []protocol.Assignment {
+// assignments returns all of them, and the index they are of.
+func (p *picture) assignments() ([]protocol.Assignment, uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.SortedFunc(maps.Values(p.tasks), byTaskID)
+	return slices.SortedFunc(maps.Values(p.tasks), byTaskID), p.index
 }
 
 // networkIDs are the networks that this node has a part in, those of tasks

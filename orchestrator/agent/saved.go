@@ -21,34 +21,36 @@ const saveSpacing = 250 * time.Millisecond
 // saved is the file of assignments. What managers say replaces it; until then
 // it lets a new agent go on with the containers that an earlier one started.
 type saved struct {
-	Format      int
+	Format int
+	// Index is the newest raft index that this node was told of.
+	Index       uint64
 	Assignments []protocol.Assignment
 }
 
 // load reads the saved assignments; none if there is no file.
-func load(dir string) ([]protocol.Assignment, error) {
+func load(dir string) (saved, error) {
 	if dir == "" {
-		return nil, nil
+		return saved{}, nil
 	}
 	path := filepath.Join(dir, savedFile)
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return saved{}, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("agent: read assignments: %w", err)
+		return saved{}, fmt.Errorf("agent: read assignments: %w", err)
 	}
 	var s saved
 	if err := json.Unmarshal(data, &s); err != nil || s.Format != 1 {
-		return nil, fmt.Errorf("agent: %s is damaged or of another version (format %d): %w", path, s.Format, err)
+		return saved{}, fmt.Errorf("agent: %s is damaged or of another version (format %d): %w", path, s.Format, err)
 	}
-	return s.Assignments, nil
+	return s, nil
 }
 
 // store writes the assignments whole or not at all. Credentials and secrets
 // never touch the disk.
-func store(dir string, assignments []protocol.Assignment) error {
-	out := saved{Format: 1, Assignments: make([]protocol.Assignment, len(assignments))}
+func store(dir string, index uint64, assignments []protocol.Assignment) error {
+	out := saved{Format: 1, Index: index, Assignments: make([]protocol.Assignment, len(assignments))}
 	for i, a := range assignments {
 		a.RegistryAuth, a.Secrets = "", nil
 		out.Assignments[i] = a
@@ -97,7 +99,7 @@ func (a *Agent) runSaver(ctx context.Context) error {
 }
 
 func (a *Agent) write() {
-	assignments := a.picture.assignments()
+	assignments, index := a.picture.assignments()
 	a.mu.Lock()
 	for i := range assignments {
 		if w := a.workers[assignments[i].Task.ID]; w != nil {
@@ -105,7 +107,7 @@ func (a *Agent) write() {
 		}
 	}
 	a.mu.Unlock()
-	if err := store(a.cfg.StateDir, assignments); err != nil {
+	if err := store(a.cfg.StateDir, index, assignments); err != nil {
 		a.log.Error("assignments not saved: a restart will wait for a manager", "error", err)
 	}
 }

@@ -60,7 +60,11 @@ type Node struct {
 // Tasks changes the set of tasks assigned to a node.
 type Tasks struct {
 	// Full says that Set is the whole set, not a change to it.
-	Full   bool         `json:",omitempty"`
+	Full bool `json:",omitempty"`
+	// Index is the raft index of the state that this is a picture of. An agent
+	// does not believe a full set that is older than what it was told before: the
+	// manager lags. Zero says nothing.
+	Index  uint64       `json:",omitempty"`
 	Set    []Assignment `json:",omitempty"`
 	Remove []string     `json:",omitempty"`
 }
