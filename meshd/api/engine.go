@@ -133,6 +133,17 @@ func (e *engine) versions(ctx context.Context) (high, low apiVersion, err error)
 	return high, low, nil
 }
 
+// lowest is the oldest version that clients may use. It asks nobody: the swarm
+// side does not wait for the engine.
+func (e *engine) lowest() apiVersion {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if apiMin.less(e.min) {
+		return e.min
+	}
+	return apiMin
+}
+
 // get reads a JSON answer of the engine into v. An answer that is an error
 // comes back as a fault of the same status and text.
 func (e *engine) get(ctx context.Context, pathAndQuery string, v any) error {

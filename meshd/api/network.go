@@ -196,7 +196,8 @@ func (s *Server) eachSwarmNetwork(ctx context.Context, fn func(n network.Network
 	c, ok := s.node.Manager()
 	if ok {
 		if err := barrier(ctx, c); err != nil {
-			return err
+			// Without a quorum the list may be old; the local networks still count.
+			s.log.Warn("networks are listed as this manager last knew them", "error", err)
 		}
 		c.Store().View(func(v *store.View) {
 			for _, n := range v.Networks() {

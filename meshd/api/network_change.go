@@ -134,14 +134,15 @@ func networkSpec(req network.CreateRequest) swarm.NetworkSpec {
 func (s *Server) networkRemove(w http.ResponseWriter, r *http.Request) error {
 	ref := r.PathValue("id")
 	n, err := s.swarmNetwork(r.Context(), ref)
-	if err != nil {
-		return err
-	}
 	if n == nil {
-		if _, manager := s.node.Manager(); !manager {
-			if local, err := s.engine.network(r.Context(), ref); err == nil && local.Labels[meshLabel] != "" {
-				return refuse(http.StatusServiceUnavailable, textWorker)
-			}
+		local, localErr := s.engine.network(r.Context(), ref)
+		_, manager := s.node.Manager()
+		mesh := localErr == nil && local.Labels[meshLabel] != ""
+		switch {
+		case err != nil && (localErr != nil || mesh):
+			return err
+		case mesh && !manager:
+			return refuse(http.StatusServiceUnavailable, textWorker)
 		}
 		return s.engine.forward(w, r)
 	}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -26,6 +27,7 @@ func TestProxyRewritesTheVersion(t *testing.T) {
 			t.Errorf("the answer to %s names version %v", path, got)
 		}
 	}
+	r.do("GET", "/version", nil).want(200, "1.25")
 	r.do("GET", "/v1.99/containers/json", nil).want(400, "client version 1.99 is too new. Maximum supported API version is 1.51")
 	r.do("GET", "/v1.24/services", nil).want(400, "client version 1.24 is too old. Minimum supported API version is 1.25, please upgrade your client to a newer version")
 	r.do("GET", "/v1.41/unknown", nil).want(404, "page not found")
@@ -121,5 +123,47 @@ func TestSystem(t *testing.T) {
 		if strings.Contains(string(a.body), secret) {
 			t.Errorf("info tells %q: %s", secret, a.body)
 		}
+	}
+}
+
+// TestServeEndsStreams: neither an open exec nor an open event stream keeps the
+// server from stopping.
+func TestServeEndsStreams(t *testing.T) {
+	r := newRig(t)
+	s := New(Config{Node: r.node, Engine: r.engine.socket, Version: "0.1.0"})
+	socket := t.TempDir() + "/s"
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ctx, l) }()
+	for _, request := range []string{
+		"POST /v1.51/exec/1/start HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n",
+		"GET /v1.51/events HTTP/1.1\r\nHost: docker\r\n\r\n",
+	} {
+		conn, err := net.Dial("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, request)
+		if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.HasPrefix(line, "HTTP/1.1 ") {
+			t.Fatalf("got %q, %v", line, err)
+		}
+	}
+	stop()
+	select {
+	case err := <-served:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("Serve waits for streams")
+	}
+	if _, err := net.Dial("unix", socket); err == nil {
+		t.Error("the socket still answers")
 	}
 }

@@ -95,10 +95,7 @@ var owned = map[string]bool{"swarm": true, "nodes": true, "services": true, "tas
 func (s *Server) dispatch(w http.ResponseWriter, r *http.Request) error {
 	v, rest, versioned := splitVersion(r.URL.EscapedPath())
 	if versioned {
-		low := apiMin
-		if _, engineMin, err := s.engine.versions(r.Context()); err == nil && low.less(engineMin) {
-			low = engineMin
-		}
+		low := s.engine.lowest()
 		switch {
 		case apiMax.less(v):
 			return invalid("client version %s is too new. Maximum supported API version is %s", v, apiMax)

@@ -92,6 +92,9 @@ func TestNoLeader(t *testing.T) {
 	r.do("POST", "/services/create", webSpec).want(503, "The swarm does not have a leader")
 	r.do("GET", "/info", nil).want(200, "The swarm does not have a leader")
 	r.do("GET", "/networks/mine", nil).want(200, "mineid")
+	r.do("GET", "/networks", nil).want(200, "ingressid")
+	r.do("DELETE", "/networks/mine", nil).want(201, "DELETE /networks/mine") // the fake engine's answer
+	r.do("DELETE", "/networks/ingress", nil).want(503, "The swarm does not have a leader")
 	r.control.barrierErr = nil
 	r.control.Refuse(func(store.Batch) error { return context.DeadlineExceeded })
 	r.do("POST", "/services/create", webSpec).want(503, "The swarm does not have a leader")

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"time"
 
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
@@ -47,7 +48,7 @@ func (s *Server) swarmHeader() string {
 
 // builder is the engine's word on which builder clients should use.
 func (e *engine) builder(ctx context.Context) string {
-	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodHead, "http://docker/_ping", nil)
 	if err != nil {
@@ -66,13 +67,15 @@ type object map[string]any
 
 func (s *Server) getVersion(w http.ResponseWriter, r *http.Request) error {
 	answer := object{}
-	low := apiMin
-	if err := s.engine.get(r.Context(), "/version", &answer); err != nil {
+	_, _, err := s.engine.versions(r.Context())
+	if err == nil {
+		err = s.engine.get(r.Context(), "/version", &answer)
+	}
+	if err != nil {
 		// The swarm side works without the engine; so must what leads to it.
 		answer = object{"Version": s.version, "Os": runtime.GOOS, "Arch": runtime.GOARCH, "GoVersion": runtime.Version()}
-	} else if _, engineMin, err := s.engine.versions(r.Context()); err == nil && low.less(engineMin) {
-		low = engineMin
 	}
+	low := s.engine.lowest()
 	answer["ApiVersion"], answer["MinAPIVersion"] = apiMax.String(), low.String()
 	components, _ := answer["Components"].([]any)
 	answer["Components"] = append(components, system.ComponentVersion{
