@@ -295,12 +295,12 @@ func TestStartGivesUpOnDataplane(t *testing.T) {
 
 func TestDrainBeforeStop(t *testing.T) {
 	r := newRig(t)
+	r.cfg.DrainTimeout = time.Minute
 	r.start()
 	r.send(network(1, "t1"))
 	r.send(full(mesh(task("t1", "assigned", "running"))))
 	r.untilState("t1", swarm.TaskStateRunning)
 	release := r.mgrs.HoldDrained()
-	r.cfg.DrainTimeout = 0
 	r.send(change(mesh(task("t1", "running", "shutdown"))))
 	r.until("the agent asks", func() bool { return r.log.Index("drained t1") >= 0 })
 	if r.engine.Events.Index("stop t1") >= 0 {
