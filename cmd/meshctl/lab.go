@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"sync"
 	"text/tabwriter"
 	"text/template"
 
@@ -54,12 +55,15 @@ func labAction(name *string, use, short string, args cobra.PositionalArgs, do fu
 	}
 }
 
+// eachNode does it to all nodes at the same time: cutting the power of three is one event.
 func eachNode(do func(*lab.Lab, context.Context, string) error) func(context.Context, *lab.Lab, []string) error {
 	return func(ctx context.Context, l *lab.Lab, nodes []string) error {
-		var errs []error
-		for _, node := range nodes {
-			errs = append(errs, do(l, ctx, node))
+		errs := make([]error, len(nodes))
+		var group sync.WaitGroup
+		for i, node := range nodes {
+			group.Go(func() { errs[i] = do(l, ctx, node) })
 		}
+		group.Wait()
 		return errors.Join(errs...)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 )
 
@@ -263,6 +264,69 @@ func TestKillStopAndStart(t *testing.T) {
 			t.Errorf("after %s and start the engine has %v, %d before", way.name, got, before)
 		}
 		before++
+	}
+}
+
+// sampleImage builds the sample application's image.
+func sampleImage(t *testing.T) string {
+	t.Helper()
+	program, image := filepath.Join(t.TempDir(), "sample"), filepath.Join(t.TempDir(), "sample.tar")
+	for _, args := range [][]string{{"build", "-o", program, "../sample"}, {"run", "../sample/image", program, image}} {
+		cmd := exec.Command("go", args...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("go %v: %v\n%s", args, err, out)
+		}
+	}
+	return image
+}
+
+func TestContainersEndWithTheirNode(t *testing.T) {
+	l := bareLab(t, "e", 2)
+	if err := l.Load(t.Context(), sampleImage(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Load(t.Context(), "meshd/sample:2"); err != nil {
+		t.Errorf("load from a node: %v", err)
+	}
+	if err := l.Load(t.Context(), "no/such:image"); err == nil {
+		t.Error("an image that nobody has was loaded")
+	}
+	api, err := l.EngineClient("node1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer api.Close()
+	created, err := api.ContainerCreate(t.Context(), client.ContainerCreateOptions{
+		Image: "meshd/sample:latest", HostConfig: &container.HostConfig{NetworkMode: "none"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, way := range []struct {
+		name   string
+		end    func(context.Context, string) error
+		status int // of the container, as the engine sees it in its next life
+	}{{"kill", l.Kill, 255}, {"stop", l.Stop, 0}} {
+		if _, err := api.ContainerStart(t.Context(), created.ID, client.ContainerStartOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := way.end(t.Context(), "node1"); err != nil {
+			t.Fatalf("%s: %v", way.name, err)
+		}
+		if left, err := filepath.Glob("/sys/fs/cgroup/*" + cgroupParent(l.Name(), "node1")); err != nil || len(left) > 0 {
+			t.Errorf("after %s: cgroups %v, %v", way.name, left, err)
+		}
+		if err := l.Start(t.Context(), "node1"); err != nil {
+			t.Fatal(err)
+		}
+		got, err := api.ContainerInspect(t.Context(), created.ID, client.ContainerInspectOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Container.State.Running || got.Container.State.ExitCode != way.status {
+			t.Errorf("after %s and start the container is %+v, want status %d", way.name, got.Container.State, way.status)
+		}
 	}
 }
 

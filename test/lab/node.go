@@ -39,6 +39,9 @@ func (l *Lab) Start(ctx context.Context, node string) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not within %s", startTimeout))
 	defer cancel()
+	if r.Boot != bootID() {
+		return fmt.Errorf("this machine was started anew since lab %s was made, which took its network away: meshctl lab down --name %s, then lab up", r.Name, r.Name)
+	}
 	if !n.Init.alive() {
 		if err := l.boot(ctx, r, n); err != nil {
 			return err
