@@ -24,7 +24,8 @@ type peer struct {
 	store         *store.Store
 	client        *remote.Client
 	keeper        *certs.Keeper
-	down          func()
+	// down ends it at once, stop as a daemon ends.
+	down, stop func()
 }
 
 type cluster struct {
@@ -69,7 +70,7 @@ func (c *cluster) prepare(id, dir string) *peer {
 	must(c.t, err)
 	addr := l.Addr().String()
 	l.Close()
-	return &peer{id: id, addr: addr, dir: filepath.Join(dir, "raft"), keeper: k, down: func() {}}
+	return &peer{id: id, addr: addr, dir: filepath.Join(dir, "raft"), keeper: k, down: func() {}, stop: func() {}}
 }
 
 // start runs the node from what is on its disk.
@@ -90,14 +91,18 @@ func (c *cluster) start(p *peer) {
 	p.Node = n
 	ran := make(chan error, 1)
 	go func() { ran <- n.Run(life) }()
-	p.down = func() {
+	p.stop = func() {
 		end()
 		if err := <-served; err != nil {
 			c.t.Error(err)
 		}
 		<-ran
 		p.client.Close()
-		p.down = func() {}
+		p.down, p.stop = func() {}, func() {}
+	}
+	p.down = func() {
+		must(c.t, n.Close())
+		p.stop()
 	}
 }
 

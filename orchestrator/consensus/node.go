@@ -152,11 +152,13 @@ func (n *Node) Bootstrap() error {
 }
 
 // Run returns when the context ends, or with ErrRemoved when raft ended by
-// itself; everything is shut down and joined by then.
+// itself; everything is shut down and joined by then. A leader hands over
+// first, so that a restart leaves no gap without one.
 func (n *Node) Run(ctx context.Context) error {
 	var err error
 	select {
 	case <-ctx.Done():
+		n.handOver()
 	case <-n.stop:
 	case <-n.removed:
 		err = ErrRemoved
@@ -164,7 +166,18 @@ func (n *Node) Run(ctx context.Context) error {
 	return errors.Join(err, n.Close())
 }
 
-// Close shuts raft down and joins everything. Safe to call again.
+// handOver gives leadership away if there is somebody to take it. It takes an
+// election timeout at most.
+func (n *Node) handOver() {
+	if !n.IsLeader() || len(n.Members()) < 2 {
+		return
+	}
+	if err := n.raft.LeadershipTransfer().Error(); err != nil {
+		n.cfg.Logger.Info("leadership is given up without a successor", "error", err)
+	}
+}
+
+// Close shuts raft down at once and joins everything. Safe to call again.
 func (n *Node) Close() error {
 	var err error
 	n.once.Do(func() {

@@ -108,6 +108,19 @@ func TestLeaderDiesUnderLoad(t *testing.T) {
 	}
 }
 
+func TestOrderlyStopHandsOver(t *testing.T) {
+	c := newCluster(t, 3)
+	lead := c.leader(c.peers...)
+	rest := c.others(lead)
+	begun := time.Now()
+	lead.stop()
+	_, err := rest[0].Propose(ctx(t), createConfig("after"))
+	must(t, err)
+	if took := time.Since(begun); took > 2*heartbeatTimeout {
+		t.Errorf("the stop and the next write took %v", took)
+	}
+}
+
 func TestNoQuorum(t *testing.T) {
 	c := newCluster(t, 3)
 	lead := c.leader(c.peers...)
