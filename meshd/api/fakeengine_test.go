@@ -78,7 +78,7 @@ func (e *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		e.stream(w, r)
 	case strings.HasPrefix(path, "/exec/"):
 		e.hijack(w)
-	case strings.HasPrefix(path, "/echo/"), strings.HasPrefix(path, "/networks/"):
+	case path == "/containers/create", strings.HasPrefix(path, "/echo/"), strings.HasPrefix(path, "/networks/"):
 		body, _ := io.ReadAll(r.Body)
 		e.mu.Lock()
 		e.bodies = append(e.bodies, string(body))

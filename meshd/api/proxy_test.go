@@ -167,3 +167,22 @@ func TestServeEndsStreams(t *testing.T) {
 		t.Error("the socket still answers")
 	}
 }
+
+func TestMACForOldEngines(t *testing.T) {
+	r := newRig(t)
+	const asked = `{"Image":"i","NetworkingConfig":{"EndpointsConfig":{"n":{"MacAddress":"02:42:00:00:00:01"}}}}`
+	for path, want := range map[string]bool{"/v1.51/containers/create?name=a": true, "/v1.43/containers/create": false, "/containers/create": false} {
+		r.do("POST", path, asked).want(201, "/containers/create")
+		r.engine.mu.Lock()
+		got := r.engine.bodies[len(r.engine.bodies)-1]
+		r.engine.mu.Unlock()
+		if strings.HasSuffix(got, `"MacAddress":"02:42:00:00:00:01","NetworkingConfig":{"EndpointsConfig":{"n":{"MacAddress":"02:42:00:00:00:01"}}}}`) != want {
+			t.Errorf("%s reached the engine as %s", path, got)
+		}
+	}
+	for _, body := range []string{``, `{`, `[]`, `{"NetworkingConfig":null}`, `{"NetworkingConfig":{"EndpointsConfig":{"a":{},"b":{}}}}`, `{"NetworkingConfig":{"EndpointsConfig":{"a":null}}}`} {
+		if got := string(moveMAC([]byte(body))); got != body {
+			t.Errorf("%s became %s", body, got)
+		}
+	}
+}

@@ -157,6 +157,8 @@ func (s *Server) routeTable() []route {
 		at(get, "/configs/*", m(s.configInspect)), at(del, "/configs/*", m(s.configRemove)),
 		at(post, "/configs/*/update", m(s.configUpdate)),
 
+		at(post, "/containers/create", s.containerCreate),
+
 		at(get, "/networks", s.networkList), at(post, "/networks/create", s.networkCreate),
 		at(post, "/networks/prune", s.networkPrune),
 		at(get, "/networks/*", s.networkInspect), at(del, "/networks/*", s.networkRemove),

@@ -58,16 +58,14 @@ func serviceStatus(s *store.Service, tasks []*store.Task) *swarm.ServiceStatus {
 		if job && (t.JobIteration == nil || s.JobStatus == nil || *t.JobIteration != s.JobStatus.JobIteration) {
 			continue
 		}
-		switch t.Status.State { //nolint:exhaustive // the other states count nowhere
-		case swarm.TaskStateRunning:
+		switch {
+		case t.Status.State == swarm.TaskStateRunning && wanted(t):
+			// One that is to stop may run on a node that is lost: it serves nobody.
 			st.RunningTasks++
-		case swarm.TaskStateComplete:
-			if job {
-				st.CompletedTasks++
-			}
+		case t.Status.State == swarm.TaskStateComplete && job:
+			st.CompletedTasks++
 		}
-		switch t.DesiredState { //nolint:exhaustive // as above
-		case swarm.TaskStateRunning, swarm.TaskStateReady, swarm.TaskStateComplete:
+		if wanted(t) || t.DesiredState == swarm.TaskStateComplete {
 			st.DesiredTasks++
 		}
 	}

@@ -3,7 +3,9 @@ package api
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"github.com/moby/moby/api/types/swarm"
@@ -67,11 +69,11 @@ func (tf taskFilter) candidates(v *store.View) []*store.Task {
 	var out []*store.Task
 	switch {
 	case len(tf.services) > 0:
-		for id := range tf.services {
+		for _, id := range slices.Sorted(maps.Keys(tf.services)) {
 			out = append(out, v.TasksOfService(id)...)
 		}
 	case len(tf.nodes) > 0:
-		for id := range tf.nodes {
+		for _, id := range slices.Sorted(maps.Keys(tf.nodes)) {
 			out = append(out, v.TasksOnNode(id)...)
 		}
 	default:
