@@ -1,0 +1,145 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+	"testing"
+)
+
+// each runs a test with both ways of attaching programs.
+func each(t *testing.T, test func(t *testing.T, l *lab)) {
+	for name, env := range map[string][]string{"tcx": nil, "clsact": {"DATAPLANE_TEST_NOTCX=1"}} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, env...)
+			test(t, l)
+			l.blame()
+		})
+	}
+}
+
+func TestVIP(t *testing.T) {
+	each(t, func(t *testing.T, l *lab) {
+		client := l.task(l.nodes[0])
+		near, far := l.task(l.nodes[0]), l.task(l.nodes[1])
+		l.out[client] = true
+		l.settle()
+		l.serve(near.ns, taskPort)
+		l.serve(far.ns, taskPort)
+		vipSpreads(l, client, near, far)
+		l.offloadsOff()
+		vipSpreads(l, client, near, far)
+		l.out[far] = true
+		l.settle()
+		for range 20 {
+			if s, err := call(client.ns, "tcp4", fmt.Sprintf("%s:%d", vip, taskPort), 16); err != nil || s.server != near.ns {
+				t.Fatalf("after the other is gone: %+v, %v", s, err)
+			}
+		}
+		l.out[near] = true
+		l.settle()
+		for _, network := range []string{"tcp4", "udp4"} {
+			if _, err := call(client.ns, network, fmt.Sprintf("%s:%d", vip, taskPort), 16); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("%s without a backend: %v, want it refused", network, err)
+			}
+		}
+		if err := ping(client.ns, vip); err != nil {
+			t.Errorf("ping the VIP: %v", err)
+		}
+	})
+}
+
+func vipSpreads(l *lab, client, near, far *task) {
+	l.t.Helper()
+	to := fmt.Sprintf("%s:%d", vip, taskPort)
+	for _, network := range []string{"tcp4", "udp4"} {
+		got := map[string]int{}
+		for i := range 40 {
+			s, err := call(client.ns, network, to, 1+i*61)
+			l.check(err)
+			if s.seen.Addr() != client.user {
+				l.t.Fatalf("%s: the task sees %v, not the client's %v", network, s.seen, client.user)
+			}
+			got[s.server]++
+		}
+		if got[near.ns] < 5 || got[far.ns] < 5 {
+			l.t.Errorf("%s: uneven: %v", network, got)
+		}
+		for _, size := range []int{1450, 8000, 60000} {
+			for range 4 {
+				_, err := call(client.ns, network, to, size)
+				l.check(err)
+			}
+		}
+	}
+	_, err := call(client.ns, "tcp4", to, 4<<20)
+	l.check(err)
+}
+
+func TestVIPHairpin(t *testing.T) {
+	l := newLab(t)
+	only := l.task(l.nodes[0])
+	l.settle()
+	l.serve(only.ns, taskPort)
+	for _, network := range []string{"tcp4", "udp4"} {
+		for _, size := range []int{16, 8000} {
+			s, err := call(only.ns, network, fmt.Sprintf("%s:%d", vip, taskPort), size)
+			if err != nil || s.server != only.ns || s.seen.Addr().String() != vip {
+				t.Errorf("%s: %+v, %v", network, s, err)
+			}
+		}
+	}
+	l.blame()
+}
+
+func TestVIPConnectionsOutliveProcessAndDraining(t *testing.T) {
+	l := newLab(t)
+	client := l.task(l.nodes[0])
+	l.out[client] = true
+	a, b := l.task(l.nodes[0]), l.task(l.nodes[1])
+	l.settle()
+	for _, c := range []*task{a, b} {
+		l.serve(c.ns, taskPort)
+	}
+	to := fmt.Sprintf("%s:%d", vip, taskPort)
+	var streams []*stream
+	for range 6 {
+		streams = append(streams, l.stream(client.ns, "tcp4", to), l.stream(client.ns, "udp4", to),
+			l.stream(l.client, "tcp4", fmt.Sprintf("%s:%d", l.nodes[0].addr, published)),
+			l.stream(l.client, "udp4", fmt.Sprintf("%s:%d", l.nodes[1].addr, published)))
+	}
+	progress := func() {
+		t.Helper()
+		for i, s := range streams {
+			from := s.rounds.Load()
+			l.eventually(fmt.Sprintf("stream %d goes on", i), func() bool { return s.failed.Load() > 0 || s.rounds.Load() > from+3 })
+		}
+	}
+	for range 2 {
+		for _, n := range l.nodes {
+			n.kill()
+		}
+		progress()
+		for _, n := range l.nodes {
+			l.start(n)
+		}
+		progress()
+		l.settle()
+		progress()
+	}
+	a.draining = true
+	l.settle()
+	progress()
+	for range 10 {
+		if s, err := call(client.ns, "tcp4", to, 16); err != nil || s.server != b.ns {
+			t.Errorf("while the other drains: %+v, %v", s, err)
+		}
+	}
+	for i, s := range streams {
+		s.end()
+		if s.failed.Load() > 0 {
+			t.Errorf("stream %d broke", i)
+		}
+	}
+	l.blame()
+}
