@@ -107,18 +107,20 @@ func (l *Lab) waitAnswer(ctx context.Context, node, daemon, socket string) error
 		return err
 	}
 	defer api.Close()
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
+	ended := false
 	err = poll(ctx, func() error {
 		answer, err := ask(ctx, l.name, node, request{Op: "status"})
-		if err == nil && answer.Running[daemon] == 0 {
-			stop(errors.New("it ended"))
+		if ended = err == nil && answer.Running[daemon] == 0; ended {
+			return nil
 		}
 		_, err = api.Ping(ctx, client.PingOptions{})
 		return err
 	})
+	if ended {
+		return fmt.Errorf("%s: %s ended; its last words:\n%s", node, daemon, tail(l.logPath(node, daemon), 10))
+	}
 	if err != nil {
-		return fmt.Errorf("%s: %s does not answer: %w\n%s", node, daemon, err, tail(l.logPath(node, daemon), 10))
+		return fmt.Errorf("%s: %s does not answer: %v\n%s", node, daemon, err, tail(l.logPath(node, daemon), 10))
 	}
 	return nil
 }
