@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/meshd/meshd/orchestrator/remote"
 )
 
 // The texts of these two errors are Docker's: its client adds a hint to them.
@@ -133,19 +135,6 @@ func splitPort(given string, defaultPort uint16) (host string, port uint16, err 
 	return host, uint16(n), nil
 }
 
-// refusal is an error whose class travels apart from its text.
-type refusal struct {
-	text  string
-	class error
-}
-
-func (r *refusal) Error() string { return r.text }
-func (r *refusal) Unwrap() error { return r.class }
-
 func invalid(format string, args ...any) error {
-	return &refusal{fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument}
-}
-
-func unavailable(format string, args ...any) error {
-	return &refusal{fmt.Sprintf(format, args...), errdefs.ErrUnavailable}
+	return remote.Errorf(errdefs.ErrInvalidArgument, format, args...)
 }

@@ -37,9 +37,12 @@ const (
 	minCertLife          = time.Hour
 	defaultPool          = "10.0.0.0/8"
 	ingressSubnet        = "10.255.0.0/16"
-	ingressGateway       = "10.255.0.1"
 	defaultKeptSnapshots = 0
 )
+
+// MeshGateway is the mesh network's gateway: every node has this address for
+// itself, and the node's resolver listens on it.
+const MeshGateway = "10.255.0.1"
 
 // Founder is the first node of a cluster and what was asked of it.
 type Founder struct {
@@ -196,7 +199,7 @@ func newIngress() *store.Network {
 	ipam := swarm.IPAMOptions{
 		Driver: swarm.Driver{Name: defaultIPAM},
 		Configs: []swarm.IPAMConfig{{
-			Subnet: netip.MustParsePrefix(ingressSubnet), Gateway: netip.MustParseAddr(ingressGateway),
+			Subnet: netip.MustParsePrefix(ingressSubnet), Gateway: netip.MustParseAddr(MeshGateway),
 		}},
 	}
 	n.Spec.IPAMOptions, n.IPAMOptions = &ipam, &ipam

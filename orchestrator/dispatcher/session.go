@@ -93,7 +93,7 @@ func (s *session) next(v *store.View, c *cache) *protocol.Message {
 }
 
 func (s *session) nextTasks(v *store.View) *protocol.Tasks {
-	out := &protocol.Tasks{Full: !s.started}
+	out := &protocol.Tasks{Full: !s.started, Index: v.Index()}
 	wanted := map[string]bool{}
 	for _, t := range v.TasksOnNode(s.node) {
 		if !assigned(t) {

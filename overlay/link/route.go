@@ -185,6 +185,28 @@ func (d *Door) Underlay(local netip.Addr) (byAddr, byRoute []int, err error) {
 	return byAddr, byRoute, nil
 }
 
+// HostPrefixes lists the destinations of the machine's unicast routes, default
+// routes and those through our own devices apart.
+func (d *Door) HostPrefixes() ([]netip.Prefix, error) {
+	devices, err := d.Devices()
+	if err != nil {
+		return nil, err
+	}
+	routes, err := dump(func() ([]netlink.Route, error) { return d.h.RouteList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	var out []netip.Prefix
+	for _, r := range routes {
+		if r.Dst == nil || isDefault(r.Dst) || r.Type != unix.RTN_UNICAST || devices[r.LinkIndex].Ours() {
+			continue
+		}
+		ones, _ := r.Dst.Mask.Size()
+		out = append(out, netip.PrefixFrom(addr(r.Dst.IP), ones))
+	}
+	return out, nil
+}
+
 func isDefault(n *net.IPNet) bool {
 	ones, _ := n.Mask.Size()
 	return ones == 0

@@ -1,0 +1,175 @@
+// Package meshd is the daemon of one node: the one place where control plane
+// and data plane are put together.
+//
+// Order of start, and why: the engine's plugin socket first, since an engine
+// that starts its containers waits for it; the data plane next, so that what
+// runs already goes on under our hands; then the API; last the membership,
+// which makes use of all of them. Stop is the reverse. Nothing but the local
+// sockets listens before the node is in a swarm.
+//
+// Containers, pinned programs and links outlive the daemon on purpose.
+package meshd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/meshd/meshd/certs"
+	"github.com/meshd/meshd/dns"
+	"github.com/meshd/meshd/ipvs"
+	"github.com/meshd/meshd/ipvs/ebpf"
+	"github.com/meshd/meshd/meshd/api"
+	"github.com/meshd/meshd/orchestrator/admission"
+	"github.com/meshd/meshd/orchestrator/runner"
+	"github.com/meshd/meshd/overlay"
+	"github.com/meshd/meshd/overlay/attach"
+)
+
+const dnsPort = 53
+
+// Daemon is one running node.
+type Daemon struct {
+	cfg Config
+	log *slog.Logger
+
+	overlay  *overlay.Overlay
+	driver   *attach.Driver
+	balancer ipvs.Balancer
+	resolver *dns.Server
+	data     *dataplane
+	runner   *runner.Runner
+
+	// ctx is the daemon's life; memberships begun by a request live in it.
+	ctx context.Context
+
+	op   sync.Mutex // held during init, join, leave
+	mu   sync.Mutex
+	node *node // nil while in no swarm
+	// failure is why the membership on disk could not be taken up.
+	failure error
+}
+
+// Run is the whole life of a node's daemon. It returns when ctx ends, or when
+// something that it cannot do without fails.
+func Run(ctx context.Context, cfg Config) error {
+	for _, dir := range []string{cfg.StateDir, cfg.RunDir, cfg.PluginDir, filepath.Dir(cfg.Socket)} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return fmt.Errorf("make directory: %w", err)
+		}
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	d, err := newDaemon(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	socket, err := listenUnix(cfg.Socket)
+	if err != nil {
+		return err
+	}
+	g.Go(func() error { return d.driver.Run(ctx) })
+	g.Go(func() error { return d.overlay.Run(ctx) })
+	g.Go(func() error { return d.resolver.Run(ctx) })
+	g.Go(func() error { return d.data.Run(ctx) })
+	g.Go(func() error {
+		return api.New(api.Config{
+			Node: d, Engine: cfg.Engine, Version: cfg.Version, Logger: d.log, HostRoutes: overlay.HostRoutes,
+		}).Serve(ctx, socket)
+	})
+	if err := d.resume(); err != nil {
+		d.log.Error("this node cannot take up its place in the swarm", "error", err)
+		d.failure = err
+	}
+	d.log.Info("meshd is up", "version", cfg.Version, "socket", cfg.Socket)
+	return g.Wait()
+}
+
+func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
+	d := &Daemon{cfg: cfg, log: cfg.Logger, ctx: ctx}
+	var err error
+	d.overlay, err = overlay.New(overlay.Config{
+		RunDir: cfg.RunDir, VXLANPort: cfg.DataPathPort, Logger: cfg.Logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the overlay data plane: %w", err)
+	}
+	d.driver, err = attach.New(attach.Config{
+		Socket: cfg.pluginSocket(), Dir: cfg.RunDir, Overlay: d.overlay, Logger: cfg.Logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the engine's network driver: %w", err)
+	}
+	d.balancer, err = ebpf.New(ebpf.Config{
+		HooksPath: d.overlay.HooksPath(), PinDir: filepath.Join(cfg.RunDir, "bpf", "ipvs"), Logger: cfg.Logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the load balancer: %w", err)
+	}
+	gateway := netip.AddrPortFrom(netip.MustParseAddr(admission.MeshGateway), dnsPort)
+	d.resolver = dns.New(dns.Config{Addrs: []netip.AddrPort{gateway}, Logger: cfg.Logger})
+	d.data = newDataplane(d.overlay, d.resolver, d.balancer, cfg.Logger)
+	resolvConf := fmt.Sprintf("nameserver %s\noptions ndots:0\n", admission.MeshGateway)
+	if err := replaceFile(cfg.resolvConf(), []byte(resolvConf)); err != nil {
+		return nil, fmt.Errorf("write the tasks' resolv.conf: %w", err)
+	}
+	d.runner, err = runner.New(runner.Config{Socket: cfg.Engine, ResolvConf: cfg.resolvConf(), Logger: cfg.Logger})
+	if err != nil {
+		return nil, fmt.Errorf("open the engine's client: %w", err)
+	}
+	return d, nil
+}
+
+// close lets go of the kernel's objects; they go on without us.
+func (d *Daemon) close() {
+	d.mu.Lock()
+	n := d.node
+	d.mu.Unlock()
+	if n != nil && n.stop != nil {
+		n.end()
+	}
+	if err := errors.Join(d.balancer.Close(), d.overlay.Close()); err != nil {
+		d.log.Warn("closing the data plane", "error", err)
+	}
+}
+
+// resume takes up the membership that a former run of the daemon left.
+func (d *Daemon) resume() error {
+	m, err := loadMembership(d.cfg.membershipFile())
+	if err != nil || m == nil {
+		return err
+	}
+	k, err := certs.Load(d.cfg.certDir())
+	if err != nil {
+		return fmt.Errorf("this node is in a swarm but its certificate is not readable: %w", err)
+	}
+	n, err := d.openNode(*m, k)
+	if err != nil {
+		return err
+	}
+	d.startNode(n)
+	return nil
+}
+
+// listenUnix opens the API's socket for root only, replacing a dead daemon's.
+func listenUnix(path string) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove the old socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("open the API's socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}

@@ -1,0 +1,30 @@
+package meshd
+
+import (
+	"context"
+
+	"github.com/meshd/meshd/orchestrator/admission"
+	"github.com/meshd/meshd/orchestrator/allocator"
+	"github.com/meshd/meshd/orchestrator/leader"
+	"github.com/meshd/meshd/orchestrator/reaper"
+	"github.com/meshd/meshd/orchestrator/scheduler"
+	"github.com/meshd/meshd/orchestrator/services"
+)
+
+// loops are the control loops, in the order in which a task meets them.
+func (m *manager) loops() []leader.Component {
+	return []leader.Component{
+		{Name: "services", Run: services.New(services.Config{Store: m.store, Proposer: m, Log: m.log}).Run},
+		{Name: "allocator", Run: allocator.New(allocator.Config{Store: m.store, Proposer: m, Log: m.log}).Run},
+		{Name: "scheduler", Run: scheduler.New(scheduler.Config{Store: m.store, Proposer: m, Log: m.log}).Run},
+		{Name: "reaper", Run: reaper.New(reaper.Config{Store: m.store, Proposer: m, Log: m.log}).Run},
+		{Name: "roles", Run: admission.NewRoles(m.store, m.Node, m.log).Run},
+	}
+}
+
+// lead runs the control loops while this manager leads.
+func (m *manager) lead(ctx context.Context) error {
+	changes, stop := m.LeaderChanges()
+	defer stop()
+	return leader.Run(ctx, leader.Config{Changes: changes, Ready: m.Barrier, Components: m.loops, Log: m.log})
+}

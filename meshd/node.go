@@ -1,0 +1,151 @@
+package meshd
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/moby/moby/api/types/swarm"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/meshd/meshd/certs"
+	"github.com/meshd/meshd/orchestrator/admission"
+	"github.com/meshd/meshd/orchestrator/agent"
+	"github.com/meshd/meshd/orchestrator/remote"
+)
+
+// node is this machine's membership of one cluster, from joining to leaving or
+// to the end of the daemon.
+//
+// | goroutine | owns                           | ends with      |
+// |-----------|--------------------------------|----------------|
+// | manager   | the control plane's part       | stop           |
+// | agent     | this node's tasks              | stop           |
+// | renewal   | the certificate                | stop           |
+// | watcher   | err, done                      | the others     |
+type node struct {
+	d      *Daemon
+	keeper *certs.Keeper
+	client *remote.Client
+	// manager is nil on workers.
+	manager *manager
+
+	mu         sync.Mutex
+	membership membership
+	err        error // why it ended by itself
+
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+// openNode builds a node; nothing runs yet.
+func (d *Daemon) openNode(m membership, k *certs.Keeper) (*node, error) {
+	n := &node{d: d, keeper: k, client: remote.NewClient(k), membership: m, done: make(chan struct{})}
+	if k.Identity().Role != certs.RoleManager {
+		return n, nil
+	}
+	var err error
+	n.manager, err = openManager(d.cfg, &m, k, n.client)
+	return n, err
+}
+
+// startNode runs the node in the background and makes it the daemon's. It
+// outlives the request that asked for it, so it lives in the daemon's context.
+func (d *Daemon) startNode(n *node) {
+	d.data.join(n.membership.NodeID, n.membership.DataAddr)
+	ctx, stop := context.WithCancel(d.ctx)
+	n.stop = stop
+	g, ctx := errgroup.WithContext(ctx)
+	if n.manager != nil {
+		g.Go(func() error { return n.manager.Run(ctx) })
+	}
+	g.Go(func() error { return n.newAgent().Run(ctx) })
+	g.Go(func() error { return n.renew(ctx) })
+	go func() {
+		err := g.Wait()
+		n.mu.Lock()
+		n.err = err
+		n.mu.Unlock()
+		n.client.Close()
+		if err != nil {
+			d.log.Error("this node's part in the swarm has ended", "error", err)
+		}
+		close(n.done)
+	}()
+	d.mu.Lock()
+	d.node = n
+	d.mu.Unlock()
+}
+
+// end stops the node's goroutines and waits for them. Containers go on.
+func (n *node) end() {
+	n.stop()
+	<-n.done
+}
+
+func (n *node) newAgent() *agent.Agent {
+	m := n.snapshot()
+	return agent.New(agent.Config{
+		NodeID: m.NodeID, DataAddr: m.DataAddr, StateDir: n.d.cfg.agentDir(),
+		Managers: n.preferred(m), SaveManagers: n.saveManagers,
+		Client: agent.Remote(n.client), Runner: n.d.runner, Engine: n.d.runner, Dataplane: n.d.data,
+		Logger: n.d.log,
+	})
+}
+
+// preferred puts a manager's own control port first: its session costs no network.
+func (n *node) preferred(m membership) []swarm.Peer {
+	if n.manager == nil {
+		return m.Managers
+	}
+	return append([]swarm.Peer{{NodeID: m.NodeID, Addr: m.AdvertiseAddr.String()}}, m.Managers...)
+}
+
+func (n *node) snapshot() membership {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.membership
+}
+
+func (n *node) saveManagers(peers []swarm.Peer) {
+	n.mu.Lock()
+	n.membership.Managers = peers
+	m := n.membership
+	n.mu.Unlock()
+	if err := m.save(n.d.cfg.membershipFile()); err != nil {
+		n.d.log.Error("the list of managers is not saved", "error", err)
+	}
+}
+
+// renewRetry is how long to wait when no manager could renew the certificate.
+const renewRetry = time.Minute
+
+// renew has the certificate renewed at half of its life.
+func (n *node) renew(ctx context.Context) error {
+	for {
+		wait := max(time.Until(n.keeper.RenewAt()), renewRetry)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+		if time.Now().Before(n.keeper.RenewAt()) {
+			continue
+		}
+		if err := n.renewOnce(ctx); err != nil {
+			n.d.log.Warn("the node's certificate could not be renewed; trying again",
+				"error", err, "expires", n.keeper.NotAfter())
+		}
+	}
+}
+
+func (n *node) renewOnce(ctx context.Context) error {
+	err := fmt.Errorf("no manager is known")
+	for _, p := range n.preferred(n.snapshot()) {
+		if err = admission.Renew(ctx, n.client, p.Addr, n.keeper); err == nil {
+			return nil
+		}
+	}
+	return err
+}

@@ -1,0 +1,369 @@
+package meshd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/certs"
+	"github.com/meshd/meshd/meshd/api"
+	"github.com/meshd/meshd/orchestrator/admission"
+	"github.com/meshd/meshd/orchestrator/remote"
+	"github.com/meshd/meshd/orchestrator/store"
+)
+
+// Refusals in Docker's words, which its clients know.
+var (
+	errInSwarm = remote.Errorf(errdefs.ErrUnavailable,
+		`This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.`)
+	errNotInSwarm = remote.Errorf(errdefs.ErrUnavailable, "This node is not part of a swarm")
+	errBusy       = remote.Errorf(errdefs.ErrUnavailable,
+		"This node is joining or leaving a swarm at the moment. Try again when that has ended.")
+)
+
+// startTimeout bounds the wait for a new node's control plane to answer.
+const startTimeout = 20 * time.Second
+
+// Status implements api.Node.
+func (d *Daemon) Status() api.Status {
+	d.mu.Lock()
+	n, failure := d.node, d.failure
+	d.mu.Unlock()
+	if n == nil {
+		s := api.Status{State: swarm.LocalNodeStateInactive}
+		if failure != nil {
+			s.State, s.Error = swarm.LocalNodeStateError, failure.Error()
+		}
+		return s
+	}
+	m := n.snapshot()
+	s := api.Status{
+		State: swarm.LocalNodeStateActive, NodeID: m.NodeID,
+		NodeAddr: m.AdvertiseAddr.Addr().String(), Managers: m.Managers,
+	}
+	if n.manager != nil {
+		s.Managers = n.manager.peers()
+	}
+	select {
+	case <-n.done:
+		s.State, s.Error = swarm.LocalNodeStateError, "the node's part in the swarm has ended"
+		if n.err != nil {
+			s.Error = n.err.Error()
+		}
+	default:
+	}
+	return s
+}
+
+// Manager implements api.Node.
+func (d *Daemon) Manager() (api.Control, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.node == nil || d.node.manager == nil {
+		return nil, false
+	}
+	return d.node.manager, true
+}
+
+// begin takes the right to change the membership; release gives it back.
+func (d *Daemon) begin(inSwarm bool) (release func(), err error) {
+	if !d.op.TryLock() {
+		return nil, errBusy
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.node != nil && !inSwarm:
+		err = errInSwarm
+	case d.node == nil && inSwarm && d.failure == nil:
+		err = errNotInSwarm
+	}
+	if err != nil {
+		d.op.Unlock()
+		return nil, err
+	}
+	return d.op.Unlock, nil
+}
+
+// addresses works out where this node listens and is reached.
+func addresses(listen, advertise, data string) (membership, error) {
+	var m membership
+	ifs, err := hostInterfaces()
+	if err != nil {
+		return m, err
+	}
+	if listen == "" {
+		listen = "0.0.0.0"
+	}
+	l, err := resolveAddress(listen, DefaultControlPort, ifs)
+	if err != nil {
+		return m, err
+	}
+	m.ListenAddr = l.String()
+	if advertise == "" && !l.Addr().IsUnspecified() {
+		advertise = listen
+	}
+	if m.AdvertiseAddr, err = resolveAddress(advertise, l.Port(), ifs); err != nil {
+		return m, err
+	}
+	if m.AdvertiseAddr.Addr().IsUnspecified() {
+		return m, invalid("advertise address must be a non-zero IP address or network interface (with optional port number)")
+	}
+	m.DataAddr = m.AdvertiseAddr.Addr()
+	if data != "" {
+		p, err := resolveAddress(data, DefaultControlPort, ifs)
+		if err != nil {
+			return m, err
+		}
+		m.DataAddr = p.Addr()
+	}
+	return m, nil
+}
+
+// Init implements api.Node: it makes a new cluster of this node.
+func (d *Daemon) Init(ctx context.Context, r swarm.InitRequest) (string, error) {
+	release, err := d.begin(false)
+	if err != nil {
+		return "", err
+	}
+	defer release()
+	m, err := addresses(r.ListenAddr, r.AdvertiseAddr, r.DataPathAddr)
+	if err != nil {
+		return "", err
+	}
+	m.DataPathPort = uint16(r.DataPathPort)
+	if m.DataPathPort == 0 {
+		m.DataPathPort = d.cfg.DataPathPort
+	}
+	desc, err := d.runner.Describe(ctx)
+	if err != nil {
+		return "", fmt.Errorf("ask the Docker Engine about this machine: %w", err)
+	}
+	found, err := admission.NewCluster(admission.Founder{
+		Request: r, Description: desc, Addr: m.AdvertiseAddr.String(), DataAddr: m.DataAddr, DataPathPort: m.DataPathPort,
+	})
+	if err != nil {
+		return "", err
+	}
+	m.NodeID, m.ClusterID = found.NodeID, found.ClusterID
+	k, err := certs.Create(d.cfg.certDir(), found.KeyPEM, found.CertPEM, found.RootPEM)
+	if err != nil {
+		return "", fmt.Errorf("keep the node's certificate: %w", err)
+	}
+	n, err := d.openNode(m, k)
+	if err != nil {
+		return "", errors.Join(err, d.forget())
+	}
+	if err := n.manager.Bootstrap(); err != nil {
+		return "", errors.Join(err, d.forget())
+	}
+	d.startNode(n)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if _, err := n.manager.Propose(ctx, found.Batch); err != nil {
+		return "", errors.Join(fmt.Errorf("store the new swarm: %w", err), d.drop(n))
+	}
+	if err := m.save(d.cfg.membershipFile()); err != nil {
+		return "", errors.Join(err, d.drop(n))
+	}
+	d.log.Info("a new swarm", "cluster", m.ClusterID, "node", m.NodeID, "address", m.AdvertiseAddr)
+	return m.NodeID, nil
+}
+
+// Join implements api.Node.
+func (d *Daemon) Join(ctx context.Context, r swarm.JoinRequest) error {
+	release, err := d.begin(false)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if len(r.RemoteAddrs) == 0 {
+		return invalid("at least 1 RemoteAddr is required to join")
+	}
+	token, err := certs.ParseToken(r.JoinToken)
+	if err != nil {
+		return remote.Errorf(errdefs.ErrInvalidArgument, "%v", err)
+	}
+	m, err := addresses(r.ListenAddr, r.AdvertiseAddr, r.DataPathAddr)
+	if err != nil {
+		return err
+	}
+	desc, err := d.runner.Describe(ctx)
+	if err != nil {
+		return fmt.Errorf("ask the Docker Engine about this machine: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	in, err := joinAny(ctx, r.RemoteAddrs, token, admission.Candidate{
+		Token: r.JoinToken, Description: desc, Availability: r.Availability,
+		Addr: m.AdvertiseAddr.String(), DataAddr: m.DataAddr,
+	})
+	if err != nil {
+		return err
+	}
+	m.NodeID, m.ClusterID, m.Managers, m.DataPathPort = in.NodeID, in.ClusterID, in.Managers, in.DataPathPort
+	k, err := certs.Create(d.cfg.certDir(), in.KeyPEM, in.CertPEM, in.RootPEM)
+	if err != nil {
+		return fmt.Errorf("keep the node's certificate: %w", err)
+	}
+	n, err := d.openNode(m, k)
+	if err != nil {
+		return errors.Join(err, d.forget())
+	}
+	d.startNode(n)
+	if err := n.enter(ctx, in.Managers); err != nil {
+		return errors.Join(err, d.drop(n))
+	}
+	if err := m.save(d.cfg.membershipFile()); err != nil {
+		return errors.Join(err, d.drop(n))
+	}
+	d.log.Info("joined a swarm", "cluster", m.ClusterID, "node", m.NodeID, "address", m.AdvertiseAddr)
+	return nil
+}
+
+// joinAny asks the given managers in turn; the last refusal is returned.
+func joinAny(ctx context.Context, addrs []string, token certs.Token, c admission.Candidate) (admission.Joined, error) {
+	var joined admission.Joined
+	err := errors.New("no manager was asked")
+	for _, addr := range addrs {
+		host, port, serr := splitPort(addr, DefaultControlPort)
+		if serr != nil {
+			return joined, serr
+		}
+		ip, perr := netip.ParseAddr(host)
+		target := addr
+		if perr == nil {
+			target = netip.AddrPortFrom(ip, port).String()
+		}
+		if joined, err = admission.Join(ctx, target, token, c); err == nil {
+			return joined, nil
+		}
+	}
+	return joined, err
+}
+
+// enter completes a manager's joining: it becomes a voter and waits until its
+// own store knows the cluster. Workers are in as soon as their session is.
+func (n *node) enter(ctx context.Context, managers []swarm.Peer) error {
+	if n.manager == nil {
+		return nil
+	}
+	m := n.snapshot()
+	err := errors.New("no manager is known")
+	for _, p := range managers {
+		if err = admission.JoinRaft(ctx, n.client, p.Addr, m.AdvertiseAddr.String()); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("join the managers' raft: %w", err)
+	}
+	return n.manager.waitFor(ctx, func(v *store.View) bool { return v.Node(m.NodeID) != nil })
+}
+
+// waitFor returns when the store's state satisfies cond.
+func (m *manager) waitFor(ctx context.Context, cond func(*store.View) bool) error {
+	ok := false
+	w := m.store.Watch(func(v *store.View) { ok = cond(v) })
+	defer w.Close()
+	for !ok {
+		select {
+		case _, open := <-w.C:
+			if !open {
+				return m.waitFor(ctx, cond)
+			}
+			m.store.View(func(v *store.View) { ok = cond(v) })
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the swarm's state: %w", ctx.Err())
+		}
+	}
+	return nil
+}
+
+// Leave implements api.Node. That a manager may leave is the API's to decide.
+func (d *Daemon) Leave(ctx context.Context, force bool) error {
+	release, err := d.begin(true)
+	if err != nil {
+		return err
+	}
+	defer release()
+	d.mu.Lock()
+	n := d.node
+	d.mu.Unlock()
+	if n == nil { // only a broken state is left
+		return d.forget()
+	}
+	if err := n.announceLeave(ctx, force); err != nil && !force {
+		return err
+	}
+	id := n.snapshot().NodeID
+	if err := d.drop(n); err != nil {
+		return err
+	}
+	if err := d.runner.RemoveAll(ctx); err != nil {
+		d.log.Warn("containers of the swarm's tasks are left over", "error", err)
+	}
+	d.log.Info("left the swarm", "node", id)
+	return nil
+}
+
+// leaveTimeout bounds the farewell; a cluster that cannot answer must not hold us.
+const leaveTimeout = 10 * time.Second
+
+func (n *node) announceLeave(ctx context.Context, force bool) error {
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	err := errors.New("no manager is known")
+	for _, p := range n.others() {
+		if err = admission.Leave(ctx, n.client, p.Addr, force); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// others are the managers to say good-bye to, a remaining one if there is any.
+func (n *node) others() []swarm.Peer {
+	m := n.snapshot()
+	peers := m.Managers
+	if n.manager != nil {
+		peers = n.manager.peers()
+	}
+	var others, self []swarm.Peer
+	for _, p := range peers {
+		if p.NodeID == m.NodeID {
+			self = append(self, p)
+		} else {
+			others = append(others, p)
+		}
+	}
+	return append(others, self...)
+}
+
+// drop ends a node and forgets all that it kept.
+func (d *Daemon) drop(n *node) error {
+	n.end()
+	d.mu.Lock()
+	d.node = nil
+	d.mu.Unlock()
+	d.data.leave()
+	return d.forget()
+}
+
+// forget removes what a membership leaves on disk.
+func (d *Daemon) forget() error {
+	d.mu.Lock()
+	d.failure = nil
+	d.mu.Unlock()
+	var errs []error
+	for _, path := range []string{d.cfg.membershipFile(), d.cfg.certDir(), d.cfg.raftDir(), d.cfg.agentDir()} {
+		errs = append(errs, os.RemoveAll(path))
+	}
+	return errors.Join(errs...)
+}
