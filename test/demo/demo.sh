@@ -21,7 +21,7 @@ within() {
 		[ $SECONDS -lt $deadline ] || { printf '%s\n' "$out" >&2; return 1; }
 		sleep 0.2
 	done
-	printf '%s\n' "$out"
+	[ -z "$out" ] || printf "%s\n" "$out"
 }
 
 # all_run SERVICE N: N tasks of the service run.
@@ -48,8 +48,8 @@ say "An overlay network, and two services on it"
 mesh network create --driver overlay demo >/dev/null || fail "network create"
 mesh service create --detach --no-resolve-image --name api --network demo --replicas 2 meshd/sample:latest >/dev/null || fail "service create api"
 mesh service create --detach --no-resolve-image --name web --network demo --replicas 3 --publish "$port:8080" meshd/sample:latest >/dev/null || fail "service create web"
-within 60 all_run api 2 || fail "service api does not run"
-within 60 all_run web 3 || fail "service web does not run"
+within 60 all_run api 2 >/dev/null || fail "service api does not run"
+within 60 all_run web 3 >/dev/null || fail "service web does not run"
 
 say "Nodes, services, tasks"
 mesh node ls
