@@ -31,7 +31,8 @@ all_run() { [ "$(mesh service ls --filter "name=$1" --format '{{.Replicas}}')" =
 task_of() {
 	local name container
 	while read -r name _; do
-		container=$(meshctl --host "unix:///run/meshd/$lab/$name/meshd.sock" ps -q --filter "label=com.docker.swarm.service.name=$1" | head -n 1)
+		container=$(meshctl --host "unix:///run/meshd/$lab/$name/meshd.sock" ps -q --filter "label=com.docker.swarm.service.name=$1")
+		container=${container%%$'\n'*}
 		[ -z "$container" ] || { echo "unix:///run/meshd/$lab/$name/meshd.sock $container $name"; return; }
 	done < <(each_node)
 	return 1
@@ -73,7 +74,7 @@ echo "-- sample lookup api; sample get http://api:8080 (in container $container 
 within 10 meshctl --host "$socket" exec "$container" sample lookup api | sed 's/^/   /' || fail "the name api does not resolve"
 within 10 meshctl --host "$socket" exec "$container" sample get 'http://api:8080/?text' | sed 's/^/   /' || fail "api does not answer by its name"
 
-first=$(each_node | head -n 1)
+read -r _ first < <(each_node)
 say "It works. Look around:"
 cat <<END
   export PATH=$PWD/bin:\$PATH
@@ -81,7 +82,7 @@ cat <<END
   meshctl node ls; meshctl service ps web
   meshctl service scale web=6
   meshctl lab kill --name $lab node3              # power cut; then: meshctl service ps web
-  meshctl lab exec --name $lab client -- bin/sample get ${first#* }:$port
+  meshctl lab exec --name $lab client -- bin/sample get $first:$port
 Clean up:
   make demo-down
 END
