@@ -22,6 +22,10 @@ const (
 	slotBalanceLocal     uint32 = 3
 )
 
+// ErrHooksReplaced means that the overlay has another program array than the one
+// our programs were loaded for: they must be loaded again, by another New.
+var ErrHooksReplaced = errors.New("the overlay's program array is another one")
+
 // objects is what we have in the kernel.
 type objects struct {
 	balanceObjects
@@ -90,10 +94,29 @@ func (o *objects) hook() error {
 		return err
 	}
 	defer hooks.Close()
+	if err := sameMap(hooks, o.MeshHooks); err != nil {
+		return err
+	}
 	for slot, p := range o.slots() {
 		if err := hooks.Put(slot, p); err != nil {
 			return fmt.Errorf("slot %d: %w", slot, err)
 		}
+	}
+	return nil
+}
+
+// sameMap: o.MeshHooks is the map that the programs call the overlay through.
+func sameMap(pinned, ours *ebpf.Map) error {
+	var ids [2]ebpf.MapID
+	for i, m := range []*ebpf.Map{pinned, ours} {
+		info, err := m.Info()
+		if err != nil {
+			return err
+		}
+		ids[i], _ = info.ID()
+	}
+	if ids[0] != ids[1] {
+		return ErrHooksReplaced
 	}
 	return nil
 }

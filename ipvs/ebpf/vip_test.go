@@ -88,7 +88,7 @@ func TestVIPWithoutBackendIsRefused(t *testing.T) {
 	if got.code != redirected || got.proto != 1 || got.icmpType != 3 || got.src.Addr().String() != vip {
 		t.Errorf("UDP: got %v", got)
 	}
-	if n := r.drops("no backend"); n != 2 {
+	if n := r.drops("no-backend"); n != 2 {
 		t.Errorf("%d drops counted, want 2", n)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -187,6 +188,32 @@ func TestPublishedPortFromContainers(t *testing.T) {
 				}
 			}
 		}
+	}
+	l.blame()
+}
+
+// Loopback is led by the kernel, whether the process lives or not.
+func TestLoopbackOutlivesTheProcess(t *testing.T) {
+	l := newLab(t)
+	far := l.task(l.nodes[1])
+	l.settle()
+	l.serve(far.ns, taskPort)
+	n := l.nodes[0]
+	works := func(when string) {
+		t.Helper()
+		if s, err := call(n.ns, "tcp4", "127.0.0.1:8080", 100); err != nil || s.server != far.ns {
+			t.Errorf("%s: %+v, %v", when, s, err)
+		}
+	}
+	works("at first")
+	n.kill()
+	works("without a process")
+	l.start(n)
+	works("with a new process")
+	l.settle()
+	works("after it took over")
+	if links := l.sh("ls", n.dir+"/bpf/ipvs/v1/links"); len(strings.Fields(links)) != 7 {
+		t.Errorf("links: %s", links)
 	}
 	l.blame()
 }

@@ -27,6 +27,11 @@ func TestVIP(t *testing.T) {
 		l.serve(near.ns, taskPort)
 		l.serve(far.ns, taskPort)
 		vipSpreads(l, client, near, far)
+		l.out[far] = true
+		l.settle()
+		vipRefuses(l, client, near)
+		l.out = map[*task]bool{client: true}
+		l.settle()
 		l.offloadsOff()
 		vipSpreads(l, client, near, far)
 		l.out[far] = true
@@ -36,17 +41,31 @@ func TestVIP(t *testing.T) {
 				t.Fatalf("after the other is gone: %+v, %v", s, err)
 			}
 		}
-		l.out[near] = true
-		l.settle()
-		for _, network := range []string{"tcp4", "udp4"} {
-			if _, err := call(client.ns, network, fmt.Sprintf("%s:%d", vip, taskPort), 16); !errors.Is(err, syscall.ECONNREFUSED) {
-				t.Errorf("%s without a backend: %v, want it refused", network, err)
-			}
-		}
+		vipRefuses(l, client, near)
 		if err := ping(client.ns, vip); err != nil {
 			t.Errorf("ping the VIP: %v", err)
 		}
 	})
+}
+
+// vipRefuses takes the last backend away: connections to it end at once, and new
+// ones are refused at once.
+func vipRefuses(l *lab, client, last *task) {
+	l.t.Helper()
+	to := fmt.Sprintf("%s:%d", vip, taskPort)
+	open, err := dial(client.ns, "tcp4", "", to)
+	l.check(err)
+	defer open.Close()
+	l.out[last] = true
+	l.settle()
+	if err := open.echo("tcp4", 5000); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+		l.t.Errorf("open connection: %v, want it reset", err)
+	}
+	for _, network := range []string{"tcp4", "udp4"} {
+		if _, err := call(client.ns, network, to, 16); !errors.Is(err, syscall.ECONNREFUSED) {
+			l.t.Errorf("%s without a backend: %v, want it refused", network, err)
+		}
+	}
 }
 
 func vipSpreads(l *lab, client, near, far *task) {

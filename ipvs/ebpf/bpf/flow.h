@@ -150,13 +150,25 @@ static __always_inline void closing(struct scratch *s, struct flow *f, enum dire
 		g->flags |= FLOW_CLOSING;
 }
 
+/* restore puts the REVERSE entry back if it was pushed out: the client still sends. */
+static __always_inline void restore(struct scratch *s, const struct flow *f)
+{
+	s->flow = *f;
+	back_of(s);
+	if (!bpf_map_lookup_elem(&flows, &s->other))
+		bpf_map_update_elem(&flows, &s->other, &s->back, BPF_NOEXIST);
+}
+
 static __always_inline void touch(struct scratch *s, struct flow *f, enum direction other)
 {
 	__u32 t = now();
 
 	/* A shared cache line is written once a second, not once a packet. */
-	if (f->seen != t)
+	if (f->seen != t) {
 		f->seen = t;
+		if (other == REVERSE)
+			restore(s, f);
+	}
 	if (s->p.proto == IPPROTO_TCP && s->p.tcp_flags & (TCP_FIN | TCP_RST))
 		closing(s, f, other);
 }
