@@ -55,15 +55,31 @@ func decide(p picture) decision {
 	case c.template == nil:
 		// The API stores the template with the service; nothing can be done without.
 	case p.service.Spec.Mode.Replicated != nil:
-		slots = c.replicated(slots, &d)
+		slots = c.replicated(dropOdd(slots, false, &d), &d)
 	case p.service.Spec.Mode.Global != nil:
-		slots = c.global(slots, &d)
+		slots = c.global(dropOdd(slots, true, &d), &d)
 	default:
 		return d // jobs
 	}
 	c.promote(slots, &d)
 	c.roll(slots, &d)
 	return d
+}
+
+// dropOdd removes the slots of the other mode. The API lets nobody change a
+// service's mode, but tasks that fit in nowhere must not be counted.
+func dropOdd(slots []*slot, global bool, d *decision) []*slot {
+	var out []*slot
+	for _, s := range slots {
+		if (s.number == 0) == global {
+			out = append(out, s)
+			continue
+		}
+		for _, t := range s.tasks {
+			d.steps = append(d.steps, stepTo(swarm.TaskStateRemove, t)...)
+		}
+	}
+	return out
 }
 
 // scene is a picture with what can be derived from it once.
