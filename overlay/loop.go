@@ -34,6 +34,10 @@ const (
 	defaultResync    = 30 * time.Second
 	// settle is how long a disturbance is let settle before it is repaired.
 	settle = 50 * time.Millisecond
+	// leaked is how long an interface may lie in the node's namespace. The engine
+	// moves it into the container within a second; one that came back belongs to a
+	// container that ended while nobody could be told.
+	leaked = 2 * time.Minute
 )
 
 // kernel is the edge: all that reads or changes the node.
@@ -63,6 +67,8 @@ type Overlay struct {
 	state *State
 	// held is what the kernel holds as far as we know; nil: to be read.
 	held objects
+	// idle is since when an interface waits to be moved into its container.
+	idle map[string]time.Time
 
 	// disturbed wakes Run: something changed, or did not get done.
 	disturbed chan struct{}
@@ -328,7 +334,7 @@ func (o *Overlay) repair(ctx context.Context) {
 		case <-timer.C:
 		}
 		o.mu.Lock()
-		err := o.reconcileLocked(true)
+		err := errors.Join(o.collect(time.Now()), o.reconcileLocked(true))
 		o.mu.Unlock()
 		if err != nil {
 			o.cfg.Logger.Warn("overlay is incomplete", "error", err)
@@ -338,4 +344,31 @@ func (o *Overlay) repair(ctx context.Context) {
 		retry.reset()
 		timer.Reset(o.cfg.Resync)
 	}
+}
+
+// collect removes interfaces that no container has any more. o.mu is held.
+func (o *Overlay) collect(now time.Time) error {
+	f, err := o.kernel.facts(o.local())
+	if err != nil {
+		return err
+	}
+	idle := map[string]time.Time{}
+	var errs []error
+	for _, p := range f.ports {
+		if !p.idle {
+			continue
+		}
+		since, known := o.idle[p.ID]
+		if !known {
+			since = now
+		}
+		if now.Sub(since) < leaked {
+			idle[p.ID] = since
+			continue
+		}
+		o.cfg.Logger.Warn("removing an interface that no container has", "id", p.ID, "task", p.TaskID)
+		errs = append(errs, o.kernel.removePort(p.ID))
+	}
+	o.idle = idle
+	return errors.Join(errs...)
 }

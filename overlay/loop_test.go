@@ -66,7 +66,7 @@ func (k *fakeKernel) do(o op) error {
 func (k *fakeKernel) addPort(a Attachment, _ int) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.ports = append(k.ports, port{a, 10 + len(k.ports)})
+	k.ports = append(k.ports, port{a, 10 + len(k.ports), true})
 	return nil
 }
 
@@ -187,4 +187,30 @@ func TestBackoffGrowsToItsBound(t *testing.T) {
 func wait(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	(&lab{t: t}).eventually(what, ok)
+}
+
+func TestInterfacesWithoutAContainerAreCollected(t *testing.T) {
+	k := newFake()
+	o := overlayOn(k)
+	start := time.Now()
+	collect := func(after time.Duration) int {
+		if err := o.collect(start.Add(after)); err != nil {
+			t.Fatal(err)
+		}
+		return len(k.ports)
+	}
+	if _, err := o.Attach(testPort(false).Attachment); err != nil {
+		t.Fatal(err)
+	}
+	if collect(0) != 1 || collect(leaked-1) != 1 {
+		t.Error("collected too early")
+	}
+	k.ports[0].idle = false // moved into its container
+	if collect(leaked) != 1 {
+		t.Error("collected from a container")
+	}
+	k.ports[0].idle = true // and back
+	if collect(leaked+1) != 1 || collect(2*leaked+1) != 0 {
+		t.Errorf("ports: %v", k.ports)
+	}
 }

@@ -54,6 +54,10 @@ func (k *linuxKernel) facts(local netip.Addr) (facts, error) {
 	if err != nil {
 		return facts{}, err
 	}
+	names := make(map[string]bool, len(devices))
+	for _, d := range devices {
+		names[d.Name] = true
+	}
 	f := facts{mtu: defaultMTU}
 	for _, d := range devices {
 		switch {
@@ -63,7 +67,7 @@ func (k *linuxKernel) facts(local netip.Addr) (facts, error) {
 			f.loopback = d.Index
 		case d.IsHost():
 			if a, ok := decodeAlias(d.Alias); ok {
-				f.ports = append(f.ports, port{a, d.Index})
+				f.ports = append(f.ports, port{a, d.Index, names[link.PeerName(a.ID)]})
 			}
 		}
 	}

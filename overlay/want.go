@@ -89,6 +89,8 @@ type facts struct {
 type port struct {
 	Attachment
 	ifindex int
+	// idle: the end for the container is in the node's namespace.
+	idle bool
 }
 
 // routerMAC is what every container sends to ("mesh" in ASCII, locally administered).
