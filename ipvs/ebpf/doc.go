@@ -28,5 +28,8 @@
 // through a VIP, cannot be told apart in the answers (the other way round the newer
 // one gets another source port). A UDP socket of the node itself whose own port is
 // published does not get its answers. Fragments that arrive before their first one
-// are lost. ICMP errors about balanced connections are not translated.
+// are lost. ICMP errors about a connection whose source port was changed on the
+// task's node, since it came through two nodes at once, do not reach the task.
+// Processes of containers that are not on the mesh network (Docker's own bridge)
+// do not come by any of the programs.
 package ebpf

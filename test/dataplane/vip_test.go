@@ -162,3 +162,28 @@ func TestVIPConnectionsOutliveProcessAndDraining(t *testing.T) {
 	}
 	l.blame()
 }
+
+// A task that has nobody listening says so itself, through VIP and published port alike.
+func TestClosedPortsAreRefusedByTheTask(t *testing.T) {
+	l := newLab(t)
+	client := l.task(l.nodes[0])
+	only := l.task(l.nodes[1])
+	for _, home := range []*task{only, l.task(l.nodes[0])} {
+		l.out = map[*task]bool{}
+		for _, c := range l.tasks {
+			l.out[c] = c != home
+		}
+		l.settle()
+		for from, to := range map[string]string{
+			client.ns: fmt.Sprintf("%s:%d", vip, taskPort),
+			l.client:  l.nodes[0].published(),
+		} {
+			for _, network := range []string{"tcp4", "udp4"} {
+				if _, err := call(from, network, to, 16); !errors.Is(err, syscall.ECONNREFUSED) {
+					t.Errorf("%s %s to a task on %s: %v, want it refused", network, to, home.node.addr, err)
+				}
+			}
+		}
+	}
+	l.blame()
+}

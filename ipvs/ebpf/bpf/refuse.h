@@ -7,7 +7,7 @@
 #ifndef MESH_IPVS_REFUSE_H
 #define MESH_IPVS_REFUSE_H
 
-#include "packet.h"
+#include "related.h"
 
 struct icmp {
 	__u8 type;
@@ -17,7 +17,6 @@ struct icmp {
 };
 
 #define ICMP_ECHO_REPLY 0
-#define ICMP_UNREACHABLE 3
 #define ICMP_PORT 3
 #define ICMP_ECHO 8
 

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Published ports, on the node where a connection enters. */
+#ifndef MESH_IPVS_PUBLISHED_H
+#define MESH_IPVS_PUBLISHED_H
+
+#include "answer.h"
+
+static __always_inline int is_node_addr(const struct mesh_addr *a)
+{
+	return bpf_map_lookup_elem(&node_addrs, a) != NULL;
+}
+
+/* enters says that this packet can begin a connection to a published port. */
+static __always_inline int enters(struct scratch *s)
+{
+	if (s->p.later)
+		return 0;
+	if (s->p.proto == IPPROTO_TCP)
+		return opens(&s->p); /* else it answers what the node itself began */
+	/* On lo our own answers pass by again, to what may be a published number. */
+	answer_to(&s->other, &s->p, s->key.vni, FORWARD);
+	return !bpf_map_lookup_elem(&flows, &s->other);
+}
+
+/* enter chooses a backend for a new connection to a published port: s->flow. */
+static __always_inline int enter(struct __sk_buff *skb, struct scratch *s, __u16 from)
+{
+	struct service_key service = { .vni = s->key.vni, .port = s->p.dport, .proto = s->p.proto };
+
+	if (!enters(s))
+		return -1;
+	__builtin_memset(&s->flow, 0, sizeof(s->flow));
+	if (choose(s, &service))
+		return -1;
+	s->flow.src = s->p.src;
+	s->flow.sport = s->p.sport;
+	/* A task cannot answer itself or 127.0.0.1 through the network: those come from the node's address. */
+	if (same_addr(&s->p.src, &s->flow.dst) || (bpf_ntohl(s->p.src.w[3]) >> 24) == 127)
+		s->flow.src = s->p.dst;
+	s->flow.flags = FLOW_INGRESS | from;
+	s->flow.ifindex = skb->ifindex;
+	keep(s);
+	count(s->flow.service, 1);
+	return 0;
+}
+
+/*
+ * ingress leads a packet for a published port to its backend. What cannot be led
+ * anywhere is the node's own: its stack refuses it as it refuses any closed port.
+ */
+static __always_inline int ingress(struct __sk_buff *skb, struct scratch *s, __u32 mesh, __u16 from, enum mesh_slot hook)
+{
+	struct flow *f;
+
+	key_of(&s->key, &s->p, mesh, FORWARD);
+	f = bpf_map_lookup_elem(&flows, &s->key);
+	if (f) {
+		enum fitness fit = fitness(s, f);
+
+		if (fit == GONE) {
+			drop(DROP_BACKEND_GONE);
+			return forward(skb, hook);
+		}
+		if (fit == AGAIN) {
+			f = NULL;
+		} else {
+			touch(s, f, REVERSE);
+			count(f->service, 0);
+		}
+	}
+	if (!f) {
+		if (enter(skb, s, from))
+			return forward(skb, hook);
+		f = &s->flow;
+	}
+	if (rewrite(skb, &s->p, f))
+		return drop(DROP_REWRITE);
+	skb->cb[0] = MESH_CB(mesh, MESH_DELIVER);
+	return forward(skb, hook);
+}
+
+/*
+ * unpublished tells cheaply what is not for a published port: every packet of the
+ * node comes by here.
+ */
+static __always_inline int unpublished(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data;
+	void *end = (void *)(long)skb->data_end;
+	struct iphdr *ip = data + L3;
+	struct ports *ports = (void *)(ip + 1);
+
+	if (skb->protocol != bpf_htons(ETH_P_IP))
+		return 1;
+	if ((void *)(ports + 1) > end || ip->ihl != 5 || ip->frag_off & bpf_htons(FRAGMENT_OFFSET))
+		return 0;
+	if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP)
+		return ip->protocol != IPPROTO_ICMP;
+	return !is_published(ports->dest, ip->protocol);
+}
+
+static __always_inline int from_node(struct __sk_buff *skb, __u16 from, enum mesh_slot hook)
+{
+	struct scratch *s = room();
+	struct node *n = this_node();
+	int verdict;
+
+	if (unpublished(skb) || !s || !n || parse(skb, &s->p, 0))
+		return forward(skb, hook);
+	if (is_error(skb, &s->p) && !quoted(skb, s, n->mesh_vni) && error_on(skb, s, hook, &verdict))
+		return verdict;
+	if (!has_ports(&s->p))
+		return forward(skb, hook);
+	if (s->p.unknown || !is_published(s->p.dport, s->p.proto) || !is_node_addr(&s->p.dst))
+		return forward(skb, hook);
+	remember(&s->p, 0);
+	return ingress(skb, s, n->mesh_vni, from, hook);
+}
+
+#endif
