@@ -2,14 +2,18 @@ package meshd
 
 import (
 	"fmt"
+	"iter"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
 
+	"github.com/meshd/meshd/dns"
 	"github.com/meshd/meshd/orchestrator/remote"
+	"github.com/meshd/meshd/overlay"
 )
 
 // The texts of these two errors are Docker's: its client adds a hint to them.
@@ -113,6 +117,38 @@ func single(addrs []netip.Addr, port uint16, many string) (netip.AddrPort, error
 		}
 	}
 	return netip.AddrPort{}, invalid("%s - specify one with --advertise-addr", errNoAddress)
+}
+
+// meshSubnets are the ranges that the routing mesh may take, best first.
+func meshSubnets(yield func(netip.Prefix) bool) {
+	const first, last = 255, 192
+	for b := first; b >= last; b-- {
+		if !yield(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(b)}), 16)) {
+			return
+		}
+	}
+}
+
+// freeMeshSubnet returns the first range that this machine has no other use
+// for: no route leads there, and none of its resolvers lives there.
+func freeMeshSubnet() (netip.Prefix, error) {
+	taken, err := overlay.HostRoutes()
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("look for a free range for the routing mesh: %w", err)
+	}
+	for _, r := range dns.SystemUpstreams(systemResolvConf) {
+		taken = append(taken, netip.PrefixFrom(r.Addr(), r.Addr().BitLen()))
+	}
+	return firstFree(meshSubnets, taken)
+}
+
+func firstFree(candidates iter.Seq[netip.Prefix], taken []netip.Prefix) (netip.Prefix, error) {
+	for p := range candidates {
+		if !slices.ContainsFunc(taken, p.Overlaps) {
+			return p, nil
+		}
+	}
+	return netip.Prefix{}, invalid("no /16 within 10.192.0.0/10 is free of this machine's routes and resolvers; the routing mesh needs one")
 }
 
 func joinAddrs(addrs []netip.Addr) string {

@@ -42,3 +42,13 @@ func TestResolveAddress(t *testing.T) {
 		})
 	}
 }
+
+func TestMeshSubnetAvoidsTheMachinesOwn(t *testing.T) {
+	taken := []netip.Prefix{netip.MustParsePrefix("10.255.255.53/32"), netip.MustParsePrefix("10.254.0.0/15")}
+	if got, err := firstFree(meshSubnets, taken); err != nil || got.String() != "10.253.0.0/16" {
+		t.Errorf("got %v, %v; want 10.253.0.0/16", got, err)
+	}
+	if got, err := firstFree(meshSubnets, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}); err == nil {
+		t.Errorf("got %v from a machine that uses all of 10.0.0.0/8", got)
+	}
+}

@@ -39,5 +39,6 @@ func (c Config) membershipFile() string { return filepath.Join(c.StateDir, "memb
 func (c Config) certDir() string        { return filepath.Join(c.StateDir, "certificates") }
 func (c Config) raftDir() string        { return filepath.Join(c.StateDir, "raft") }
 func (c Config) resolvConf() string     { return filepath.Join(c.StateDir, "resolv.conf") }
+func (c Config) driverDir() string      { return filepath.Join(c.StateDir, "driver") }
 func (c Config) agentDir() string       { return filepath.Join(c.StateDir, "agent") }
 func (c Config) pluginSocket() string   { return filepath.Join(c.PluginDir, "meshd.sock") }

@@ -16,7 +16,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -28,13 +27,10 @@ import (
 	"github.com/meshd/meshd/ipvs"
 	"github.com/meshd/meshd/ipvs/ebpf"
 	"github.com/meshd/meshd/meshd/api"
-	"github.com/meshd/meshd/orchestrator/admission"
 	"github.com/meshd/meshd/orchestrator/runner"
 	"github.com/meshd/meshd/overlay"
 	"github.com/meshd/meshd/overlay/attach"
 )
-
-const dnsPort = 53
 
 // Daemon is one running node.
 type Daemon struct {
@@ -43,7 +39,7 @@ type Daemon struct {
 
 	overlay  *overlay.Overlay
 	driver   *attach.Driver
-	balancer ipvs.Balancer
+	balancer *ipvs.Keeper
 	resolver *dns.Server
 	data     *dataplane
 	runner   *runner.Runner
@@ -61,7 +57,7 @@ type Daemon struct {
 // Run is the whole life of a node's daemon. It returns when ctx ends, or when
 // something that it cannot do without fails.
 func Run(ctx context.Context, cfg Config) error {
-	for _, dir := range []string{cfg.StateDir, cfg.RunDir, cfg.PluginDir, filepath.Dir(cfg.Socket)} {
+	for _, dir := range []string{cfg.StateDir, cfg.driverDir(), cfg.RunDir, cfg.PluginDir, filepath.Dir(cfg.Socket)} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return fmt.Errorf("make directory: %w", err)
 		}
@@ -78,6 +74,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	g.Go(func() error { return d.driver.Run(ctx) })
 	g.Go(func() error { return d.overlay.Run(ctx) })
+	g.Go(func() error { return d.balancer.Run(ctx) })
 	g.Go(func() error { return d.resolver.Run(ctx) })
 	g.Go(func() error { return d.data.Run(ctx) })
 	g.Go(func() error {
@@ -103,24 +100,20 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 		return nil, fmt.Errorf("open the overlay data plane: %w", err)
 	}
 	d.driver, err = attach.New(attach.Config{
-		Socket: cfg.pluginSocket(), Dir: cfg.RunDir, Overlay: d.overlay, Logger: cfg.Logger,
+		Socket: cfg.pluginSocket(), Dir: cfg.driverDir(), Overlay: d.overlay, Logger: cfg.Logger,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the engine's network driver: %w", err)
 	}
-	d.balancer, err = ebpf.New(ebpf.Config{
+	balancer, err := ebpf.New(ebpf.Config{
 		HooksPath: d.overlay.HooksPath(), PinDir: filepath.Join(cfg.RunDir, "bpf", "ipvs"), Logger: cfg.Logger,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the load balancer: %w", err)
 	}
-	gateway := netip.AddrPortFrom(netip.MustParseAddr(admission.MeshGateway), dnsPort)
-	d.resolver = dns.New(dns.Config{Addrs: []netip.AddrPort{gateway}, Logger: cfg.Logger})
-	d.data = newDataplane(d.overlay, d.resolver, d.balancer, cfg.Logger)
-	resolvConf := fmt.Sprintf("nameserver %s\noptions ndots:0\n", admission.MeshGateway)
-	if err := replaceFile(cfg.resolvConf(), []byte(resolvConf)); err != nil {
-		return nil, fmt.Errorf("write the tasks' resolv.conf: %w", err)
-	}
+	d.balancer = ipvs.NewKeeper(balancer, ipvs.KeeperConfig{Logger: cfg.Logger})
+	d.resolver = dns.New(dns.Config{Logger: cfg.Logger})
+	d.data = newDataplane(d.overlay, d.resolver, d.balancer, cfg.resolvConf(), cfg.Logger)
 	d.runner, err = runner.New(runner.Config{Socket: cfg.Engine, ResolvConf: cfg.resolvConf(), Logger: cfg.Logger})
 	if err != nil {
 		return nil, fmt.Errorf("open the engine's client: %w", err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,36 +34,51 @@ type dataplane struct {
 	dns     dnsPart
 	ipvs    ipvsPart
 	log     *slog.Logger
-	// selfAddr is the node's underlay address; surroundings says what the machine
-	// around us is like now: its addresses and resolvers.
+	// surroundings says what the machine around us is like now: its addresses and
+	// resolvers.
 	surroundings func() (addrs []netip.Addr, upstreams []netip.AddrPort)
 	wake         chan struct{}
+	// resolvConfPath is the tasks' resolv.conf, resolvConf what Run wrote there.
+	resolvConfPath string
+	resolvConf     string
 
-	mu       sync.Mutex
-	self     string
-	selfAddr netip.Addr
-	view     agent.View
-	held     map[string]uint64 // network ID -> revision that the kernel holds
-	changed  chan struct{}     // closed and replaced whenever held changes
+	mu   sync.Mutex
+	self identity
+	// blank: the node has just left, so that nothing is to be held. It differs
+	// from not having been told anything yet.
+	blank   bool
+	view    agent.View
+	held    map[string]uint64 // network ID -> revision that the kernel holds
+	changed chan struct{}     // closed and replaced whenever held changes
 }
 
-func newDataplane(o overlayPart, d dnsPart, b ipvsPart, log *slog.Logger) *dataplane {
+func newDataplane(o overlayPart, d dnsPart, b ipvsPart, resolvConf string, log *slog.Logger) *dataplane {
 	return &dataplane{
 		overlay: o, dns: d, ipvs: b, log: log,
-		surroundings: surroundings,
-		wake:         make(chan struct{}, 1),
-		held:         map[string]uint64{},
-		changed:      make(chan struct{}),
+		surroundings: surroundings, resolvConfPath: resolvConf,
+		wake:    make(chan struct{}, 1),
+		held:    map[string]uint64{},
+		changed: make(chan struct{}),
 	}
 }
 
-// join tells who this node is; leave forgets everything that it was told.
-func (d *dataplane) join(self string, addr netip.Addr) { d.reset(self, addr) }
-func (d *dataplane) leave()                            { d.reset("", netip.Addr{}) }
+// identity is what the data plane knows of its own node.
+type identity struct {
+	node string
+	addr netip.Addr
+	port uint16
+}
 
-func (d *dataplane) reset(self string, addr netip.Addr) {
+// join tells who this node is; what the kernel holds stays until a manager has
+// said what it should be.
+func (d *dataplane) join(self identity) { d.reset(self, false) }
+
+// leave empties the data plane.
+func (d *dataplane) leave() { d.reset(identity{}, true) }
+
+func (d *dataplane) reset(self identity, blank bool) {
 	d.mu.Lock()
-	d.self, d.selfAddr, d.view = self, addr, agent.View{}
+	d.self, d.blank, d.view = self, blank, agent.View{}
 	d.held = map[string]uint64{}
 	d.mu.Unlock()
 	d.poke()
@@ -149,11 +165,14 @@ func (d *dataplane) Run(ctx context.Context) error {
 // the balancers that lead to them, and names last.
 func (d *dataplane) apply() error {
 	d.mu.Lock()
-	self, selfAddr, view := d.self, d.selfAddr, d.view
+	self, blank, view := d.self, d.blank, d.view
 	d.mu.Unlock()
+	if len(view.Nodes) == 0 && !blank {
+		return nil // nobody has told us yet; what a former daemon left goes on
+	}
 	addrs, upstreams := d.surroundings()
 	out := plan.Compile(plan.Input{
-		Self: self, SelfAddr: selfAddr,
+		Self: self.node, SelfAddr: self.addr, DataPathPort: self.port,
 		Nodes: view.Nodes, Networks: view.Networks, Tasks: view.Tasks,
 		NodeAddrs: addrs, Upstreams: upstreams,
 	})
@@ -164,12 +183,32 @@ func (d *dataplane) apply() error {
 		return fmt.Errorf("load balancer: %w", err)
 	}
 	d.dns.Set(out.DNS)
+	if err := d.writeResolvConf(out.DNS.Listen); err != nil {
+		return err
+	}
 	d.hold(self, view)
 	return nil
 }
 
+// writeResolvConf tells tasks where their resolver is; they mount the file.
+func (d *dataplane) writeResolvConf(resolvers []netip.AddrPort) error {
+	var b strings.Builder
+	for _, r := range resolvers {
+		fmt.Fprintf(&b, "nameserver %s\n", r.Addr())
+	}
+	b.WriteString("options ndots:0\n")
+	if b.String() == d.resolvConf || len(resolvers) == 0 {
+		return nil
+	}
+	if err := replaceFile(d.resolvConfPath, []byte(b.String())); err != nil {
+		return fmt.Errorf("write the tasks' resolv.conf: %w", err)
+	}
+	d.resolvConf = b.String()
+	return nil
+}
+
 // hold records that the kernel has what the view asks for.
-func (d *dataplane) hold(self string, view agent.View) {
+func (d *dataplane) hold(self identity, view agent.View) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.self != self {

@@ -2,7 +2,9 @@ package meshd
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
@@ -23,6 +25,7 @@ import (
 // | manager   | the control plane's part       | stop           |
 // | agent     | this node's tasks              | stop           |
 // | renewal   | the certificate                | stop           |
+// | roles     | whether the role still holds   | stop           |
 // | watcher   | err, done                      | the others     |
 type node struct {
 	d      *Daemon
@@ -30,6 +33,7 @@ type node struct {
 	client *remote.Client
 	// manager is nil on workers.
 	manager *manager
+	roles   roleWatch
 
 	mu         sync.Mutex
 	membership membership
@@ -41,7 +45,13 @@ type node struct {
 
 // openNode builds a node; nothing runs yet.
 func (d *Daemon) openNode(m membership, k *certs.Keeper) (*node, error) {
-	n := &node{d: d, keeper: k, client: remote.NewClient(k), membership: m, done: make(chan struct{})}
+	if err := os.MkdirAll(d.cfg.agentDir(), 0o700); err != nil {
+		return nil, fmt.Errorf("make the agent's directory: %w", err)
+	}
+	n := &node{
+		d: d, keeper: k, client: remote.NewClient(k), membership: m, done: make(chan struct{}),
+		roles: roleWatch{d.data, m.NodeID, make(chan swarm.NodeRole, 1)},
+	}
 	if k.Identity().Role != certs.RoleManager {
 		return n, nil
 	}
@@ -53,7 +63,7 @@ func (d *Daemon) openNode(m membership, k *certs.Keeper) (*node, error) {
 // startNode runs the node in the background and makes it the daemon's. It
 // outlives the request that asked for it, so it lives in the daemon's context.
 func (d *Daemon) startNode(n *node) {
-	d.data.join(n.membership.NodeID, n.membership.DataAddr)
+	d.data.join(identity{n.membership.NodeID, n.membership.DataAddr, n.membership.DataPathPort})
 	ctx, stop := context.WithCancel(d.ctx)
 	n.stop = stop
 	g, ctx := errgroup.WithContext(ctx)
@@ -62,16 +72,21 @@ func (d *Daemon) startNode(n *node) {
 	}
 	g.Go(func() error { return n.newAgent().Run(ctx) })
 	g.Go(func() error { return n.renew(ctx) })
+	g.Go(func() error { return n.awaitRole(ctx) })
 	go func() {
 		err := g.Wait()
 		n.mu.Lock()
 		n.err = err
 		n.mu.Unlock()
 		n.client.Close()
-		if err != nil {
+		close(n.done)
+		switch {
+		case errors.Is(err, errRoleChanged):
+			d.log.Info("changing this node's role", "reason", err)
+			d.changeRole(n)
+		case err != nil:
 			d.log.Error("this node's part in the swarm has ended", "error", err)
 		}
-		close(n.done)
 	}()
 	d.mu.Lock()
 	d.node = n
@@ -89,7 +104,7 @@ func (n *node) newAgent() *agent.Agent {
 	return agent.New(agent.Config{
 		NodeID: m.NodeID, DataAddr: m.DataAddr, StateDir: n.d.cfg.agentDir(),
 		Managers: n.preferred(m), SaveManagers: n.saveManagers,
-		Client: agent.Remote(n.client), Runner: n.d.runner, Engine: n.d.runner, Dataplane: n.d.data,
+		Client: agent.Remote(n.client), Runner: n.d.runner, Engine: n.d.runner, Dataplane: n.roles,
 		Logger: n.d.log,
 	})
 }

@@ -52,6 +52,10 @@ func (d *Daemon) Status() api.Status {
 	}
 	select {
 	case <-n.done:
+		if errors.Is(n.err, errRoleChanged) {
+			s.State = swarm.LocalNodeStatePending
+			break
+		}
 		s.State, s.Error = swarm.LocalNodeStateError, "the node's part in the swarm has ended"
 		if n.err != nil {
 			s.Error = n.err.Error()
@@ -145,8 +149,13 @@ func (d *Daemon) Init(ctx context.Context, r swarm.InitRequest) (string, error) 
 	if err != nil {
 		return "", fmt.Errorf("ask the Docker Engine about this machine: %w", err)
 	}
+	mesh, err := freeMeshSubnet()
+	if err != nil {
+		return "", err
+	}
 	found, err := admission.NewCluster(admission.Founder{
 		Request: r, Description: desc, Addr: m.AdvertiseAddr.String(), DataAddr: m.DataAddr, DataPathPort: m.DataPathPort,
+		MeshSubnet: mesh,
 	})
 	if err != nil {
 		return "", err
@@ -333,7 +342,7 @@ func (n *node) others() []swarm.Peer {
 	m := n.snapshot()
 	peers := m.Managers
 	if n.manager != nil {
-		peers = n.manager.peers()
+		peers = append(n.manager.peers(), peers...)
 	}
 	var others, self []swarm.Peer
 	for _, p := range peers {

@@ -43,7 +43,7 @@ const (
 // kernel is the edge: all that reads or changes the node.
 type kernel interface {
 	// facts reads what objects depend on; local is the node's own address, if known.
-	facts(local netip.Addr) (facts, error)
+	facts(s State) (facts, error)
 	// read reads all objects of ours.
 	read(facts) (objects, error)
 	// do carries out one operation.
@@ -130,7 +130,7 @@ func (o *Overlay) Attach(a Attachment) (peerName string, err error) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	f, err := o.kernel.facts(o.local())
+	f, err := o.kernel.facts(o.desired())
 	if err != nil {
 		return "", err
 	}
@@ -153,7 +153,7 @@ func (o *Overlay) Attach(a Attachment) (peerName string, err error) {
 
 // holds says whether the kernel has all that an attachment needs.
 func (o *Overlay) holds(id string) bool {
-	f, err := o.kernel.facts(o.local())
+	f, err := o.kernel.facts(o.desired())
 	if err != nil {
 		return false
 	}
@@ -195,7 +195,7 @@ func (o *Overlay) Detach(id string) error {
 func (o *Overlay) Attachments() []Attachment {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	f, err := o.kernel.facts(o.local())
+	f, err := o.kernel.facts(o.desired())
 	if err != nil {
 		o.cfg.Logger.Warn("list attachments", "error", err)
 		return nil
@@ -231,11 +231,16 @@ func (p port) sharesAddress(a Attachment) bool {
 	return false
 }
 
+// desired is the newest state with what it leaves to the configuration.
 func (o *Overlay) desired() State {
-	if o.state == nil {
-		return State{}
+	var s State
+	if o.state != nil {
+		s = *o.state
 	}
-	return *o.state
+	if s.VXLANPort == 0 {
+		s.VXLANPort = o.cfg.VXLANPort
+	}
+	return s
 }
 
 func (o *Overlay) local() netip.Addr { return o.desired().Local }
@@ -251,7 +256,7 @@ func (o *Overlay) reconcile(reread bool) error {
 }
 
 func (o *Overlay) reconcileLocked(reread bool) error {
-	f, err := o.kernel.facts(o.local())
+	f, err := o.kernel.facts(o.desired())
 	if err != nil {
 		return err
 	}
@@ -262,15 +267,15 @@ func (o *Overlay) reconcileLocked(reread bool) error {
 		}
 	}
 	s := o.desired()
-	devices := o.allowed(diff(wantDevices(s, o.cfg.VXLANPort), o.held, 0, lastDeviceRank))
+	devices := o.allowed(diff(wantDevices(s, s.VXLANPort), o.held, 0, lastDeviceRank))
 	err = o.run(devices)
 	if len(devices) > 0 {
 		var ferr error
-		if f, ferr = o.kernel.facts(s.Local); ferr != nil {
+		if f, ferr = o.kernel.facts(s); ferr != nil {
 			return errors.Join(err, ferr)
 		}
 	}
-	return errors.Join(err, o.run(o.allowed(diff(want(s, f, o.cfg.VXLANPort), o.held, lastDeviceRank+1, lastRank))))
+	return errors.Join(err, o.run(o.allowed(diff(want(s, f, s.VXLANPort), o.held, lastDeviceRank+1, lastRank))))
 }
 
 func (o *Overlay) allowed(ops []op) []op {
@@ -348,7 +353,7 @@ func (o *Overlay) repair(ctx context.Context) {
 
 // collect removes interfaces that no container has any more. o.mu is held.
 func (o *Overlay) collect(now time.Time) error {
-	f, err := o.kernel.facts(o.local())
+	f, err := o.kernel.facts(o.desired())
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,7 @@ func (k *linuxKernel) close() error {
 
 func (k *linuxKernel) drops() (map[string]uint64, error) { return k.path.Drops() }
 
-func (k *linuxKernel) facts(local netip.Addr) (facts, error) {
+func (k *linuxKernel) facts(s State) (facts, error) {
 	devices, err := k.door.Devices()
 	if err != nil {
 		return facts{}, err
@@ -61,7 +61,7 @@ func (k *linuxKernel) facts(local netip.Addr) (facts, error) {
 	f := facts{mtu: defaultMTU}
 	for _, d := range devices {
 		switch {
-		case d.Name == link.VXLANName && d.Up && d.VXLANPort == k.cfg.VXLANPort:
+		case d.Name == link.VXLANName && d.Up && d.VXLANPort == s.VXLANPort:
 			f.tunnel = d.Index
 		case d.Name == "lo":
 			f.loopback = d.Index
@@ -72,7 +72,7 @@ func (k *linuxKernel) facts(local netip.Addr) (facts, error) {
 		}
 	}
 	slices.SortFunc(f.ports, func(a, b port) int { return strings.Compare(a.ID, b.ID) })
-	return f, k.underlay(&f, devices, local)
+	return f, k.underlay(&f, devices, s.Local)
 }
 
 // underlay finds the node's own devices and their MTU: that of the device which

@@ -7,6 +7,8 @@ import "net/netip"
 type State struct {
 	// Local is this node's own underlay address; peers know us by it.
 	Local netip.Addr
+	// VXLANPort is the UDP port of the cluster's tunnels; 0 means Config's.
+	VXLANPort uint16
 	// Peers are the other nodes. Tunnelled packets from anyone else are dropped.
 	Peers []Peer
 	// Networks are those with a container on this node, and the mesh network.

@@ -23,8 +23,10 @@ type Input struct {
 	// Self is this node's ID, SelfAddr its underlay address.
 	Self     string
 	SelfAddr netip.Addr
-	Nodes    []protocol.Node
-	Networks []protocol.Network
+	// DataPathPort is the UDP port of the cluster's tunnels.
+	DataPathPort uint16
+	Nodes        []protocol.Node
+	Networks     []protocol.Network
 	// Tasks are the ones assigned to this node.
 	Tasks []protocol.Assignment
 	// NodeAddrs are the addresses that published ports answer on.
@@ -54,7 +56,7 @@ func Compile(in Input) Output {
 }
 
 func compileOverlay(in Input, nodes map[string]protocol.Node) overlay.State {
-	s := overlay.State{Local: in.SelfAddr}
+	s := overlay.State{Local: in.SelfAddr, VXLANPort: in.DataPathPort}
 	for _, n := range in.Nodes {
 		if n.ID != in.Self && n.DataAddr.IsValid() {
 			s.Peers = append(s.Peers, overlay.Peer{ID: n.ID, Addr: n.DataAddr, Transport: overlay.TransportVXLAN})
@@ -163,6 +165,9 @@ func compileDNS(in Input, nodes map[string]protocol.Node) dns.State {
 	for _, n := range in.Networks {
 		if n.Ingress {
 			ingress = n.ID
+			for _, sub := range n.Subnets {
+				s.Listen = append(s.Listen, netip.AddrPortFrom(sub.Gateway, dnsPort))
+			}
 			continue
 		}
 		s.Zones[n.ID] = zone(n, nodes)
@@ -172,6 +177,9 @@ func compileDNS(in Input, nodes map[string]protocol.Node) dns.State {
 	}
 	return s
 }
+
+// dnsPort is where resolvers answer (RFC 1035).
+const dnsPort = 53
 
 // zone gives a network's names. A service in mode vip is its VIP even while no
 // task serves, so that a client that resolved early is not stuck with nothing.

@@ -36,13 +36,9 @@ const (
 	defaultIPAM          = "default"
 	minCertLife          = time.Hour
 	defaultPool          = "10.0.0.0/8"
-	ingressSubnet        = "10.255.0.0/16"
+	defaultMeshSubnet    = "10.255.0.0/16"
 	defaultKeptSnapshots = 0
 )
-
-// MeshGateway is the mesh network's gateway: every node has this address for
-// itself, and the node's resolver listens on it.
-const MeshGateway = "10.255.0.1"
 
 // Founder is the first node of a cluster and what was asked of it.
 type Founder struct {
@@ -54,6 +50,9 @@ type Founder struct {
 	DataAddr netip.Addr
 	// DataPathPort is the UDP port of VXLAN.
 	DataPathPort uint16
+	// MeshSubnet is the range of the routing mesh, whose first address is the
+	// gateway; zero for 10.255.0.0/16.
+	MeshSubnet netip.Prefix
 }
 
 // Found is a new cluster: the identity of its first node, and the Batch to
@@ -98,7 +97,7 @@ func NewCluster(f Founder) (Found, error) {
 	n.Status.State = swarm.NodeStateReady
 	n.ManagerStatus = &swarm.ManagerStatus{Leader: true, Reachability: swarm.ReachabilityReachable, Addr: f.Addr}
 	out.Batch = store.Batch{Time: time.Now().UTC()}
-	for _, o := range []store.Object{c, n, newIngress()} {
+	for _, o := range []store.Object{c, n, newIngress(f.MeshSubnet)} {
 		out.Batch.Changes = append(out.Batch.Changes,
 			store.Change{Action: store.Create, Kind: o.Kind(), Key: o.Key(), Object: o})
 	}
@@ -189,7 +188,10 @@ func hostOf(addr string) string {
 }
 
 // newIngress is the network of the routing mesh, which every task is on.
-func newIngress() *store.Network {
+func newIngress(subnet netip.Prefix) *store.Network {
+	if !subnet.IsValid() {
+		subnet = netip.MustParsePrefix(defaultMeshSubnet)
+	}
 	n := &store.Network{VNI: IngressVNI, Ready: true}
 	n.ID = store.NewID()
 	n.Spec.Name, n.Spec.Labels = ingressName, map[string]string{}
@@ -199,7 +201,7 @@ func newIngress() *store.Network {
 	ipam := swarm.IPAMOptions{
 		Driver: swarm.Driver{Name: defaultIPAM},
 		Configs: []swarm.IPAMConfig{{
-			Subnet: netip.MustParsePrefix(ingressSubnet), Gateway: netip.MustParseAddr(MeshGateway),
+			Subnet: subnet, Gateway: subnet.Addr().Next(),
 		}},
 	}
 	n.Spec.IPAMOptions, n.IPAMOptions = &ipam, &ipam

@@ -145,7 +145,8 @@ func sameMember(a, b *store.Node) bool {
 
 func member(n *store.Node) protocol.Node {
 	return protocol.Node{
-		ID: n.ID, Hostname: n.Description.Hostname, DataAddr: n.DataAddr, Labels: n.Spec.Labels,
+		Role: n.Spec.Role,
+		ID:   n.ID, Hostname: n.Description.Hostname, DataAddr: n.DataAddr, Labels: n.Spec.Labels,
 		Down: n.Status.State == swarm.NodeStateDown,
 	}
 }

@@ -53,6 +53,8 @@ type Node struct {
 	Hostname string
 	DataAddr netip.Addr
 	Labels   map[string]string `json:",omitempty"`
+	// Role is the one that the node should have.
+	Role swarm.NodeRole `json:",omitempty"`
 	// Down says that managers have given the node up.
 	Down bool `json:",omitempty"`
 }

@@ -48,6 +48,7 @@ func TestCluster(t *testing.T) {
 		{"killed worker", testKilledWorker},
 		{"killed leader", testKilledLeader},
 		{"power cut of all", testPowerCut},
+		{"promotion", testPromotion},
 		{"removal", testRemoval},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(t, c.sub(t)) }) {
@@ -91,11 +92,11 @@ func testBadInput(t *testing.T, c *cluster) {
 		name, want string
 		args       []string
 	}{
-		{"unknown service", "not found", []string{"service", "inspect", "nope"}},
+		{"unknown service", "no such service", []string{"service", "inspect", "nope"}},
 		{"unknown service update", "not found", []string{"service", "update", "--replicas", "2", "nope"}},
 		{"bad port", "invalid", []string{"service", "create", "--publish", "99999:80", image}},
-		{"duplicate name", "name conflicts with an existing object", []string{"service", "create", "-d", "--name", "dup", image}},
-		{"port in use", "already in use by service 'dup'", []string{"service", "create", "-d", "--publish", "7777:8080", image}},
+		{"duplicate name", "name conflicts with an existing object", []string{"service", "create", "-d", "--no-resolve-image", "--name", "dup", image}},
+		{"port in use", "already in use by service 'dup'", []string{"service", "create", "-d", "--no-resolve-image", "--publish", "7777:8080", image}},
 		{"overlapping subnet", "overlaps", []string{"network", "create", "--driver", "overlay", "--subnet", "10.77.0.128/25", "other"}},
 		{"duplicate network", "already exists", []string{"network", "create", "--driver", "overlay", "taken"}},
 		{"unknown network", "not found", []string{"service", "create", "-d", "--network", "nope", image}},
@@ -202,5 +203,31 @@ func testRemoval(t *testing.T, c *cluster) {
 	c.mustDocker("node1", "node", "rm", "node4")
 	if out := c.mustDocker("node1", "node", "ls", "--format", "{{.Hostname}}"); strings.Contains(out, "node4") {
 		t.Errorf("node ls after node rm:\n%s", out)
+	}
+}
+
+// testPromotion: a worker becomes a manager and a worker again, its tasks running on.
+func testPromotion(t *testing.T, c *cluster) {
+	before := c.docker("node4", "ps", "-q").out
+	c.mustDocker("node1", "node", "promote", "node4")
+	c.eventually("the promoted node answers as a manager", func() error { return readyNodes(c, "node4", 4) })
+	c.eventually("the promoted node is reachable", func() error {
+		r := c.docker("node1", "node", "ls", "--format", "{{.Hostname}} {{.ManagerStatus}}")
+		if !strings.Contains(r.out, "node4 Reachable") {
+			return fmt.Errorf("node ls: %v", r)
+		}
+		return nil
+	})
+	c.mustDocker("node4", "service", "update", "-d", "--label-add", "by=node4", "api")
+	c.mustDocker("node1", "node", "demote", "node4")
+	c.eventually("the demoted node refuses as a worker does", func() error {
+		if r := c.docker("node4", "node", "ls"); !strings.Contains(r.err, "Worker nodes can't be used") {
+			return fmt.Errorf("node ls: %v", r)
+		}
+		return nil
+	})
+	c.eventually("the demoted node is ready", func() error { return readyNodes(c, "node1", 4) })
+	if after := c.docker("node4", "ps", "-q").out; after != before {
+		t.Errorf("containers changed from %q to %q by the change of role", before, after)
 	}
 }
