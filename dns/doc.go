@@ -1,7 +1,8 @@
 // Package dns answers the containers of a node.
 //
-// Mechanism: the resolver listens on one address that every node has (the mesh
-// network's gateway). A query's source address says which container asks, and so
+// Mechanism: the resolver listens where the State says (the mesh network's gateway,
+// an address that every node has), over sockets that stay open for as long as
+// their address is listed. A query's source address says which container asks, and so
 // which zones it sees. State is compiled (tables.go) into maps from names to
 // ready-made resource records in wire form; answering a known name is one parse,
 // a few map look-ups and one copy, without allocating (wire.go, answer.go). Set
@@ -15,8 +16,9 @@
 //
 // | goroutine            | owns                    | ends                       |
 // |----------------------|-------------------------|----------------------------|
-// | one per UDP socket   | socket, its two buffers | ctx of Run                 |
-// | one per TCP address  | listener                | ctx of Run                 |
-// | one per TCP client   | connection              | idle, or ctx of Run        |
+// | Run                  | which addresses listen  | its ctx                    |
+// | one per UDP socket   | socket, its two buffers | address not listed, or Run |
+// | one per TCP address  | listener                | address not listed, or Run |
+// | one per TCP client   | connection              | idle, or as its listener   |
 // | one per UDP forward  | its query               | answered, at most ~5 s     |
 package dns

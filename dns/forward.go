@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,7 +24,8 @@ type forwarder struct {
 	hedge   time.Duration // after which the next upstream is asked as well
 	rounds  int           // over the list of upstreams
 	now     func() time.Time
-	self    []netip.AddrPort
+	// self says where this resolver answers now.
+	self func() []netip.AddrPort
 
 	cache  *cache
 	flight singleflight.Group
@@ -154,12 +156,7 @@ func (f *forwarder) exchange(ctx context.Context, m *mdns.Msg, upstreams []netip
 
 // isSelf keeps a node whose resolv.conf names this resolver from asking itself.
 func (f *forwarder) isSelf(u netip.AddrPort) bool {
-	for _, s := range f.self {
-		if s == u {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(f.self(), unmap(u))
 }
 
 // one asks one upstream, over TCP when the answer does not fit.

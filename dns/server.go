@@ -9,18 +9,16 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	mdns "github.com/miekg/dns"
-	"golang.org/x/sync/errgroup"
 )
 
-// Config of a Server. Only Addrs must be set.
+// Config of a Server. The zero value will do.
 type Config struct {
-	// Addrs are listened on over UDP and TCP, also before the machine has them.
-	Addrs  []netip.AddrPort
 	Logger *slog.Logger
 	// TTL of answers from zones, and of their absence; default 5 s.
 	TTL time.Duration
@@ -54,14 +52,16 @@ const (
 type Server struct {
 	cfg    Config
 	tables atomic.Pointer[tables]
-	fwd    *forwarder
+	// changed wakes Run after tables were replaced; one token is enough.
+	changed chan struct{}
+	fwd     *forwarder
 	// forwards and conns are what clients have under way over UDP and TCP.
 	forwards, conns *quota
 	// calls are the forwards and TCP clients under way.
 	calls sync.WaitGroup
 }
 
-// New returns a server that refuses everybody until Set is called.
+// New returns a server that listens nowhere until Set is called.
 func New(cfg Config) *Server {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -84,40 +84,88 @@ func New(cfg Config) *Server {
 	if cfg.Sockets <= 0 {
 		cfg.Sockets = min(runtime.GOMAXPROCS(0), 4)
 	}
-	s := &Server{cfg: cfg, fwd: &forwarder{
+	s := &Server{cfg: cfg, changed: make(chan struct{}, 1), forwards: newQuota(cfg.Forwards), conns: newQuota(maxConns)}
+	s.fwd = &forwarder{
 		log: cfg.Logger, timeout: cfg.Timeout, hedge: hedgeAfter, rounds: forwardRounds,
-		now: cfg.Clock, self: cfg.Addrs, cache: newCache(cfg.CacheSize),
-	}, forwards: newQuota(cfg.Forwards), conns: newQuota(maxConns)}
+		now: cfg.Clock, cache: newCache(cfg.CacheSize),
+		self: func() []netip.AddrPort { return s.tables.Load().listen },
+	}
 	s.Set(State{})
 	return s
 }
 
-// Set replaces all that is answered from, at once. It keeps s, which must not be
-// modified afterwards.
-func (s *Server) Set(state State) { s.tables.Store(compile(state, s.cfg.TTL)) }
-
-// Run listens and answers until ctx ends. An address that cannot be listened on
-// is tried again and again; the error is nil.
-func (s *Server) Run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	for _, addr := range s.cfg.Addrs {
-		for range s.cfg.Sockets {
-			g.Go(func() error { return s.keep(ctx, addr, s.serveUDP) })
-		}
-		g.Go(func() error { return s.keep(ctx, addr, s.serveTCP) })
+// Set replaces all that is answered from, at once; listeners follow soon after,
+// and those whose address stays are not touched. It keeps parts of state, which
+// must not be modified afterwards. It may be called before Run and at any time.
+func (s *Server) Set(state State) {
+	s.tables.Store(compile(state, s.cfg.TTL))
+	select {
+	case s.changed <- struct{}{}:
+	default: // Run has yet to look, and will see this state
 	}
-	err := g.Wait()
+}
+
+// Run listens where the State says and answers until ctx ends. An address that
+// cannot be listened on is tried again and again; the error is nil.
+func (s *Server) Run(ctx context.Context) error {
+	open := make(map[netip.AddrPort]func())
+	for ctx.Err() == nil {
+		s.follow(ctx, open)
+		select {
+		case <-ctx.Done():
+		case <-s.changed:
+		}
+	}
+	for _, stop := range open {
+		stop()
+	}
 	s.calls.Wait()
-	return err
+	return nil
+}
+
+// follow starts and stops listeners until open, which holds how to stop each, is
+// what the State lists.
+func (s *Server) follow(ctx context.Context, open map[netip.AddrPort]func()) {
+	want := s.tables.Load().listen
+	for _, addr := range want {
+		if open[addr] == nil {
+			open[addr] = s.start(ctx, addr)
+		}
+	}
+	for addr, stop := range open {
+		if !slices.Contains(want, addr) {
+			stop()
+			delete(open, addr)
+		}
+	}
+}
+
+// start listens on addr until the returned function is called, which waits until
+// the sockets are closed: an address that comes back meets none of its old ones.
+func (s *Server) start(ctx context.Context, addr netip.AddrPort) (stop func()) {
+	listening, cancel := context.WithCancel(ctx)
+	var sockets sync.WaitGroup
+	for range s.cfg.Sockets {
+		sockets.Go(func() {
+			s.keep(listening, addr, func() error { return s.serveUDP(ctx, listening, addr) })
+		})
+	}
+	sockets.Go(func() {
+		s.keep(listening, addr, func() error { return s.serveTCP(ctx, listening, addr) })
+	})
+	return func() {
+		cancel()
+		sockets.Wait()
+	}
 }
 
 // keep runs serve again whenever it fails.
-func (s *Server) keep(ctx context.Context, addr netip.AddrPort, serve func(context.Context, netip.AddrPort) error) error {
+func (s *Server) keep(ctx context.Context, addr netip.AddrPort, serve func() error) {
 	last := ""
 	for ctx.Err() == nil {
-		err := serve(ctx, addr)
+		err := serve()
 		if ctx.Err() != nil {
-			return nil
+			return
 		}
 		if err != nil && err.Error() != last { // once per cause, not once a second
 			last = err.Error()
@@ -128,17 +176,16 @@ func (s *Server) keep(ctx context.Context, addr netip.AddrPort, serve func(conte
 		case <-time.After(retryListen):
 		}
 	}
-	return nil
 }
 
-func (s *Server) serveUDP(ctx context.Context, addr netip.AddrPort) error {
-	conn, err := listenUDP(ctx, addr)
+// serveUDP answers on one socket until listening ends. Forwards it starts live in
+// ctx, since clients of other addresses may share what upstreams say to them.
+func (s *Server) serveUDP(ctx, listening context.Context, addr netip.AddrPort) error {
+	conn, err := listenUDP(listening, addr)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
+	defer closeAfter(listening, conn)()
 	in, out := make([]byte, 4096), make([]byte, 0, 4096)
 	var q query
 	for {
@@ -178,14 +225,14 @@ func (s *Server) write(conn *net.UDPConn, answer []byte, to netip.AddrPort) {
 	}
 }
 
-func (s *Server) serveTCP(ctx context.Context, addr netip.AddrPort) error {
-	l, err := listenTCP(ctx, addr)
+// serveTCP accepts clients until listening ends, and they with it. As with UDP,
+// forwards live in ctx.
+func (s *Server) serveTCP(ctx, listening context.Context, addr netip.AddrPort) error {
+	l, err := listenTCP(listening, addr)
 	if err != nil {
 		return err
 	}
-	defer l.Close()
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
+	defer closeAfter(listening, l)()
 	for {
 		conn, err := l.Accept()
 		if err != nil {
@@ -198,10 +245,8 @@ func (s *Server) serveTCP(ctx context.Context, addr netip.AddrPort) error {
 		}
 		s.calls.Go(func() {
 			defer s.conns.leave(asker)
-			defer conn.Close()
-			stop := context.AfterFunc(ctx, func() { conn.Close() })
-			defer stop()
-			if err := s.talk(ctx, conn, asker); err != nil && ctx.Err() == nil {
+			defer closeAfter(listening, conn)()
+			if err := s.talk(ctx, conn, asker); err != nil && listening.Err() == nil {
 				s.cfg.Logger.Debug("TCP client ended", "client", asker, "error", err)
 			}
 		})
@@ -243,6 +288,17 @@ func (s *Server) talk(ctx context.Context, conn net.Conn, asker netip.Addr) erro
 		if _, err := conn.Write(append(frame, answer...)); err != nil {
 			return err
 		}
+	}
+}
+
+// closeAfter closes c when ctx ends, or when the returned function is called, which
+// returns only once c is closed.
+func closeAfter(ctx context.Context, c io.Closer) func() {
+	once := sync.OnceFunc(func() { c.Close() })
+	stop := context.AfterFunc(ctx, once)
+	return func() {
+		stop()
+		once()
 	}
 }
 

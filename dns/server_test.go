@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -38,32 +39,55 @@ func freePort(t *testing.T) netip.AddrPort {
 func run(t *testing.T, cfg Config, state State) (*Server, string) {
 	t.Helper()
 	addr := freePort(t)
-	cfg.Addrs = append(cfg.Addrs, addr)
 	s := New(cfg)
-	s.Set(state)
+	s.Set(listening(state, addr.String()))
+	start(t, s)
+	waitAnswers(t, addr.String())
+	return s, addr.String()
+}
+
+// listening is the state with the addresses to listen on.
+func listening(s State, addrs ...string) State {
+	s.Listen = nil
+	for _, a := range addrs {
+		s.Listen = append(s.Listen, netip.MustParseAddrPort(a))
+	}
+	return s
+}
+
+// start runs a server until the test, or stop, ends it.
+func start(t *testing.T, s *Server) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)
 		}
 	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// waitAnswers waits until a server answers over UDP and TCP.
+func waitAnswers(t *testing.T, addr string) {
+	t.Helper()
 	deadline := time.Now().Add(5 * time.Second)
 	for _, network := range []string{"udp", "tcp"} {
 		c := mdns.Client{Net: network, Timeout: 100 * time.Millisecond}
 		for {
 			m := new(mdns.Msg).SetQuestion("web.", mdns.TypeA)
-			if _, _, err := c.Exchange(m, addr.String()); err == nil {
+			if _, _, err := c.Exchange(m, addr); err == nil {
 				break
 			}
 			if time.Now().After(deadline) {
 				t.Fatalf("%s does not answer over %s", addr, network)
 			}
+			time.Sleep(5 * time.Millisecond)
 		}
 	}
-	return s, addr.String()
 }
 
 func exchange(t *testing.T, network, addr, name string, qtype uint16) *mdns.Msg {
@@ -126,7 +150,7 @@ func TestServesUDPAndTCP(t *testing.T) {
 	if err != nil || describe(r) != "NOERROR [10.0.1.4]" {
 		t.Errorf("127.0.0.2: %v, %v", r, err)
 	}
-	s.Set(State{})
+	s.Set(listening(State{}, addr))
 	if got := describe(exchange(t, "udp", addr, "web.", mdns.TypeA)); got != "REFUSED []" {
 		t.Errorf("after everything is gone: %s", got)
 	}
@@ -230,11 +254,11 @@ func TestForwardGoesPastBadUpstreams(t *testing.T) {
 	if took := time.Since(begin); took > 2*time.Second {
 		t.Errorf("took %v", took)
 	}
-	s.Set(sample(dead, failing))
+	s.Set(listening(sample(dead, failing), addr))
 	if got := describe(exchange(t, "udp", addr, "b.test.", mdns.TypeA)); got != "SERVFAIL []" {
 		t.Error(got)
 	}
-	s.Set(sample(netip.MustParseAddrPort(addr)))
+	s.Set(listening(sample(netip.MustParseAddrPort(addr)), addr))
 	if got := describe(exchange(t, "udp", addr, "loop.test.", mdns.TypeA)); got != "SERVFAIL []" {
 		t.Errorf("asking itself: %s", got)
 	}

@@ -4,6 +4,9 @@ import "net/netip"
 
 // State is all that the resolver answers from. It is a plain value.
 type State struct {
+	// Listen is where the resolver answers, over UDP and TCP, also before the
+	// machine has the addresses. It may change while the resolver runs.
+	Listen []netip.AddrPort
 	// Zones are the networks' names, by network ID.
 	Zones map[string]Zone
 	// Clients says which zones an asker sees, by its source address. Askers that

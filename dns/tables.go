@@ -12,6 +12,8 @@ import (
 
 // tables is a State made ready to answer from. It is never modified.
 type tables struct {
+	// listen is State.Listen, each address once.
+	listen  []netip.AddrPort
 	clients map[netip.Addr]*client
 	// soa is the record in the authority section of empty answers.
 	soa []byte
@@ -47,6 +49,11 @@ const (
 func compile(s State, ttl time.Duration) *tables {
 	seconds := uint32(ttl / time.Second)
 	t := &tables{clients: make(map[netip.Addr]*client, len(s.Clients)), soa: soa(seconds)}
+	for _, a := range s.Listen {
+		if a = unmap(a); !slices.Contains(t.listen, a) {
+			t.listen = append(t.listen, a)
+		}
+	}
 	zones := make(map[string]*zone, len(s.Zones))
 	for id, z := range s.Zones {
 		zones[id] = compileZone(z, seconds)
@@ -68,6 +75,8 @@ func compile(s State, ttl time.Duration) *tables {
 	}
 	return t
 }
+
+func unmap(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
 
 func compileZone(z Zone, ttl uint32) *zone {
 	out := &zone{
