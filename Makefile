@@ -11,14 +11,18 @@ export CGO_ENABLED := 0
 demo: setup build
 	@test/demo/demo.sh
 
-demo-down: build
+# With what was built: a tree that does not compile any more can be cleaned up after, too.
+demo-down:
+	@[ -x bin/meshctl ] || $(MAKE) build
 	@bin/meshctl lab down --name $${LAB:-lab}
 
 build: go-is-there sample
-	go build -o bin/ ./cmd/meshd ./cmd/meshctl
+	@echo "building bin/meshd and bin/meshctl (the first time takes a minute or two)"
+	@go build -o bin/ ./cmd/meshd ./cmd/meshctl
 
 # The same source gives the same image ID.
 sample: go-is-there
+	@echo "building the sample image, build/sample.tar"
 	@go build -trimpath -buildvcs=false -ldflags='-s -w -buildid=' -o bin/sample ./test/sample
 	@go run ./test/sample/image bin/sample build/sample.tar
 
@@ -40,3 +44,4 @@ generate: go-is-there
 
 go-is-there:
 	@command -v go >/dev/null || { echo "Go is missing: https://go.dev/doc/install (the version that go.mod names, or later)" >&2; exit 1; }
+	@go list -m >/dev/null || { echo "$$(go version): go.mod names Go $$(sed -n 's/^go //p' go.mod), this one cannot use it: https://go.dev/doc/install" >&2; exit 1; }

@@ -1,30 +1,42 @@
 #!/usr/bin/env bash
-# Runs every test: vet, the packages' own tests, then end to end over the lab. Ends with one line in the style of go test.
+# Runs every test: vet, the packages' own tests, then end to end over the lab; then looks for what they left behind. Ends with one line
+# in the style of go test. Reads nothing from the terminal.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-began=$SECONDS failed=0
+exec </dev/null
+began=$SECONDS failed=()
 
 step() {
-	printf '\n=== %s\n' "$1"
+	local name=$1 from=$SECONDS
 	shift
-	local from=$SECONDS
+	printf '\n=== %s\n' "$name"
 	if "$@"; then
-		printf -- '--- ok (%ds)\n' $((SECONDS - from))
+		printf -- '--- ok: %s (%ds)\n' "$name" $((SECONDS - from))
 	else
-		printf -- '--- FAIL (%ds): %s\n' $((SECONDS - from)) "$*"
-		failed=1
+		printf -- '--- FAIL: %s (%ds): %s\n' "$name" $((SECONDS - from)) "${*:1:3} ..."
+		failed+=("$name")
 	fi
 }
 
+# nothing_left compares with what was there before; what ends with a delay has a few seconds for it.
+nothing_left() {
+	local deadline=$((SECONDS + 10)) left
+	while left=$(comm -13 <(echo "$before") <(test/leftovers.sh)) && [ -n "$left" ]; do
+		[ $SECONDS -lt $deadline ] || { printf 'left behind:\n%s\n' "$left"; return 1; }
+		sleep 0.5
+	done
+}
+
+before=$(test/leftovers.sh)
 mapfile -t packages < <(go list ./... | grep -v -e /test/e2e -e /test/bench)
 step "go vet" go vet ./...
 step "packages" go test -timeout 10m "${packages[@]}"
-# Skips are said aloud; one package at a time, since each scenario has the machine to itself.
-if [ -d test/e2e ]; then
-	step "end to end, over the lab" go test -count=1 -p 1 -timeout 20m -v ./test/e2e/...
-fi
+# -v: skips are said aloud and progress is seen; -p 1: each scenario has the machine to itself.
+step "end to end, over the lab" go test -count=1 -p 1 -timeout 18m -v ./test/e2e/...
+step "nothing left behind" nothing_left
 
-if [ $failed -ne 0 ]; then
+if [ ${#failed[@]} -ne 0 ]; then
+	printf '\nfailed:'; printf ' [%s]' "${failed[@]}"
 	printf '\nFAIL\tgithub.com/meshd/meshd\t%ds\n' $((SECONDS - began))
 	exit 1
 fi

@@ -5,11 +5,16 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 PATH=$PWD/bin:$PATH
 lab=${LAB:-lab}
+# How to say it again in another shell.
+for_lab='' name_lab=''
+[ "$lab" = lab ] || for_lab="LAB=$lab " name_lab=" --name $lab"
 port=8080
 began=$SECONDS
 
-say()  { printf '\n\033[1m[%3ds] %s\033[0m\n' $((SECONDS - began)) "$*"; }
-fail() { printf '\ndemo: FAILED: %s\n  meshctl lab logs --name %s node1 (node2, node3) tells more; make demo-down cleans up\n' "$*" "$lab" >&2; exit 1; }
+bold='' plain=''
+[ ! -t 1 ] || bold=$'\033[1m' plain=$'\033[0m'
+say()  { printf '\n%s[%3ds] %s%s\n' "$bold" $((SECONDS - began)) "$*" "$plain"; }
+fail() { printf '\ndemo: FAILED: %s\n  bin/meshctl lab logs --name %s node1 (node2, node3) tells more; %smake demo-down cleans up\n' "$*" "$lab" "$for_lab" >&2; exit 1; }
 mesh() { meshctl --host "unix:///run/meshd/$lab/node1/meshd.sock" "$@"; }
 each_node() { meshctl lab ls --name "$lab" --format '{{.Name}} {{.Address}}'; }
 
@@ -78,11 +83,13 @@ read -r _ first < <(each_node)
 say "It works. Look around:"
 cat <<END
   export PATH=$PWD/bin:\$PATH
-  eval "\$(meshctl lab env --name $lab node1)"    # docker and meshctl speak with node1 from now on
-  meshctl node ls; meshctl service ps web
-  meshctl service scale web=6
-  meshctl lab kill --name $lab node3              # power cut; then: meshctl service ps web
-  meshctl lab exec --name $lab client -- bin/sample get $first:$port
+  eval "\$(meshctl lab env$name_lab node1)"    # docker and meshctl speak with node1 from now on
+  meshctl node ls
+  docker service ps web
+  docker service scale web=6
+  ip netns exec $lab-client curl -s '$first:$port/?text'    # from outside of the cluster
+  meshctl lab kill$name_lab node3    # power cut; then once more: docker service ps web
+  meshctl lab logs$name_lab node1
 Clean up:
-  make demo-down
+  ${for_lab}make demo-down
 END
