@@ -295,7 +295,8 @@ func (m *manager) waitFor(ctx context.Context, cond func(*store.View) bool) erro
 	return nil
 }
 
-// Leave implements api.Node. That a manager may leave is the API's to decide.
+// Leave implements api.Node. Raft has the last word on whether a manager may
+// leave unforced: who is reachable in the store may be seconds old.
 func (d *Daemon) Leave(ctx context.Context, force bool) error {
 	release, err := d.begin(true)
 	if err != nil {
@@ -307,6 +308,11 @@ func (d *Daemon) Leave(ctx context.Context, force bool) error {
 	d.mu.Unlock()
 	if n == nil { // only a broken state is left
 		return d.forget()
+	}
+	if n.manager != nil && !force {
+		if err := n.manager.mayLeave(ctx, n.snapshot().NodeID); err != nil {
+			return err
+		}
 	}
 	if err := n.announceLeave(ctx, force); err != nil && !force {
 		return err
@@ -353,6 +359,19 @@ func (n *node) others() []swarm.Peer {
 		}
 	}
 	return append(others, self...)
+}
+
+// mayLeave refuses what would leave the cluster without a quorum.
+func (m *manager) mayLeave(ctx context.Context, id string) error {
+	enough, err := m.HasQuorumWithout(ctx, id)
+	if err == nil && enough {
+		return nil
+	}
+	members := len(m.Members())
+	return remote.Errorf(errdefs.ErrUnavailable, "You are attempting to leave the swarm on a node that is participating as a manager. "+
+		"Removing this node leaves %d managers out of %d. Without a Raft quorum your swarm will be inaccessible. "+
+		"The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. "+
+		"Use `--force` to suppress this message.", members-1, members)
 }
 
 // drop ends a node and forgets all that it kept.

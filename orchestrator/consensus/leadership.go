@@ -1,11 +1,18 @@
 package consensus
 
 import (
+	"context"
+	"errors"
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/hashicorp/raft"
+
+	"github.com/meshd/meshd/orchestrator/remote"
 )
+
+var errLeaderMoved = errors.New("the leader moved")
 
 // LeaderChanges tells whether this node leads, first as it is now, then every
 // change; who reads late sees the newest only. "Leads" means that its store
@@ -103,7 +110,7 @@ func (s *subscriptions) end() {
 // wanted filters raft's observations.
 func wanted(o *raft.Observation) bool {
 	switch o.Data.(type) {
-	case raft.FailedHeartbeatObservation, raft.ResumedHeartbeatObservation, raft.PeerObservation, raft.RaftState:
+	case raft.FailedHeartbeatObservation, raft.ResumedHeartbeatObservation, raft.LeaderObservation, raft.PeerObservation, raft.RaftState:
 		return true
 	}
 	return false
@@ -124,6 +131,8 @@ func (n *Node) observe() {
 				}
 			case raft.ResumedHeartbeatObservation:
 				n.peers.set(string(d.PeerID), true)
+			case raft.LeaderObservation:
+				n.moves.tell()
 			case raft.PeerObservation:
 				n.peers.set(string(d.Peer.ID), true)
 			case raft.RaftState:
@@ -166,4 +175,60 @@ func (p *peerSet) reachable(id string) bool {
 	defer p.mu.Unlock()
 	_, silent := p.silent[id]
 	return !silent
+}
+
+// moves tells waiting calls that raft sees another leader than before.
+type moves struct {
+	mu sync.Mutex
+	c  chan struct{} // closed at the next move
+}
+
+func (m *moves) next() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.c == nil {
+		m.c = make(chan struct{})
+	}
+	return m.c
+}
+
+func (m *moves) tell() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.c != nil {
+		close(m.c)
+		m.c = nil
+	}
+}
+
+// callLeader makes a call to the leader and gives it up when another leads: a
+// leader that lost its power does not answer, and pings would take seconds to
+// notice.
+func (n *Node) callLeader(ctx context.Context, path string, in, out any) error {
+	moved := n.moves.next()
+	_, addr := n.Leader()
+	if addr == "" || addr == n.cfg.Addr {
+		return errNotLeader()
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	done := make(chan struct{})
+	watched := n.spawn(func() {
+		defer close(done)
+		select {
+		case <-moved:
+			cancel(errLeaderMoved)
+		case <-ctx.Done():
+		}
+	})
+	if !watched {
+		return errStopped()
+	}
+	err := n.cfg.Client.Call(ctx, addr, path, in, out)
+	cancel(nil)
+	<-done
+	if err != nil && errors.Is(context.Cause(ctx), errLeaderMoved) {
+		return remote.Errorf(errdefs.ErrUnavailable, "the leader changed while it was asked")
+	}
+	return err
 }

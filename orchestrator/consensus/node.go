@@ -75,6 +75,7 @@ type Node struct {
 	readyTerm atomic.Uint64 // the term this node leads with all earlier entries applied; 0 none
 	subs      subscriptions
 	peers     peerSet
+	moves     moves
 
 	stop    chan struct{} // closed by Close
 	removed chan struct{} // closed when raft shut itself down

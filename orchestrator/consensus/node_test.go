@@ -227,9 +227,10 @@ func TestLateManagerGetsSnapshot(t *testing.T) {
 	if n := count(q.store); n != 5 {
 		t.Errorf("the new manager has %d configs, want 5", n)
 	}
-	if m := q.Members(); len(m) != 2 || !m[0].Voter || !m[1].Voter {
-		t.Errorf("members: %+v", m)
-	}
+	eventually(t, 5*time.Second, "two voters", func() bool { // what follows the snapshot may come after the barrier
+		m := q.Members()
+		return len(m) == 2 && m[0].Voter && m[1].Voter
+	})
 }
 
 func TestMembers(t *testing.T) {

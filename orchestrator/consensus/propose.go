@@ -142,12 +142,8 @@ func (n *Node) submit(ctx context.Context, entry []byte) (outcome, error) {
 	if n.IsLeader() {
 		return n.apply(ctx, entry)
 	}
-	_, addr := n.Leader()
-	if addr == "" || addr == n.cfg.Addr {
-		return outcome{}, errNotLeader()
-	}
 	var o outcome
-	err := n.cfg.Client.Call(ctx, addr, pathPropose, proposeRequest{Entry: entry}, &o)
+	err := n.callLeader(ctx, pathPropose, proposeRequest{Entry: entry}, &o)
 	return o, err
 }
 
@@ -249,11 +245,15 @@ func (n *Node) onceOnLeader(ctx context.Context, path string, in, out any, local
 	if n.IsLeader() {
 		return local(ctx)
 	}
-	_, addr := n.Leader()
-	if addr == "" || addr == n.cfg.Addr {
-		return errNotLeader()
+	if path == pathTransfer || path == pathRemove || path == pathAdd {
+		// These may themselves move the leader, who answers all the same.
+		_, addr := n.Leader()
+		if addr == "" || addr == n.cfg.Addr {
+			return errNotLeader()
+		}
+		return n.cfg.Client.Call(ctx, addr, path, in, out)
 	}
-	return n.cfg.Client.Call(ctx, addr, path, in, out)
+	return n.callLeader(ctx, path, in, out)
 }
 
 func (n *Node) hasLeader() bool {
