@@ -141,7 +141,7 @@ func startDaemon(t *testing.T, ns, dir string, env []string) (*daemon, error) {
 
 func (d *daemon) read() (r response, err error) {
 	if !d.out.Scan() {
-		return r, fmt.Errorf("the daemon ended: %v", d.out.Err())
+		return r, errors.Join(errors.New("the daemon ended"), d.out.Err())
 	}
 	if err = json.Unmarshal(d.out.Bytes(), &r); err == nil && r.Err != "" {
 		err = errors.New(r.Err)

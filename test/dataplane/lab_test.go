@@ -233,6 +233,6 @@ func (l *lab) eventually(what string, ok func() bool) {
 		if time.Now().After(deadline) {
 			l.t.Fatalf("not within 15 s: %s", what)
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(10 * time.Millisecond) //nolint:forbidigo // the polling helper
 	}
 }

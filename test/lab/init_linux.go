@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/signal"
@@ -126,7 +127,7 @@ func (f *family) serve(l net.Listener) {
 		}
 		var req request
 		if err := json.NewDecoder(conn).Decode(&req); err == nil {
-			json.NewEncoder(conn).Encode(f.handle(req)) // nobody is left to tell if the asker went away
+			_ = json.NewEncoder(conn).Encode(f.handle(req)) // nobody is left to tell if the asker went away
 		}
 		conn.Close()
 	}
@@ -144,9 +145,7 @@ func (f *family) handle(req request) reply {
 		err = f.signalLocked(req.Name, unix.Signal(req.Signal))
 	}
 	answer := reply{Running: map[string]int{}}
-	for name, pid := range f.children {
-		answer.Running[name] = pid
-	}
+	maps.Copy(answer.Running, f.children)
 	if err != nil {
 		answer.Error = err.Error()
 	}

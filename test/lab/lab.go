@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -224,8 +225,8 @@ func removeDir(dir string) error {
 		return err
 	}
 	mounts := parseMountinfo(string(raw))
-	for i := len(mounts) - 1; i >= 0; i-- { // later mounts may lie on earlier ones
-		if target := mounts[i].target; target == dir || strings.HasPrefix(target, dir+"/") {
+	for _, m := range slices.Backward(mounts) { // later mounts may lie on earlier ones
+		if target := m.target; target == dir || strings.HasPrefix(target, dir+"/") {
 			if err := unmount(target); err != nil {
 				return fmt.Errorf("unmount %s: %w", target, err)
 			}

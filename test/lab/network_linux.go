@@ -167,8 +167,7 @@ func unplug(lab, node string) error {
 	}
 	defer h.Close()
 	link, err := h.LinkByName(node)
-	var missing netlink.LinkNotFoundError
-	if errors.As(err, &missing) {
+	if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
 		return nil
 	}
 	if err != nil {

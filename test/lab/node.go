@@ -120,7 +120,7 @@ func (l *Lab) waitAnswer(ctx context.Context, node, daemon, socket string) error
 		return fmt.Errorf("%s: %s ended; its last words:\n%s", node, daemon, tail(l.logPath(node, daemon), 10))
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %s does not answer: %v\n%s", node, daemon, err, tail(l.logPath(node, daemon), 10))
+		return fmt.Errorf("%s: %s does not answer: %w\n%s", node, daemon, err, tail(l.logPath(node, daemon), 10))
 	}
 	return nil
 }

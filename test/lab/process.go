@@ -54,7 +54,7 @@ func (p process) kill(ctx context.Context) error {
 func (p process) waitEnd(ctx context.Context) error {
 	err := poll(ctx, func() error {
 		// Reaps it if it is a child of this process; otherwise ECHILD, and somebody else does.
-		unix.Wait4(p.PID, nil, unix.WNOHANG, nil)
+		_, _ = unix.Wait4(p.PID, nil, unix.WNOHANG, nil)
 		if p.alive() {
 			return errors.New("still alive")
 		}

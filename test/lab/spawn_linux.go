@@ -82,7 +82,9 @@ func ask(ctx context.Context, lab, node string, req request) (reply, error) {
 	}
 	defer conn.Close()
 	if deadline, ok := ctx.Deadline(); ok {
-		conn.SetDeadline(deadline)
+		if err := conn.SetDeadline(deadline); err != nil {
+			return reply{}, fmt.Errorf("limit the time of %s: %w", node, err)
+		}
 	}
 	if err := json.NewEncoder(conn).Encode(req); err != nil {
 		return reply{}, fmt.Errorf("ask init of %s: %w", node, err)

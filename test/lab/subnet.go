@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 )
 
 const (
@@ -31,12 +32,7 @@ func chooseSubnet(taken []netip.Prefix) (netip.Prefix, error) {
 }
 
 func overlapsAny(p netip.Prefix, taken []netip.Prefix) bool {
-	for _, t := range taken {
-		if p.Overlaps(t) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(taken, p.Overlaps)
 }
 
 // host returns address number n of a /24.

@@ -72,7 +72,7 @@ func newHandler() http.Handler {
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		json.NewEncoder(w).Encode(a) // the caller went away if this fails
+		_ = json.NewEncoder(w).Encode(a) // the caller went away if this fails
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		if sick.Load() {
