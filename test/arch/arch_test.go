@@ -62,6 +62,7 @@ func doors() []door {
 type file struct {
 	path, folder string
 	test         bool
+	comment      bool // it holds a package comment
 	imports      []string
 }
 
@@ -146,6 +147,19 @@ func TestPackageNamesSaySomething(t *testing.T) {
 	}
 }
 
+// A package says what it is for, and a main what it does, before anybody has to read its code.
+func TestPackagesSayWhatTheyAre(t *testing.T) {
+	said := map[string]bool{}
+	for _, f := range goFiles(t) {
+		said[f.folder] = said[f.folder] || f.comment
+	}
+	for folder, has := range said {
+		if !has {
+			t.Errorf("%s: no package comment", folder)
+		}
+	}
+}
+
 func withinAny(path string, folders []string) bool {
 	return slices.ContainsFunc(folders, func(folder string) bool { return within(path, folder) })
 }
@@ -172,11 +186,11 @@ func goFiles(t *testing.T) []file {
 		if d.IsDir() || filepath.Ext(path) != ".go" {
 			return nil
 		}
-		parsed, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		parsed, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly|parser.ParseComments)
 		if err != nil {
 			return err
 		}
-		f := file{test: strings.HasSuffix(path, "_test.go")}
+		f := file{test: strings.HasSuffix(path, "_test.go"), comment: parsed.Doc != nil}
 		f.path, _ = filepath.Rel(root, path)
 		f.folder = filepath.ToSlash(filepath.Dir(f.path))
 		for _, spec := range parsed.Imports {
