@@ -219,7 +219,9 @@ func validateEndpoint(e *swarm.EndpointSpec) error {
 
 func validatePort(p swarm.PortConfig) error {
 	switch p.Protocol {
-	case "", "tcp", "udp", "sctp":
+	case "", "tcp", "udp":
+	case "sctp":
+		return invalid("port %d/sctp: SCTP cannot be published; the routing mesh carries TCP and UDP", p.TargetPort)
 	default:
 		return invalid("invalid protocol value %q", p.Protocol)
 	}
@@ -230,6 +232,9 @@ func validatePort(p swarm.PortConfig) error {
 	}
 	if p.TargetPort == 0 || p.TargetPort > maxPort {
 		return invalid("invalid target port %d: Must be between 1 and %d", p.TargetPort, maxPort)
+	}
+	if p.PublishMode == swarm.PortConfigPublishModeHost && p.PublishedPort == 0 {
+		return invalid("port %d: mode host needs a published port; none is chosen for you", p.TargetPort)
 	}
 	if p.PublishedPort > maxPort {
 		return invalid("invalid published port %d: Must be between 1 and %d", p.PublishedPort, maxPort)

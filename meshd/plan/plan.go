@@ -89,9 +89,12 @@ func compileIPVS(in Input, nodes map[string]protocol.Node) ipvs.State {
 			s.MeshVNI = n.VNI
 		}
 		backends := backendsByService(n, nodes)
+		if n.Ingress {
+			s.Services = append(s.Services, hosted(n, in.Tasks, nodes)...)
+		}
 		for _, svc := range n.Services {
 			if n.Ingress {
-				s.Services = append(s.Services, published(n, svc, backends[svc.ID])...)
+				s.Services = append(s.Services, published(n.VNI, svc.Name, ingressPorts(svc.Ports), backends[svc.ID])...)
 				continue
 			}
 			for _, vip := range svc.VIPs {
@@ -104,11 +107,46 @@ func compileIPVS(in Input, nodes map[string]protocol.Node) ipvs.State {
 	return s
 }
 
-// published makes one service per port that every node answers on.
-func published(n protocol.Network, svc protocol.Service, backends []ipvs.Backend) []ipvs.Service {
+// hosted makes one service per port that a task of this node publishes in mode
+// host: it answers on this node only, and leads to this node's tasks only.
+func hosted(n protocol.Network, tasks []protocol.Assignment, nodes map[string]protocol.Node) []ipvs.Service {
+	endpoints := map[string]protocol.Endpoint{}
+	for _, e := range n.Endpoints {
+		endpoints[e.TaskID] = e
+	}
 	var out []ipvs.Service
-	for _, p := range svc.Ports {
-		if p.PublishMode == swarm.PortConfigPublishModeHost || p.PublishedPort == 0 {
+	at := map[ipvs.Key]int{}
+	for _, t := range tasks {
+		e, ok := endpoints[t.Task.ID]
+		if !ok || t.Endpoint == nil {
+			continue
+		}
+		own := backendsByService(protocol.Network{Endpoints: []protocol.Endpoint{e}}, nodes)[e.ServiceID]
+		for _, s := range published(n.VNI, t.ServiceName, hostPorts(t.Endpoint.Ports), own) {
+			if i, ok := at[s.Key]; ok { // an old task still drains while its successor serves
+				out[i].Backends = append(out[i].Backends, s.Backends...)
+				continue
+			}
+			at[s.Key] = len(out)
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func ingressPorts(ports []swarm.PortConfig) []swarm.PortConfig {
+	return slices.DeleteFunc(slices.Clone(ports), func(p swarm.PortConfig) bool { return p.PublishMode == swarm.PortConfigPublishModeHost })
+}
+
+func hostPorts(ports []swarm.PortConfig) []swarm.PortConfig {
+	return slices.DeleteFunc(slices.Clone(ports), func(p swarm.PortConfig) bool { return p.PublishMode != swarm.PortConfigPublishModeHost })
+}
+
+// published makes one service per port.
+func published(vni uint32, name string, ports []swarm.PortConfig, backends []ipvs.Backend) []ipvs.Service {
+	var out []ipvs.Service
+	for _, p := range ports {
+		if p.PublishedPort == 0 {
 			continue
 		}
 		proto := ipvs.TCP
@@ -116,8 +154,8 @@ func published(n protocol.Network, svc protocol.Service, backends []ipvs.Backend
 			proto = ipvs.UDP
 		}
 		s := ipvs.Service{
-			Key:  ipvs.Key{VNI: n.VNI, Port: uint16(p.PublishedPort), Protocol: proto},
-			Name: svc.Name,
+			Key:  ipvs.Key{VNI: vni, Port: uint16(p.PublishedPort), Protocol: proto},
+			Name: name,
 		}
 		for _, b := range backends {
 			b.Port = uint16(p.TargetPort)

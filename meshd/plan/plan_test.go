@@ -137,3 +137,25 @@ func TestNames(t *testing.T) {
 		t.Errorf("the mesh network has a zone: %v", out.Zones)
 	}
 }
+
+func TestHostPortsAnswerOnTheTasksNodeOnly(t *testing.T) {
+	in := fixture()
+	ports := []swarm.PortConfig{{PublishedPort: 9090, TargetPort: 90, Protocol: "udp", PublishMode: swarm.PortConfigPublishModeHost}}
+	in.Networks[0].Services[0].Ports = nil
+	in.Tasks[0].Endpoint = &swarm.EndpointSpec{Ports: ports}
+	want := ipvs.Service{
+		Key: ipvs.Key{VNI: 4096, Port: 9090, Protocol: ipvs.UDP}, Name: "web",
+		Backends: []ipvs.Backend{{Addr: addr("10.255.0.11"), Port: 90}},
+	}
+	if got := Compile(in).IPVS.Services; len(got) != 2 || !reflect.DeepEqual(got[0], want) {
+		t.Errorf("on the task's node: %+v, want first %+v", got, want)
+	}
+	in.Networks[0].Endpoints[0].State = protocol.EndpointStarting
+	if got := Compile(in).IPVS.Services[0].Backends; len(got) != 0 {
+		t.Errorf("a starting task gets connections: %+v", got)
+	}
+	in.Tasks = nil
+	if got := Compile(in).IPVS.Services; len(got) != 1 {
+		t.Errorf("on another node: %+v, want the VIP only", got)
+	}
+}

@@ -125,3 +125,18 @@ func Slot(t swarm.Task) string {
 	}
 	return strconv.Itoa(t.Slot)
 }
+
+// HostPorts are the ports that this task alone answers for; the API shows them
+// as the task's.
+func HostPorts(e *swarm.EndpointSpec) []swarm.PortConfig {
+	if e == nil {
+		return nil
+	}
+	var out []swarm.PortConfig
+	for _, p := range e.Ports {
+		if p.PublishMode == swarm.PortConfigPublishModeHost {
+			out = append(out, p)
+		}
+	}
+	return out
+}

@@ -215,6 +215,7 @@ func (w *worker) start(ctx context.Context) error {
 	}
 	w.setStatus(func(s *swarm.TaskStatus) {
 		s.ContainerStatus = &swarm.ContainerStatus{ContainerID: w.container.ID, PID: pid}
+		s.PortStatus.Ports = HostPorts(w.task.Endpoint)
 	})
 	w.report(swarm.TaskStateRunning, "started")
 	return nil

@@ -190,10 +190,6 @@ func (p *plan) network(t agent.Task) error {
 	if len(t.Attachments) == 0 {
 		return p.engineNetwork(t)
 	}
-	if ports := hostPorts(t); len(ports) > 0 {
-		return fmt.Errorf("port %d/%s: publish mode host is not supported yet on cluster networks; use mode ingress",
-			ports[0].TargetPort, ports[0].Protocol)
-	}
 	for i, a := range t.Attachments {
 		settings, err := endpoint(t, a)
 		if err != nil {
@@ -259,7 +255,7 @@ func (p *plan) engineNetwork(t agent.Task) error {
 	}
 	p.Create.HostConfig.NetworkMode = container.NetworkMode(mode)
 	if mode == network.NetworkBridge {
-		p.publish(hostPorts(t))
+		p.publish(agent.HostPorts(t.Endpoint))
 	}
 	return nil
 }
@@ -282,17 +278,4 @@ func (p *plan) publish(ports []swarm.PortConfig) {
 		p.Create.Config.ExposedPorts[port] = struct{}{}
 		p.Create.HostConfig.PortBindings[port] = append(p.Create.HostConfig.PortBindings[port], b)
 	}
-}
-
-func hostPorts(t agent.Task) []swarm.PortConfig {
-	if t.Endpoint == nil {
-		return nil
-	}
-	var out []swarm.PortConfig
-	for _, c := range t.Endpoint.Ports {
-		if c.PublishMode == swarm.PortConfigPublishModeHost {
-			out = append(out, c)
-		}
-	}
-	return out
 }

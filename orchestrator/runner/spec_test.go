@@ -49,12 +49,8 @@ func TestPlanRefuses(t *testing.T) {
 			t.Task.Spec.Networks = []swarm.NetworkAttachmentConfig{{Target: "host"}, {Target: "none"}}
 		}, "cannot be used together"},
 		"no address": {func(t *agent.Task) { t.Attachments = []agent.Attachment{{Network: protocol.Network{Name: "ov"}}} }, "no address on network ov"},
-		"host port": {func(t *agent.Task) {
-			t.Attachments = []agent.Attachment{{Network: protocol.Network{Name: "ov"}}}
-			t.Endpoint = &swarm.EndpointSpec{Ports: []swarm.PortConfig{{TargetPort: 80, Protocol: "tcp", PublishMode: "host"}}}
-		}, "port 80/tcp: publish mode host is not supported"},
-		"template": {func(t *agent.Task) { t.Task.Spec.ContainerSpec.Env = []string{"A={{.Nope}}"} }, `template "A={{.Nope}}"`},
-		"secret":   {func(t *agent.Task) { t.Task.Spec.ContainerSpec.Secrets = []*swarm.SecretReference{{}} }, "secrets"},
+		"template":   {func(t *agent.Task) { t.Task.Spec.ContainerSpec.Env = []string{"A={{.Nope}}"} }, `template "A={{.Nope}}"`},
+		"secret":     {func(t *agent.Task) { t.Task.Spec.ContainerSpec.Secrets = []*swarm.SecretReference{{}} }, "secrets"},
 		"csi": {func(t *agent.Task) {
 			t.Task.Spec.ContainerSpec.Mounts = []mount.Mount{{Type: mount.TypeCluster, Target: "/x"}}
 		}, "type cluster"},

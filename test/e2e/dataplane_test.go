@@ -82,6 +82,26 @@ func testRoutingMesh(t *testing.T, c *cluster) {
 	}
 }
 
+// testHostPort: a port in mode host answers on the nodes that have a task only.
+func testHostPort(t *testing.T, c *cluster) {
+	c.mustDocker("node1", "service", "create", "-d", "-q", "--no-resolve-image", "--name", "local", "--constraint", "node.hostname==node4",
+		"--publish", "mode=host,published=8181,target=8080", image)
+	c.running("node1", "local", 1)
+	c.eventually("the task's node answers", func() error {
+		if r := c.outside("sample", "get", "-timeout", "1s", "http://"+c.address("node4")+":8181/"); r.code != 0 {
+			return fmt.Errorf("call: %v", r)
+		}
+		return nil
+	})
+	if r := c.outside("sample", "get", "-timeout", "1s", "http://"+c.address("node1")+":8181/"); r.code == 0 {
+		t.Errorf("a node without the task answers: %v", r)
+	}
+	if ps := c.mustDocker("node1", "service", "ps", "--format", "{{.Ports}}", "local"); !strings.Contains(ps, "8181->8080") {
+		t.Errorf("service ps shows ports %q", ps)
+	}
+	c.mustDocker("node1", "service", "rm", "local")
+}
+
 // testIsolation: pinned is on back only, web on front only, api on both.
 func testIsolation(t *testing.T, c *cluster) {
 	pinned, api, web := c.tasks("node1", "pinned")[0], c.tasks("node1", "api")[0], c.tasks("node1", "web")[0]

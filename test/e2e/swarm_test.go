@@ -41,6 +41,7 @@ func TestCluster(t *testing.T) {
 		{"names", testNames},
 		{"virtual IP", testVIP},
 		{"routing mesh", testRoutingMesh},
+		{"host port", testHostPort},
 		{"isolation", testIsolation},
 		{"update and rollback of scale", testUpdate},
 		{"killed container", testKilledContainer},
