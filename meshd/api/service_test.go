@@ -193,3 +193,40 @@ func TestListsAndFilters(t *testing.T) {
 	r.do("GET", "/tasks/nope", nil).want(404, "task nope not found")
 	r.do("GET", "/services/web/logs?stdout=1", nil).want(http.StatusNotImplemented, "logs")
 }
+
+// TestSpecNumbersCountOn: the control loops set a service back to an older
+// version when an update fails; the next one may not take a number that is used.
+func TestSpecNumbersCountOn(t *testing.T) {
+	r := newRig(t)
+	r.do("POST", "/services/create", webSpec).want(201, "")
+	update := func(image string) {
+		t.Helper()
+		s := decode[swarm.Service](r.do("GET", "/services/web", nil))
+		s.Spec.TaskTemplate.ContainerSpec.Image = image
+		r.do("POST", fmt.Sprintf("/services/web/update?version=%d", s.Version.Index), s.Spec).want(200, "")
+	}
+	numbers := func() (current uint64, images []string) {
+		r.control.store.View(func(v *store.View) {
+			s := v.ServiceByName("web")
+			current = s.SpecVersion
+			for n := range uint64(9) {
+				if o := v.Spec(s.ID, n); o != nil {
+					images = append(images, fmt.Sprintf("%d=%s", n, o.Template.ContainerSpec.Image))
+				}
+			}
+		})
+		return current, images
+	}
+	update("nginx:2")
+	update("nginx:3")
+	r.change(func(tx *store.Tx) error {
+		s := *tx.ServiceByName("web")
+		s.SpecVersion = 1
+		tx.Update(&s)
+		return nil
+	})
+	update("nginx:4")
+	if current, images := numbers(); current != 4 || strings.Join(images, " ") != "1=nginx 2=nginx:2 3=nginx:3 4=nginx:4" {
+		t.Fatalf("at version %d of %v", current, images)
+	}
+}

@@ -129,8 +129,18 @@ func (ch serviceChange) applyTemplate(tx *store.Tx, old, next *store.Service) {
 		}
 		return
 	}
-	next.SpecVersion = old.SpecVersion + 1
+	next.SpecVersion = unusedNumber(tx.View, old.ID)
 	tx.Create(&store.Spec{ServiceID: old.ID, Number: next.SpecVersion, Template: next.Spec.TaskTemplate, RegistryAuth: auth})
+}
+
+// unusedNumber is the number for a service's next task template. It counts on
+// from the highest: after a rollback the service is back at a lower one.
+func unusedNumber(v *store.View, serviceID string) uint64 {
+	var highest uint64
+	for _, o := range v.SpecsOf(serviceID) {
+		highest = max(highest, o.Number)
+	}
+	return highest + 1
 }
 
 // storedAuth finds the credentials that came with the current or the previous spec.
