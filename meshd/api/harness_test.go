@@ -29,6 +29,8 @@ type fakeNode struct {
 	initErr error
 	joinErr error
 	left    bool
+
+	leaveErr error
 }
 
 func (n *fakeNode) Status() Status {
@@ -49,8 +51,8 @@ func (n *fakeNode) Join(context.Context, swarm.JoinRequest) error { return n.joi
 func (n *fakeNode) Leave(context.Context, bool) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.left = true
-	return nil
+	n.left = n.leaveErr == nil
+	return n.leaveErr
 }
 
 func (n *fakeNode) Manager() (Control, bool) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/store"
@@ -93,19 +94,30 @@ func (s *Server) swarmLeave(w http.ResponseWriter, r *http.Request) error {
 		return refuse(http.StatusServiceUnavailable, textNoSwarm)
 	}
 	force := isSet(r, "force")
-	if c, ok := s.node.Manager(); ok && !force {
-		return refuse(http.StatusServiceUnavailable, "%s", leaveWarning(c.Store()))
+	c, manager := s.node.Manager()
+	if manager && !force {
+		// Without a leader there is no quorum to keep: what the store says serves.
+		_ = barrier(r.Context(), c)
+		if text := leaveWarning(c.Store()); text != "" {
+			return refuse(http.StatusServiceUnavailable, "%s", text)
+		}
 	}
-	if err := s.node.Leave(r.Context(), force); err != nil {
-		return err
+	err := s.node.Leave(r.Context(), force)
+	switch {
+	case err == nil:
+		return done(w)
+	case manager && errdefs.IsFailedPrecondition(err): // the leader knows it better than the store
+		return refuse(http.StatusServiceUnavailable, "%s%v", textManager, err)
 	}
-	return done(w)
+	return err
 }
 
-// leaveWarning tells a manager what its leaving would do to the swarm.
+const textManager = "You are attempting to leave the swarm on a node that is participating as a manager. "
+
+// leaveWarning tells a manager what its leaving would cost the swarm: all, or the
+// quorum. Empty: the other managers go on without it.
 func leaveWarning(st *store.Store) string {
 	const (
-		head = "You are attempting to leave the swarm on a node that is participating as a manager. "
 		last = "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message."
 		tail = "The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. Use `--force` to suppress this message."
 	)
@@ -122,11 +134,11 @@ func leaveWarning(st *store.Store) string {
 	})
 	switch {
 	case managers <= 1:
-		return head + last
+		return textManager + last
 	case reachable-1 < managers/2+1:
-		return head + fmt.Sprintf("Removing this node leaves %d managers out of %d. Without a Raft quorum your swarm will be inaccessible. ", reachable-1, managers) + tail
+		return textManager + fmt.Sprintf("Removing this node leaves %d managers out of %d. Without a Raft quorum your swarm will be inaccessible. ", reachable-1, managers) + tail
 	}
-	return head + "Doing so may lose the consensus of your swarm. " + tail
+	return ""
 }
 
 func (s *Server) swarmUpdate(w http.ResponseWriter, r *http.Request, c Control) error {

@@ -85,6 +85,49 @@ func TestSwarm(t *testing.T) {
 	r.do("POST", fmt.Sprintf("/swarm/update?version=%d", next.Version.Index), sw.Spec).want(501, "autolock")
 }
 
+// TestManagerLeaves: what it costs the others decides whether it needs force.
+func TestManagerLeaves(t *testing.T) {
+	r := newRig(t)
+	left := func() bool {
+		r.node.mu.Lock()
+		defer r.node.mu.Unlock()
+		was := r.node.left
+		r.node.left = false
+		return was
+	}
+	refused := func(text string) {
+		t.Helper()
+		r.do("POST", "/swarm/leave", nil).want(503, text)
+		if left() {
+			t.Fatal("it left nevertheless")
+		}
+	}
+	const head = "participating as a manager. "
+	refused(head + "Removing the last manager erases all current state")
+	r.create(testNode("m2", "node3", swarm.NodeRoleManager, swarm.NodeStateReady))
+	refused(head + "Removing this node leaves 1 managers out of 2. Without a Raft quorum")
+	r.create(testNode("m3", "node4", swarm.NodeRoleManager, swarm.NodeStateReady))
+	r.do("POST", "/swarm/leave", nil).want(200, "")
+	if !left() {
+		t.Fatal("it did not leave")
+	}
+	r.change(func(tx *store.Tx) error {
+		n := *tx.Node("m3")
+		n.ManagerStatus = &swarm.ManagerStatus{Reachability: swarm.ReachabilityUnreachable}
+		tx.Update(&n)
+		return nil
+	})
+	refused(head + "Removing this node leaves 1 managers out of 3. Without a Raft quorum")
+	r.create(testNode("m4", "node5", swarm.NodeRoleManager, swarm.NodeStateReady),
+		testNode("m5", "node6", swarm.NodeRoleManager, swarm.NodeStateReady))
+	r.node.leaveErr = fmt.Errorf("others died just now: %w", errdefs.ErrFailedPrecondition)
+	refused(head + "others died just now")
+	r.node.leaveErr = nil
+	r.do("POST", "/swarm/leave", nil).want(200, "")
+	r.control.barrierErr = errors.New("no quorum") // then it is for the node to find out
+	r.do("POST", "/swarm/leave?force=1", nil).want(200, "")
+}
+
 func TestNoLeader(t *testing.T) {
 	r := newRig(t)
 	r.control.barrierErr = errors.New("no quorum")
