@@ -12,19 +12,25 @@ import (
 // would say nothing.
 var endpointMAC = apiVersion{1, 44}
 
-// containerCreate translates for an engine that is older than the version we
-// advertise.
+// containerCreate keeps containers that are no tasks off the swarm's networks,
+// and translates for an engine that is older than the version we advertise.
 func (s *Server) containerCreate(w http.ResponseWriter, r *http.Request) error {
-	v, versioned := requestVersion(r.Context())
-	high, _, err := s.engine.versions(r.Context())
-	if err != nil || !versioned || v.less(endpointMAC) || !high.less(endpointMAC) {
-		return s.engine.forward(w, r)
-	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		return err
 	}
-	body = moveMAC(body)
+	if partOfSwarm(s.node.Status().State) {
+		for _, name := range networksOf(body) {
+			if err := s.refuseAttachment(r.Context(), name); err != nil {
+				return err
+			}
+		}
+	}
+	v, versioned := requestVersion(r.Context())
+	high, _, err := s.engine.versions(r.Context())
+	if err == nil && versioned && !v.less(endpointMAC) && high.less(endpointMAC) {
+		body = moveMAC(body)
+	}
 	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 	return s.engine.forward(w, r)
 }

@@ -18,5 +18,6 @@
 // |------------------------------|----------------------------|----------------|
 // | one per request              | its response               | with request   |
 // | events: engine's reader      | one engine stream          | with request   |
+// | distribution: patience       | giving up on a registry      | with request   |
 // | Serve's stopper              | -                          | with Serve     |
 package api

@@ -56,6 +56,41 @@ func (e *engine) forward(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// ask hands the request to the engine and reads its answer to the end.
+func (e *engine) ask(r *http.Request) (status int, header http.Header, body []byte, err error) {
+	out := r.Clone(r.Context())
+	out.RequestURI = ""
+	e.address(out)
+	res, err := e.transport.RoundTrip(out)
+	if err != nil {
+		return 0, nil, nil, e.down(err)
+	}
+	defer res.Body.Close()
+	if err := e.observe(res); err != nil {
+		return 0, nil, nil, err
+	}
+	body, err = io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
+	switch {
+	case err != nil:
+		return 0, nil, nil, e.down(err)
+	case len(body) > maxAnswer:
+		return 0, nil, nil, refuse(http.StatusInternalServerError, "the Docker Engine's answer is larger than %d bytes", maxAnswer)
+	}
+	return res.StatusCode, res.Header, body, nil
+}
+
+// pass gives the client an answer that ask read.
+func pass(w http.ResponseWriter, status int, header http.Header, body []byte) error {
+	for _, k := range []string{"Content-Type", "Warning"} {
+		if v := header.Get(k); v != "" {
+			w.Header().Set(k, v)
+		}
+	}
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // the client went away; nobody is left to tell
+	return nil
+}
+
 // address points a request at the engine, with a version prefix it accepts.
 // A request without a prefix keeps having none.
 func (e *engine) address(out *http.Request) {

@@ -22,6 +22,10 @@ type fakeEngine struct {
 	// networks are the answers of /networks, by name.
 	networks []map[string]any
 	events   chan string
+	// registry answers /distribution; nil: it never does.
+	registry func(w http.ResponseWriter)
+	// images are the names that the engine has.
+	images map[string]bool
 }
 
 func newFakeEngine(t *testing.T) *fakeEngine {
@@ -76,6 +80,18 @@ func (e *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		e.network(w, strings.TrimPrefix(path, "/networks/"))
 	case path == "/events":
 		e.stream(w, r)
+	case strings.HasPrefix(path, "/distribution/"):
+		e.distribution(w, r)
+	case strings.HasPrefix(path, "/images/"):
+		if name := strings.TrimSuffix(strings.TrimPrefix(path, "/images/"), "/json"); !e.images[name] {
+			reply(w, http.StatusNotFound, map[string]string{"message": "No such image: " + name})
+			return
+		}
+		reply(w, http.StatusOK, map[string]any{"Id": "sha256:1"})
+	case path == "/containers/json":
+		fmt.Fprintf(w, `[{"Id":"c1","SizeRw":12345678901234567,"Filters":%q,"NetworkSettings":{"Networks":{"ingress":{"NetworkID":"localingressid","IPAddress":"10.255.0.9"},"bridge":{"NetworkID":"bridgeid"}}}}]`, r.URL.Query().Get("filters"))
+	case path == "/containers/c1/json":
+		fmt.Fprint(w, `{"Id":"c1","Config":{"Labels":{"x":"\"NetworkID\":\"localingressid\""}},"NetworkSettings":{"Networks":{"ingress":{"NetworkID":"localingressid"}}}}`)
 	case strings.HasPrefix(path, "/exec/"):
 		e.hijack(w)
 	case path == "/containers/create", strings.HasPrefix(path, "/echo/"), strings.HasPrefix(path, "/networks/"):
@@ -88,6 +104,17 @@ func (e *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		reply(w, http.StatusNotFound, map[string]string{"message": "page not found"})
 	}
+}
+
+func (e *fakeEngine) distribution(w http.ResponseWriter, r *http.Request) {
+	e.mu.Lock()
+	answer := e.registry
+	e.mu.Unlock()
+	if answer == nil {
+		<-r.Context().Done()
+		return
+	}
+	answer(w)
 }
 
 func (e *fakeEngine) list(r *http.Request) []map[string]any {

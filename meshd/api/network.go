@@ -109,6 +109,11 @@ func (s *Server) networkInspect(w http.ResponseWriter, r *http.Request) error {
 		return storeErr // ambiguous
 	}
 	local, err := s.engine.network(r.Context(), cmp.Or(nameOf(n), ref))
+	if n == nil && err != nil { // our ID of it, where no store tells its name
+		if id := s.engine.standIn(r.Context(), ref); id != "" {
+			local, err = s.engine.network(r.Context(), id)
+		}
+	}
 	ours := err == nil && local.Labels[meshLabel] != ""
 	if n == nil && ours { // the engine's own ID of it
 		n, storeErr = s.swarmNetwork(r.Context(), local.Labels[meshLabel])
@@ -242,9 +247,15 @@ func matchNetwork(f filters, n network.Network, used bool) bool {
 // networkAttach connects or disconnects a container. The engine knows our
 // networks by name only.
 func (s *Server) networkAttach(w http.ResponseWriter, r *http.Request) error {
+	verb := r.URL.Path[strings.LastIndex(r.URL.Path, "/"):]
+	if verb == "/connect" && partOfSwarm(s.node.Status().State) {
+		if err := s.refuseAttachment(r.Context(), r.PathValue("id")); err != nil {
+			return err
+		}
+		return s.engine.forward(w, r)
+	}
 	n, err := s.swarmNetwork(r.Context(), r.PathValue("id"))
 	if err == nil && n != nil {
-		verb := r.URL.Path[strings.LastIndex(r.URL.Path, "/"):]
 		r.URL.Path, r.URL.RawPath = "/networks/"+n.Spec.Name+verb, ""
 	}
 	return s.engine.forward(w, r)

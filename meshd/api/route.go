@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -68,13 +69,23 @@ type route struct {
 }
 
 // at makes a route; a segment "*" of the pattern is the object's name or ID,
-// which the handler gets as PathValue("id").
+// which the handler gets as PathValue("id"). "**" is one of several segments, as
+// the names of images have.
 func at(method, pattern string, h handler) route {
 	return route{method: method, segments: strings.Split(pattern, "/")[1:], serve: h}
 }
 
 func (rt route) match(r *http.Request, segments []string) bool {
-	if rt.method != r.Method || len(rt.segments) != len(segments) {
+	if rt.method != r.Method {
+		return false
+	}
+	if i := slices.Index(rt.segments, "**"); i >= 0 && len(segments) >= len(rt.segments) {
+		end := i + 1 + len(segments) - len(rt.segments)
+		name := strings.Join(segments[i:end], "/")
+		segments = slices.Concat(segments[:i], []string{"**"}, segments[end:])
+		r.SetPathValue("id", name)
+	}
+	if len(rt.segments) != len(segments) {
 		return false
 	}
 	for i, want := range rt.segments {
@@ -158,6 +169,8 @@ func (s *Server) routeTable() []route {
 		at(post, "/configs/*/update", m(s.configUpdate)),
 
 		at(post, "/containers/create", s.containerCreate),
+		at(get, "/containers/json", s.containerList), at(get, "/containers/*/json", s.containerInspect),
+		at(get, "/distribution/**/json", s.distribution),
 
 		at(get, "/networks", s.networkList), at(post, "/networks/create", s.networkCreate),
 		at(post, "/networks/prune", s.networkPrune),
