@@ -3,6 +3,7 @@
 //
 //	sample serve              HTTP on :8080 (or $PORT), UDP on :9000 (or $UDP_PORT)
 //	sample get URL            call a server; status 1 unless every answer is 200 (-n N, -timeout D, -field NAME of the JSON answer)
+//	sample probe URL|NAME     call or look up in a steady beat, a line for each (-every D, -timeout D, -for D, -stdin, -lookup)
 //	sample udp HOST:PORT      send one datagram, print the answer
 //	sample lookup NAME|ADDR   ask the resolver (-type T, -tcp, -reverse)
 //	sample sleep [DURATION]   wait (default for ever); ends at once on SIGTERM
@@ -54,6 +55,8 @@ func run(ctx context.Context, args []string) error {
 		return serve(ctx)
 	case "get":
 		return get(ctx, rest)
+	case "probe":
+		return probe(ctx, rest)
 	case "udp":
 		return sendUDP(ctx, rest)
 	case "lookup":
@@ -67,7 +70,7 @@ func run(ctx context.Context, args []string) error {
 	case "false":
 		return exitStatus(1)
 	}
-	return fmt.Errorf("unknown command %q: serve, get, udp, lookup, sleep or exit", command)
+	return fmt.Errorf("unknown command %q: serve, get, probe, udp, lookup, sleep or exit", command)
 }
 
 // sleep takes seconds, as sleep(1), or Go's durations. Being asked to end is no failure.

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// atOnce bounds the calls under way: a target that does not answer must not eat the machine.
+const atOnce = 200
+
+// probe calls a target in a steady beat, whether earlier calls have ended or not, and prints a line for each as it ends:
+//
+//	START TOOK ok NAME       start and duration in microseconds; the answering task's hostname, or the addresses found
+//	START TOOK fail REASON
+//
+// Each call has a connection of its own. It ends with -for, when asked to, or, with -stdin, when its standard input ends.
+func probe(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("probe", flag.ContinueOnError)
+	every := flags.Duration("every", 20*time.Millisecond, "the beat")
+	timeout := flags.Duration("timeout", time.Second, "for each call")
+	last := flags.Duration("for", 0, "end after this time")
+	lookup := flags.Bool("lookup", false, "look a name up instead of calling a URL")
+	stdin := flags.Bool("stdin", false, "end when the standard input ends")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() != 1 {
+		return errors.New("usage: sample probe [-every D] [-timeout D] [-for D] [-stdin] [-lookup] URL|NAME")
+	}
+	call := lookupAll(flags.Arg(0))
+	if !*lookup {
+		call = callOnce(*timeout, flags.Arg(0))
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if *last > 0 {
+		ctx, cancel = context.WithTimeout(ctx, *last)
+		defer cancel()
+	}
+	if *stdin {
+		go func() { // ends with the process: nothing interrupts a read of stdin
+			_, _ = io.Copy(io.Discard, os.Stdin)
+			cancel()
+		}()
+	}
+	beat(ctx, *every, *timeout, call)
+	return nil
+}
+
+// beat starts calls until ctx ends, then waits for those under way.
+func beat(ctx context.Context, every, timeout time.Duration, call func(context.Context) (string, error)) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	slots := make(chan struct{}, atOnce)
+	var calls sync.WaitGroup
+	var out sync.Mutex
+	for ctx.Err() == nil {
+		slots <- struct{}{}
+		calls.Go(func() {
+			defer func() { <-slots }()
+			limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+			defer cancel()
+			start := time.Now()
+			word := "ok"
+			what, err := call(limit)
+			if err != nil {
+				word, what = "fail", strings.ReplaceAll(err.Error(), "\n", " ")
+			}
+			out.Lock()
+			defer out.Unlock()
+			fmt.Printf("%d %d %s %s\n", start.UnixMicro(), time.Since(start).Microseconds(), word, what)
+		})
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+	}
+	calls.Wait()
+}
+
+func lookupAll(name string) func(context.Context) (string, error) {
+	return func(ctx context.Context) (string, error) {
+		var resolver net.Resolver
+		found, err := resolver.LookupHost(ctx, name)
+		slices.Sort(found)
+		return strings.Join(found, ","), err
+	}
+}
+
+// callOnce returns the first word that the text of the answer gives as hostname.
+func callOnce(timeout time.Duration, url string) func(context.Context) (string, error) {
+	client := &http.Client{Timeout: timeout, Transport: &http.Transport{DisableKeepAlives: true}}
+	return func(ctx context.Context) (string, error) {
+		body, err := getOnce(ctx, client, url+"?text")
+		if err != nil {
+			return "", err
+		}
+		first, _, _ := strings.Cut(string(body), "\n")
+		return strings.TrimPrefix(first, "hostname "), nil
+	}
+}
