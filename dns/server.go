@@ -58,7 +58,8 @@ type Server struct {
 	// forwards and conns are what clients have under way over UDP and TCP.
 	forwards, conns *quota
 	// calls are the forwards and TCP clients under way.
-	calls sync.WaitGroup
+	calls    sync.WaitGroup
+	counters *counters
 }
 
 // New returns a server that listens nowhere until Set is called.
@@ -84,7 +85,7 @@ func New(cfg Config) *Server {
 	if cfg.Sockets <= 0 {
 		cfg.Sockets = min(runtime.GOMAXPROCS(0), 4)
 	}
-	s := &Server{cfg: cfg, changed: make(chan struct{}, 1), forwards: newQuota(cfg.Forwards), conns: newQuota(maxConns)}
+	s := &Server{cfg: cfg, changed: make(chan struct{}, 1), forwards: newQuota(cfg.Forwards), conns: newQuota(maxConns), counters: newCounters()}
 	s.fwd = &forwarder{
 		log: cfg.Logger, timeout: cfg.Timeout, hedge: hedgeAfter, rounds: forwardRounds,
 		now: cfg.Clock, cache: newCache(cfg.CacheSize),
@@ -196,21 +197,26 @@ func (s *Server) serveUDP(ctx, listening context.Context, addr netip.AddrPort) e
 			}
 			return err
 		}
+		began := time.Now()
 		asker := from.Addr().Unmap().WithZone("")
 		answer, client, what := s.tables.Load().answer(&q, out, in[:n], asker, false)
 		switch what {
 		case drop:
 		case send:
+			s.counters.count(answer, fromTables, time.Since(began))
 			s.write(conn, answer, from)
 		case forward:
 			if !s.forwards.enter(asker) {
-				s.write(conn, q.fail(out, mdns.RcodeServerFailure), from)
+				answer = q.fail(out, mdns.RcodeServerFailure)
+				s.counters.count(answer, fromUpstream, time.Since(began))
+				s.write(conn, answer, from)
 				continue
 			}
 			packet, size := append([]byte(nil), in[:n]...), q.udpSize
 			s.calls.Go(func() {
 				defer s.forwards.leave(asker)
 				if reply := s.fwd.ask(ctx, packet, client.upstreams, size); reply != nil {
+					s.counters.count(reply, fromUpstream, time.Since(began))
 					s.write(conn, reply, from)
 				}
 			})
@@ -274,13 +280,15 @@ func (s *Server) talk(ctx context.Context, conn net.Conn, asker netip.Addr) erro
 		if err != nil || len(packet) < n {
 			return err
 		}
+		began, knew := time.Now(), fromTables
 		answer, client, what := s.tables.Load().answer(&q, out, packet, asker, true)
 		if what == forward {
-			answer = s.fwd.ask(ctx, packet, client.upstreams, mdns.MaxMsgSize-1)
+			answer, knew = s.fwd.ask(ctx, packet, client.upstreams, mdns.MaxMsgSize-1), fromUpstream
 		}
 		if len(answer) == 0 {
 			return nil
 		}
+		s.counters.count(answer, knew, time.Since(began))
 		if err := conn.SetDeadline(time.Now().Add(tcpIdle)); err != nil {
 			return err
 		}
