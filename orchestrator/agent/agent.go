@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/meshd/meshd/orchestrator/protocol"
+	"github.com/meshd/meshd/orchestrator/tasklife"
 )
 
 // Config is what an agent needs. Fields without a default must be set.
@@ -213,7 +214,7 @@ func (a *Agent) assign(ctx context.Context, t protocol.Assignment) {
 		return
 	}
 	w.assign(t)
-	if s := w.current(); rank(s.State) > rank(t.Task.Status.State) {
+	if s := w.current(); tasklife.Rank(s.State) > tasklife.Rank(t.Task.Status.State) {
 		a.reports.put(t.Task.ID, s) // the manager missed it
 	}
 }
@@ -270,7 +271,7 @@ func (a *Agent) removeOrphans(ctx context.Context) {
 // moved makes a worker's new status known; nobody asks for that of a task that
 // is not assigned any more.
 func (a *Agent) moved(id string, s swarm.TaskStatus, gone bool) {
-	if rank(s.State) >= rank(swarm.TaskStateComplete) {
+	if tasklife.Rank(s.State) >= tasklife.Rank(swarm.TaskStateComplete) {
 		a.picture.end(id)
 		a.cfg.Dataplane.Update(a.picture.view())
 	}

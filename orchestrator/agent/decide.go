@@ -1,9 +1,9 @@
 package agent
 
 import (
-	"slices"
-
 	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/orchestrator/tasklife"
 )
 
 // step is the next thing to do for a task.
@@ -30,13 +30,13 @@ type wish struct {
 
 // interrupts says whether the wish ends what a step is doing.
 func (w wish) interrupts() bool {
-	return w.Gone || rank(w.Desired) >= rank(swarm.TaskStateShutdown)
+	return w.Gone || tasklife.Rank(w.Desired) >= tasklife.Rank(swarm.TaskStateShutdown)
 }
 
 // next is the one function that decides what happens to a task, from its
 // observed state, what is wanted of it and its container.
 func next(state swarm.TaskState, w wish, c ContainerState) step {
-	ended := rank(state) >= rank(swarm.TaskStateComplete)
+	ended := tasklife.Rank(state) >= tasklife.Rank(swarm.TaskStateComplete)
 	switch {
 	case w.Gone && c == ContainerRunning && !ended:
 		return stepStop
@@ -54,17 +54,17 @@ func next(state swarm.TaskState, w wish, c ContainerState) step {
 
 // forward is the way of a task that is wanted, up to its desired state.
 func forward(state, desired swarm.TaskState, c ContainerState) step {
-	if rank(state) < rank(swarm.TaskStateAccepted) {
+	if tasklife.Rank(state) < tasklife.Rank(swarm.TaskStateAccepted) {
 		return stepAccept
 	}
-	if rank(state) < rank(swarm.TaskStateReady) {
+	if tasklife.Rank(state) < tasklife.Rank(swarm.TaskStateReady) {
 		return stepPrepare
 	}
-	if rank(desired) < rank(swarm.TaskStateRunning) {
+	if tasklife.Rank(desired) < tasklife.Rank(swarm.TaskStateRunning) {
 		return stepIdle
 	}
 	switch {
-	case c == ContainerNone && rank(state) < rank(swarm.TaskStateStarting):
+	case c == ContainerNone && tasklife.Rank(state) < tasklife.Rank(swarm.TaskStateStarting):
 		return stepPrepare // nothing ran yet, so making it anew is safe
 	case c == ContainerNone:
 		return stepLost
@@ -76,14 +76,4 @@ func forward(state, desired swarm.TaskState, c ContainerState) step {
 		return stepWait
 	}
 	return stepStart
-}
-
-// rank orders task states; a task's state only ever moves to a higher one.
-func rank(s swarm.TaskState) int {
-	return slices.Index([]swarm.TaskState{
-		swarm.TaskStateNew, swarm.TaskStateAllocated, swarm.TaskStatePending, swarm.TaskStateAssigned,
-		swarm.TaskStateAccepted, swarm.TaskStatePreparing, swarm.TaskStateReady, swarm.TaskStateStarting,
-		swarm.TaskStateRunning, swarm.TaskStateComplete, swarm.TaskStateShutdown, swarm.TaskStateFailed,
-		swarm.TaskStateRejected, swarm.TaskStateRemove, swarm.TaskStateOrphaned,
-	}, s)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/protocol"
+	"github.com/meshd/meshd/orchestrator/tasklife"
 )
 
 // picture is what the managers said last. It stays when they fall silent.
@@ -138,7 +139,7 @@ func (p *picture) view() View {
 	v := View{Nodes: p.nodes}
 	v.Networks = slices.SortedFunc(maps.Values(p.networks), func(a, b protocol.Network) int { return cmp.Compare(a.ID, b.ID) })
 	for _, a := range p.tasks {
-		if !p.ended[a.Task.ID] && rank(a.Task.Status.State) < rank(swarm.TaskStateComplete) {
+		if !p.ended[a.Task.ID] && tasklife.Rank(a.Task.Status.State) < tasklife.Rank(swarm.TaskStateComplete) {
 			v.Tasks = append(v.Tasks, a)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/protocol"
+	"github.com/meshd/meshd/orchestrator/tasklife"
 )
 
 // worker drives one task.
@@ -41,7 +42,7 @@ func newWorker(a *Agent, task protocol.Assignment, c Container) *worker {
 // better. A task that was gone may come back, when the first manager lagged.
 func (w *worker) assign(task protocol.Assignment) {
 	w.mu.Lock()
-	if rank(task.Task.DesiredState) < rank(w.task.Task.DesiredState) {
+	if tasklife.Rank(task.Task.DesiredState) < tasklife.Rank(w.task.Task.DesiredState) {
 		task.Task.DesiredState = w.task.Task.DesiredState
 	}
 	w.task, w.gone = task, false
@@ -250,7 +251,7 @@ func (w *worker) stopUnhealthy(ctx context.Context) error {
 	}
 	w.container.State = ContainerExited
 	w.setExit(exit.Code)
-	if exit.Code == 0 || rank(w.status.State) < rank(swarm.TaskStateRunning) {
+	if exit.Code == 0 || tasklife.Rank(w.status.State) < tasklife.Rank(swarm.TaskStateRunning) {
 		return ErrUnhealthy
 	}
 	exit.Cause = ErrUnhealthy.Error()
@@ -282,7 +283,7 @@ func (w *worker) stop(ctx context.Context) error {
 // fail ends the task with its message as it stood, as Swarm does.
 func (w *worker) fail(cause error) {
 	state := swarm.TaskStateFailed
-	if rank(w.status.State) < rank(swarm.TaskStateStarting) {
+	if tasklife.Rank(w.status.State) < tasklife.Rank(swarm.TaskStateStarting) {
 		state = swarm.TaskStateRejected
 	}
 	w.publish(func(s *swarm.TaskStatus) { s.State, s.Err = state, cause.Error() })
@@ -290,7 +291,7 @@ func (w *worker) fail(cause error) {
 
 // report moves the task forward; to where it is or was already, it does nothing.
 func (w *worker) report(state swarm.TaskState, message string) {
-	if rank(state) <= rank(w.status.State) {
+	if tasklife.Rank(state) <= tasklife.Rank(w.status.State) {
 		return
 	}
 	w.publish(func(s *swarm.TaskStatus) { s.State, s.Message, s.Err = state, message, "" })

@@ -10,32 +10,22 @@ import (
 
 	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/orchestrator/store"
+	"github.com/meshd/meshd/orchestrator/tasklife"
 )
 
-// rank orders the states of a task as Swarm does; observed states only move up.
-// Unknown states rank lowest.
-func rank(s swarm.TaskState) int {
-	order := [...]swarm.TaskState{
-		swarm.TaskStateNew, swarm.TaskStateAllocated, swarm.TaskStatePending, swarm.TaskStateAssigned,
-		swarm.TaskStateAccepted, swarm.TaskStatePreparing, swarm.TaskStateReady, swarm.TaskStateStarting,
-		swarm.TaskStateRunning, swarm.TaskStateComplete, swarm.TaskStateShutdown, swarm.TaskStateFailed,
-		swarm.TaskStateRejected, swarm.TaskStateRemove, swarm.TaskStateOrphaned,
-	}
-	return slices.Index(order[:], s)
-}
-
-func terminal(s swarm.TaskState) bool { return rank(s) > rank(swarm.TaskStateRunning) }
+// terminal says that a task in this state has ended.
+func terminal(s swarm.TaskState) bool { return tasklife.Before(swarm.TaskStateRunning, s) }
 
 // live says that a task has, or is about to get, a container on its node.
 func live(t *store.Task) bool {
-	return t.NodeID != "" && rank(t.Status.State) >= rank(swarm.TaskStateAssigned) && !terminal(t.Status.State)
+	return t.NodeID != "" && tasklife.Rank(t.Status.State) >= tasklife.Rank(swarm.TaskStateAssigned) && !terminal(t.Status.State)
 }
 
 // assigned says that the task's node should know of it. A task whose removal is
 // wanted stays until it has ended, so that its node can drain and stop it; ended
 // ones stay for their logs until the store forgets them.
 func assigned(t *store.Task) bool {
-	if rank(t.Status.State) < rank(swarm.TaskStateAssigned) {
+	if tasklife.Rank(t.Status.State) < tasklife.Rank(swarm.TaskStateAssigned) {
 		return false
 	}
 	return t.DesiredState != swarm.TaskStateRemove || !terminal(t.Status.State)
@@ -47,7 +37,7 @@ func offer(t *store.Task) protocol.EndpointState {
 	switch {
 	case !live(t):
 		return ""
-	case rank(t.DesiredState) > rank(swarm.TaskStateRunning):
+	case tasklife.Rank(t.DesiredState) > tasklife.Rank(swarm.TaskStateRunning):
 		if running {
 			return protocol.EndpointDraining
 		}
@@ -61,11 +51,11 @@ func offer(t *store.Task) protocol.EndpointState {
 // advances says whether a reported status is news. States move forward only, and
 // an end is final: it is history, whatever is reported later.
 func advances(old, next swarm.TaskStatus) bool {
-	from, to := rank(old.State), rank(next.State)
+	from, to := tasklife.Rank(old.State), tasklife.Rank(next.State)
 	if to > from {
 		return !terminal(old.State)
 	}
-	return to == from && to >= 0 && !sameStatus(old, next)
+	return to == from && to > 0 && !sameStatus(old, next)
 }
 
 func sameStatus(a, b swarm.TaskStatus) bool {
@@ -234,6 +224,8 @@ func buildService(s *store.Service, n *store.Network, ports []swarm.PortConfig) 
 	out := protocol.Service{ID: s.ID, Name: s.Spec.Name, Labels: s.Spec.Labels}
 	if n.Spec.Ingress {
 		out.Ports = ports
+	} else {
+		out.Exposed = s.Endpoint.Ports
 	}
 	for _, vip := range s.Endpoint.VirtualIPs {
 		if vip.NetworkID == n.ID && vip.Addr.IsValid() {
@@ -256,8 +248,17 @@ func buildEndpoint(v *store.View, t *store.Task, networkID string) (protocol.End
 	}
 	return protocol.Endpoint{
 		TaskID: t.ID, ServiceID: t.ServiceID, NodeID: t.NodeID, Slot: t.Slot,
-		Name: containerName(v, t), Hostname: hostname(v, t), Addrs: addrs, State: state,
+		Name: containerName(v, t), Hostname: hostname(v, t),
+		ContainerID: containerID(t, state), Addrs: addrs, State: state,
 	}, true
+}
+
+// containerID comes with the change to serving, so that it makes no news of its own.
+func containerID(t *store.Task, state protocol.EndpointState) string {
+	if state == protocol.EndpointStarting || t.Status.ContainerStatus == nil {
+		return ""
+	}
+	return t.Status.ContainerStatus.ContainerID
 }
 
 func addrsOn(t *store.Task, networkID string) []netip.Addr {
