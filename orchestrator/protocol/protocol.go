@@ -130,6 +130,9 @@ type Service struct {
 	Aliases []string `json:",omitempty"`
 	// Ports are those published on every node; on the ingress network only.
 	Ports []swarm.PortConfig `json:",omitempty"`
+	// Exposed are the ports that tasks listen on, published or not; on user
+	// networks only.
+	Exposed []swarm.PortConfig `json:",omitempty"`
 }
 
 // Endpoint is a task as seen on one network.
@@ -141,8 +144,10 @@ type Endpoint struct {
 	// Name is the container's name, e.g. web.1.<task ID>.
 	Name     string
 	Hostname string `json:",omitempty"`
-	Addrs    []netip.Addr
-	State    EndpointState
+	// ContainerID is known of endpoints that serve or drain.
+	ContainerID string `json:",omitempty"`
+	Addrs       []netip.Addr
+	State       EndpointState
 }
 
 // StatusReport carries new states of the sender's own tasks.
