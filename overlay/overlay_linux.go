@@ -72,7 +72,20 @@ func (k *linuxKernel) facts(s State) (facts, error) {
 		}
 	}
 	slices.SortFunc(f.ports, func(a, b port) int { return strings.Compare(a.ID, b.ID) })
-	return f, k.underlay(&f, devices, s.Local)
+	return f, errors.Join(k.underlay(&f, devices, s.Local), k.forwarding(&f))
+}
+
+// forwarding looks at iptables' tables.
+func (k *linuxKernel) forwarding(f *facts) (err error) {
+	if f.forwarding, err = nft.ForwardingOf(false); err == nil {
+		f.forwarding6, err = nft.ForwardingOf(true)
+	}
+	if err == nil && f.forwarding == nft.ForwardingDropped && !k.warned {
+		k.warned = true
+		k.cfg.Logger.Warn("iptables drops forwarded packets by default and has no chain DOCKER-USER, so containers of the mesh do not reach beyond this node",
+			"remedy", "iptables -I FORWARD -i mv+ -j ACCEPT; iptables -I FORWARD -o mv+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
+	}
+	return err
 }
 
 // underlay finds the node's own devices and their MTU: that of the device which
@@ -97,7 +110,7 @@ func (k *linuxKernel) underlay(f *facts, devices map[int]link.Device, local neti
 
 func (k *linuxKernel) read(f facts) (objects, error) {
 	held := objects{}
-	for _, step := range []func(objects) error{k.readDevices, k.readTables, k.readRoutes, k.readMasquerade} {
+	for _, step := range []func(objects) error{k.readDevices, k.readTables, k.readRoutes, k.readMasquerade, k.readAccept} {
 		if err := step(held); err != nil {
 			return nil, err
 		}
@@ -191,6 +204,19 @@ func (k *linuxKernel) readMasquerade(held objects) error {
 	return nil
 }
 
+func (k *linuxKernel) readAccept(held objects) error {
+	for _, v6 := range []bool{false, true} {
+		a, err := nft.AcceptingOf(v6)
+		if err != nil {
+			return err
+		}
+		if a != nft.AcceptsNothing {
+			held[acceptObject{v6}] = a
+		}
+	}
+	return nil
+}
+
 func (k *linuxKernel) readHooks(held objects, f facts) error {
 	if !k.filters {
 		hooks, err := k.path.Attached()
@@ -273,7 +299,9 @@ func (k *linuxKernel) put(op op) error {
 	case routeObject:
 		return k.door.PutRoute(o.to, op.value.(link.Route))
 	case masqueradeObject:
-		return k.masquerade(op.value.(string))
+		return masquerade(op.value.(string))
+	case acceptObject:
+		return nft.PutAccept(o.v6)
 	default:
 		return fmt.Errorf("overlay: cannot put %T", o)
 	}
@@ -299,6 +327,8 @@ func (k *linuxKernel) remove(op op) error {
 		return k.door.DeleteRoute(o.to)
 	case masqueradeObject:
 		return nft.Delete()
+	case acceptObject:
+		return nft.DeleteAccept(o.v6)
 	default:
 		// Switches, devices and settings are wanted as long as there is an overlay.
 		return nil
@@ -325,7 +355,7 @@ func (k *linuxKernel) detach(h datapath.Hook) error {
 	return k.path.Detach(h)
 }
 
-func (k *linuxKernel) masquerade(key string) error {
+func masquerade(key string) error {
 	var subnets []netip.Prefix
 	for _, s := range strings.Fields(key) {
 		p, err := netip.ParsePrefix(s)
@@ -334,13 +364,5 @@ func (k *linuxKernel) masquerade(key string) error {
 		}
 		subnets = append(subnets, p)
 	}
-	if err := nft.Put(subnets); err != nil {
-		return err
-	}
-	if dropped, err := nft.ForwardDropped(); err == nil && dropped && !k.warned {
-		k.warned = true
-		k.cfg.Logger.Warn("iptables drops forwarded packets by default, so containers of the mesh do not reach beyond this node",
-			"remedy", "iptables -I DOCKER-USER -i mv+ -j ACCEPT; iptables -I DOCKER-USER -o mv+ -j ACCEPT")
-	}
-	return nil
+	return nft.Put(subnets)
 }

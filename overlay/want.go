@@ -31,7 +31,8 @@ const (
 	rankNeighbour
 	rankRoute
 	rankMasquerade
-	lastRank = rankMasquerade
+	rankAccept
+	lastRank = rankAccept
 )
 
 // The kinds of object, and what is kept under each.
@@ -49,6 +50,7 @@ type (
 	neighbourObject  struct{ key link.Neighbour }       // datapath.MAC
 	routeObject      struct{ to netip.Addr }            // link.Route
 	masqueradeObject struct{}                           // string: the subnets, by nft.Key
+	acceptObject     struct{ v6 bool }                  // nft.Accepting
 )
 
 // present is the value of objects that are there or not.
@@ -67,6 +69,7 @@ func (hookObject) rank() rank       { return rankHook }
 func (neighbourObject) rank() rank  { return rankNeighbour }
 func (routeObject) rank() rank      { return rankRoute }
 func (masqueradeObject) rank() rank { return rankMasquerade }
+func (acceptObject) rank() rank     { return rankAccept }
 
 // objects are things in the kernel with what they hold.
 type objects map[object]any
@@ -81,6 +84,8 @@ type facts struct {
 	underlay []int
 	// mtu is that of the underlay, in bytes.
 	mtu int
+	// forwarding is what iptables does with forwarded packets of IPv4 and IPv6.
+	forwarding, forwarding6 nft.Forwarding
 	// ports are the attached containers' interfaces.
 	ports []port
 }
@@ -138,6 +143,7 @@ func gateways(s State) []gateway {
 func want(s State, f facts, vxlanPort uint16) objects {
 	w := make(objects, len(s.Endpoints)+len(s.Peers)+8*len(f.ports)+16)
 	wantCluster(w, s)
+	wantAccept(w, s, f)
 	for _, p := range f.ports {
 		wantPort(w, s, p)
 	}
@@ -183,6 +189,25 @@ func wantCluster(w objects, s State) {
 	if key := nft.Key(out); key != "" {
 		w[masqueradeObject{}] = key
 	}
+}
+
+// wantAccept lets packets through where iptables drops what nobody accepts.
+func wantAccept(w objects, s State, f facts) {
+	for _, n := range s.Networks {
+		for _, subnet := range n.Subnets {
+			v6 := subnet.Addr().Is6()
+			if n.Mesh && f.forwardingOf(v6) == nft.ForwardingDocker {
+				w[acceptObject{v6}] = nft.AcceptsAll
+			}
+		}
+	}
+}
+
+func (f facts) forwardingOf(v6 bool) nft.Forwarding {
+	if v6 {
+		return f.forwarding6
+	}
+	return f.forwarding
 }
 
 // wantPort gives what one container needs. A container that is here is here,

@@ -1,6 +1,6 @@
 // Package nft is the overlay's door to nftables: one table of our own, named
-// meshd, that masquerades what containers send beyond the node. Other tables
-// are only looked at, never touched.
+// meshd, that masquerades what containers send beyond the node. In others' tables
+// nothing is touched but two rules of ours in DOCKER-USER, see PutAccept.
 package nft
 
 import (
@@ -92,26 +92,6 @@ func Delete() error {
 		return fmt.Errorf("nftables: delete table %s: %w", Table, err)
 	}
 	return nil
-}
-
-// ForwardDropped says whether iptables' filter table drops forwarded packets by
-// default, as Docker arranges when it enables forwarding itself: then it also
-// drops what our containers send beyond the node.
-func ForwardDropped() (bool, error) {
-	c, err := nftables.New()
-	if err != nil {
-		return false, fmt.Errorf("nftables: %w", err)
-	}
-	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
-	if err != nil {
-		return false, fmt.Errorf("nftables: list chains: %w", err)
-	}
-	for _, ch := range chains {
-		if ch.Table.Name == "filter" && ch.Name == "FORWARD" && ch.Policy != nil && *ch.Policy == nftables.ChainPolicyDrop {
-			return true, nil
-		}
-	}
-	return false, nil
 }
 
 func find(c *nftables.Conn) (*nftables.Table, error) {
