@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole thing on one machine: three nodes, a swarm of three managers, two services on an overlay network, a published port.
 # Ends with status 0 only if every call of the services answered as it should.
-set -euo pipefail
+set -Eeuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 PATH=$PWD/bin:$PATH
 lab=${LAB:-lab}
@@ -15,6 +15,8 @@ bold='' plain=''
 [ ! -t 1 ] || bold=$'\033[1m' plain=$'\033[0m'
 say()  { printf '\n%s[%3ds] %s%s\n' "$bold" $((SECONDS - began)) "$*" "$plain"; }
 fail() { printf '\ndemo: FAILED: %s\n  bin/meshctl lab logs --name %s node1 (node2, node3) tells more; %smake demo-down cleans up\n' "$*" "$lab" "$for_lab" >&2; exit 1; }
+trap 'fail "at line $LINENO of test/demo/demo.sh"' ERR
+trap 'fail "interrupted"' INT TERM
 mesh() { meshctl --host "unix:///run/meshd/$lab/node1/meshd.sock" "$@"; }
 each_node() { meshctl lab ls --name "$lab" --format '{{.Name}} {{.Address}}'; }
 
@@ -44,7 +46,7 @@ task_of() {
 }
 
 say "Three nodes, each with its own Docker Engine and meshd, made into a swarm of three managers"
-meshctl lab down --name "$lab" 2>/dev/null
+former=$(meshctl lab down --name "$lab" 2>&1) || fail "the lab of an earlier run could not be removed: $former"
 meshctl lab up --name "$lab" --nodes 3 --managers 3 || fail "the lab did not come up"
 
 say "The sample image, made from our own program without a registry, into every engine"
