@@ -72,6 +72,7 @@ type Overlay struct {
 
 	// disturbed wakes Run: something changed, or did not get done.
 	disturbed chan struct{}
+	repairs   repairs
 }
 
 // New takes over what an earlier process left in the network namespace of this
@@ -260,22 +261,28 @@ func (o *Overlay) reconcileLocked(reread bool) error {
 	if err != nil {
 		return err
 	}
-	if reread || o.held == nil || f.tunnel == 0 {
+	var drift map[object]bool
+	if before := o.held; reread || o.held == nil || f.tunnel == 0 {
 		if o.held, err = o.kernel.read(f); err != nil {
 			o.held = nil
 			return err
 		}
+		drift = drifted(before, o.held)
 	}
 	s := o.desired()
 	devices := o.allowed(diff(wantDevices(s, s.VXLANPort), o.held, 0, lastDeviceRank))
 	err = o.run(devices)
+	defer o.noteRepairs(drift, devices)
 	if len(devices) > 0 {
 		var ferr error
 		if f, ferr = o.kernel.facts(s); ferr != nil {
 			return errors.Join(err, ferr)
 		}
 	}
-	return errors.Join(err, o.run(o.allowed(diff(want(s, f, s.VXLANPort), o.held, lastDeviceRank+1, lastRank))))
+	rest := o.allowed(diff(want(s, f, s.VXLANPort), o.held, lastDeviceRank+1, lastRank))
+	err = errors.Join(err, o.run(rest))
+	o.noteRepairs(drift, rest)
+	return err
 }
 
 func (o *Overlay) allowed(ops []op) []op {

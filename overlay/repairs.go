@@ -1,0 +1,116 @@
+package overlay
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// repairs counts the objects put right after somebody else changed them.
+type repairs struct {
+	mu     sync.Mutex
+	byKind map[string]uint64
+}
+
+func (r *repairs) add(kind string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.byKind == nil {
+		r.byKind = map[string]uint64{}
+	}
+	r.byKind[kind]++
+}
+
+// Repairs counts what was put right in the kernel after somebody else had
+// changed it, by kind of object, since this process began.
+func (o *Overlay) Repairs() map[string]uint64 {
+	o.repairs.mu.Lock()
+	defer o.repairs.mu.Unlock()
+	return maps.Clone(o.repairs.byKind)
+}
+
+// drifted gives the objects that are not as we left them. Without a former
+// reading nothing has drifted: what an earlier process left is taken over.
+func drifted(before, after objects) map[object]bool {
+	out := map[object]bool{}
+	if before == nil {
+		return out
+	}
+	for o, v := range before {
+		if after[o] != v {
+			out[o] = true
+		}
+	}
+	for o := range after {
+		if _, known := before[o]; !known {
+			out[o] = true
+		}
+	}
+	return out
+}
+
+// mostNamed bounds a log line.
+const mostNamed = 10
+
+// noteRepairs counts and logs those operations that undid another's change and
+// got done. o.mu is held.
+func (o *Overlay) noteRepairs(drift map[object]bool, ops []op) {
+	var names []string
+	for _, op := range ops {
+		have, there := o.held[op.object]
+		done := op.remove && !there || !op.remove && there && have == op.value
+		if !drift[op.object] || !done {
+			continue
+		}
+		kind, name := nameOf(op.object)
+		o.repairs.add(kind)
+		what := "put back " + name
+		if op.remove {
+			what = "removed " + name
+		}
+		names = append(names, what)
+	}
+	if len(names) == 0 {
+		return
+	}
+	slices.Sort(names)
+	shown := names[:min(len(names), mostNamed)]
+	o.cfg.Logger.Warn("somebody changed this node's overlay; it is repaired", "repairs", len(names), "what", strings.Join(shown, ", "))
+}
+
+// nameOf says what an object is, for people: its kind, and kind and name.
+func nameOf(o object) (kind, name string) {
+	switch o := o.(type) {
+	case sysctlObject:
+		return "sysctl", "sysctl " + o.path
+	case vxlanObject:
+		return "tunnel", "tunnel device"
+	case gatewayDevObject:
+		return "gateway", "gateway device"
+	case gatewayObject:
+		return "gateway", "gateway address " + o.addr.String()
+	case settingsObject:
+		return "settings", "data path settings"
+	case subnetObject:
+		return "subnet", "subnet of " + o.key.Addr.Netip().String()
+	case endpointObject:
+		return "endpoint", fmt.Sprintf("endpoint %s on network %d", o.key.Addr.Netip(), o.key.VNI)
+	case ifaceObject:
+		return "interface", fmt.Sprintf("interface rule of device %d", o.ifindex)
+	case peerObject:
+		return "peer", "peer " + o.addr.Netip().String()
+	case hookObject:
+		return "program", fmt.Sprintf("program %s on device %d", o.hook.Program, o.hook.Ifindex)
+	case neighbourObject:
+		return "neighbour", fmt.Sprintf("neighbour %s on device %d", o.key.Addr, o.key.Ifindex)
+	case routeObject:
+		return "route", "route to " + o.to.String()
+	case masqueradeObject:
+		return "masquerade", "masquerading rules"
+	default:
+		kind = strings.TrimSuffix(strings.TrimPrefix(fmt.Sprintf("%T", o), "overlay."), "Object")
+		return kind, fmt.Sprintf("%s %v", kind, o)
+	}
+}
