@@ -112,6 +112,14 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 		return nil, fmt.Errorf("open the load balancer: %w", err)
 	}
 	d.balancer = ipvs.NewKeeper(balancer, ipvs.KeeperConfig{Logger: cfg.Logger})
+	// Containers mount this file, and are made before the resolver's address is known.
+	conf, err := os.OpenFile(cfg.resolvConf(), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("make the tasks' resolv.conf: %w", err)
+	}
+	if err := conf.Close(); err != nil {
+		return nil, err
+	}
 	d.resolver = dns.New(dns.Config{Logger: cfg.Logger})
 	d.data = newDataplane(d.overlay, d.resolver, d.balancer, cfg.resolvConf(), cfg.Logger)
 	d.runner, err = runner.New(runner.Config{Socket: cfg.Engine, ResolvConf: cfg.resolvConf(), Logger: cfg.Logger})

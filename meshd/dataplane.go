@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -190,7 +191,8 @@ func (d *dataplane) apply() error {
 	return nil
 }
 
-// writeResolvConf tells tasks where their resolver is; they mount the file.
+// writeResolvConf tells tasks where their resolver is. They mount the file, so
+// it is written in place: a new file would not reach those that have the old one.
 func (d *dataplane) writeResolvConf(resolvers []netip.AddrPort) error {
 	var b strings.Builder
 	for _, r := range resolvers {
@@ -200,7 +202,7 @@ func (d *dataplane) writeResolvConf(resolvers []netip.AddrPort) error {
 	if b.String() == d.resolvConf || len(resolvers) == 0 {
 		return nil
 	}
-	if err := replaceFile(d.resolvConfPath, []byte(b.String())); err != nil {
+	if err := os.WriteFile(d.resolvConfPath, []byte(b.String()), 0o644); err != nil {
 		return fmt.Errorf("write the tasks' resolv.conf: %w", err)
 	}
 	d.resolvConf = b.String()

@@ -131,6 +131,9 @@ func addresses(listen, advertise, data string) (membership, error) {
 
 // Init implements api.Node: it makes a new cluster of this node.
 func (d *Daemon) Init(ctx context.Context, r swarm.InitRequest) (string, error) {
+	if r.ForceNewCluster {
+		return d.recoverCluster(ctx, r)
+	}
 	release, err := d.begin(false)
 	if err != nil {
 		return "", err
