@@ -63,13 +63,15 @@ func (t *tables) answerName(q *query, out []byte, r *records, tcp bool) []byte {
 	out = q.reply(out, mdns.RcodeSuccess)
 	out[2] |= flagAA
 	count, full := 0, true
-	if q.qtype == mdns.TypeA || q.qtype == mdns.TypeANY {
+	switch q.qtype {
+	case mdns.TypeA:
 		out, count, full = rotate(out, r.v4, sizeA, q.room(tcp))
-	}
-	if full && (q.qtype == mdns.TypeAAAA || q.qtype == mdns.TypeANY) {
-		var n int
-		out, n, full = rotate(out, r.v6, sizeAAAA, q.room(tcp))
-		count += n
+	case mdns.TypeAAAA:
+		out, count, full = rotate(out, r.v6, sizeAAAA, q.room(tcp))
+	case mdns.TypeSRV:
+		return t.answerServices(q, out, r.srv, tcp)
+	case mdns.TypeANY:
+		out, count = append(out, t.hinfo...), 1
 	}
 	if !full {
 		out[2] |= flagTC
@@ -77,10 +79,42 @@ func (t *tables) answerName(q *query, out []byte, r *records, tcp bool) []byte {
 	return t.close(q, out, count)
 }
 
+// answerServices lists SRV records from a random one on, as many as fit, and with
+// them as many of their targets' addresses; a lack of those is no truncation
+// (RFC 2181, 9).
+func (t *tables) answerServices(q *query, out []byte, srv []serviceRecord, tcp bool) []byte {
+	if len(srv) == 0 {
+		return t.close(q, out, 0)
+	}
+	start, count, room := rand.IntN(len(srv)), 0, q.room(tcp)
+	for ; count < len(srv); count++ {
+		next := srv[(start+count)%len(srv)].record
+		if len(out)+len(next) > room {
+			out[2] |= flagTC
+			break
+		}
+		out = append(out, next...)
+	}
+	extras := 0
+	for i := range count {
+		next := srv[(start+i)%len(srv)]
+		if out[2]&flagTC != 0 || len(out)+len(next.extra) > room {
+			break
+		}
+		out, extras = append(out, next.extra...), extras+next.extras
+	}
+	binary.BigEndian.PutUint16(out[10:], uint16(extras))
+	return t.close(q, out, count)
+}
+
 func (t *tables) answerPointer(q *query, out, r []byte, tcp bool) []byte {
 	out = q.reply(out, mdns.RcodeSuccess)
 	out[2] |= flagAA
-	if q.qtype != mdns.TypePTR && q.qtype != mdns.TypeANY {
+	switch q.qtype {
+	case mdns.TypePTR:
+	case mdns.TypeANY:
+		return t.close(q, append(out, t.hinfo...), 1)
+	default:
 		return t.close(q, out, 0)
 	}
 	if len(out)+len(r) > q.room(tcp) {

@@ -101,6 +101,8 @@ func nameDifferences(format string, want, have map[string]*records) []Difference
 			out = append(out, Difference{fmt.Sprintf(format, name), fmt.Sprint(w.addrs()), "unknown"})
 		} else if !bytes.Equal(w.v4, h.v4) || !bytes.Equal(w.v6, h.v6) {
 			out = append(out, Difference{fmt.Sprintf(format, name), fmt.Sprint(w.addrs()), fmt.Sprint(h.addrs())})
+		} else if !slices.EqualFunc(w.srv, h.srv, func(a, b serviceRecord) bool { return bytes.Equal(a.record, b.record) && bytes.Equal(a.extra, b.extra) }) {
+			out = append(out, Difference{fmt.Sprintf(format, name), fmt.Sprintf("%d targets", len(w.srv)), fmt.Sprintf("%d targets, or others", len(h.srv))})
 		}
 	}
 	for name, h := range have {

@@ -1,6 +1,9 @@
 package dns
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // State is all that the resolver answers from. It is a plain value.
 type State struct {
@@ -28,7 +31,7 @@ type Client struct {
 
 // Zone maps names to addresses on one network.
 type Zone struct {
-	// Names are lower case and relative: "web", "tasks.web", "web.1.x2k...".
+	// Names are lower case and relative: "web", "tasks.web", "web.1.x2k...", "_http._tcp.web".
 	Names map[string]Name
 	// Reverse maps an address to the name that PTR queries get, without a final dot.
 	Reverse map[netip.Addr]string
@@ -39,4 +42,18 @@ type Zone struct {
 // Name is what a name stands for.
 type Name struct {
 	Addrs []netip.Addr
+	// Targets are the answers to SRV queries (RFC 2782).
+	Targets []Target
+	// TTL is how long answers may be kept, in whole seconds; 0: Config.TTL.
+	TTL time.Duration
+}
+
+// NotKept is a TTL of no time at all.
+const NotKept time.Duration = -1
+
+// Target is where a service can be had.
+type Target struct {
+	// Name is one of the same zone; it is answered as "<Name>.<Network>".
+	Name string
+	Port uint16
 }

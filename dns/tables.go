@@ -17,6 +17,8 @@ type tables struct {
 	clients map[netip.Addr]*client
 	// soa is the record in the authority section of empty answers.
 	soa []byte
+	// hinfo answers queries for ANY (RFC 8482).
+	hinfo []byte
 }
 
 type client struct {
@@ -36,9 +38,17 @@ type zone struct {
 // pointer to the question.
 type records struct {
 	v4, v6 []byte
+	srv    []serviceRecord
 }
 
-func (r *records) empty() bool { return len(r.v4)+len(r.v6) == 0 }
+// serviceRecord is an SRV record with its target's addresses for the additional section.
+type serviceRecord struct {
+	record []byte
+	extra  []byte
+	extras int
+}
+
+func (r *records) empty() bool { return len(r.v4)+len(r.v6)+len(r.srv) == 0 }
 
 const (
 	sizeA    = 12 + 4
@@ -48,7 +58,11 @@ const (
 // compile makes tables; answers live for ttl.
 func compile(s State, ttl time.Duration) *tables {
 	seconds := uint32(ttl / time.Second)
-	t := &tables{clients: make(map[netip.Addr]*client, len(s.Clients)), soa: soa(seconds)}
+	t := &tables{
+		clients: make(map[netip.Addr]*client, len(s.Clients)),
+		soa:     soa(seconds),
+		hinfo:   record(nil, mdns.TypeHINFO, seconds, []byte("\x07RFC8482\x00")),
+	}
 	for _, a := range s.Listen {
 		if a = unmap(a); !slices.Contains(t.listen, a) {
 			t.listen = append(t.listen, a)
@@ -64,7 +78,7 @@ func compile(s State, ttl time.Duration) *tables {
 			out.upstreams = c.Upstreams
 		}
 		for name, addrs := range c.Names {
-			out.names[lowerString(name)] = compileAddrs(addrs, seconds)
+			out.names[lowerString(name)] = compileAddrs(self(), addrs, seconds)
 		}
 		for _, id := range c.Zones {
 			if z := zones[id]; z != nil {
@@ -85,35 +99,89 @@ func compileZone(z Zone, ttl uint32) *zone {
 		suffix:  append([]byte{'.'}, lower([]byte(z.Network))...),
 	}
 	for name, n := range z.Names {
-		out.names[lowerString(name)] = compileAddrs(n.Addrs, ttl)
+		own := secondsOf(n.TTL, ttl)
+		r := compileAddrs(self(), n.Addrs, own)
+		for _, t := range n.Targets {
+			if srv, ok := compileTarget(z, t, own); ok {
+				r.srv = append(r.srv, srv)
+			}
+		}
+		out.names[lowerString(name)] = r
 	}
 	for addr, name := range z.Reverse {
-		target := make([]byte, 256)
-		n, err := mdns.PackDomainName(mdns.Fqdn(name), target, 0, nil, false)
-		if err != nil {
-			continue // a name that DNS cannot carry has no PTR
+		if target := wireName(name); target != nil { // a name that DNS cannot carry has no PTR
+			out.reverse[addr.Unmap()] = record(nil, mdns.TypePTR, ttl, target)
 		}
-		out.reverse[addr.Unmap()] = record(nil, mdns.TypePTR, ttl, target[:n])
 	}
 	return out
 }
 
-func compileAddrs(addrs []netip.Addr, ttl uint32) *records {
+// secondsOf is a name's time to live.
+func secondsOf(ttl time.Duration, otherwise uint32) uint32 {
+	switch {
+	case ttl == 0:
+		return otherwise
+	case ttl < 0:
+		return 0
+	}
+	return uint32(min(ttl/time.Second, 1<<31-1)) // RFC 2181, 8
+}
+
+// compileTarget makes the record of a target that DNS can carry. All targets of a
+// name are equal; a weight of 0 would make clients take the first (RFC 2782).
+func compileTarget(z Zone, t Target, ttl uint32) (serviceRecord, bool) {
+	const priority, weight = 0, 1
+	name := t.Name
+	if z.Network != "" {
+		name += "." + z.Network
+	}
+	wire := wireName(name)
+	if wire == nil {
+		return serviceRecord{}, false
+	}
+	data := binary.BigEndian.AppendUint16(nil, priority)
+	data = binary.BigEndian.AppendUint16(data, weight)
+	data = binary.BigEndian.AppendUint16(data, t.Port)
+	out := serviceRecord{record: record(nil, mdns.TypeSRV, ttl, append(data, wire...))}
+	r := compileAddrs(wire, z.Names[lowerString(t.Name)].Addrs, ttl)
+	apart := len(wire) - len(self()) // by how much these records are longer than others
+	out.extra = append(r.v4, r.v6...)
+	out.extras = len(r.v4)/(sizeA+apart) + len(r.v6)/(sizeAAAA+apart)
+	return out, true
+}
+
+// wireName is a name as DNS carries it, nil if it cannot.
+func wireName(name string) []byte {
+	target := make([]byte, maxName+1)
+	n, err := mdns.PackDomainName(mdns.Fqdn(name), target, 0, nil, false)
+	if err != nil || n > maxName {
+		return nil
+	}
+	return target[:n]
+}
+
+func compileAddrs(owner []byte, addrs []netip.Addr, ttl uint32) *records {
 	r := &records{}
 	for _, a := range addrs {
 		if a = a.Unmap(); a.Is4() {
-			r.v4 = record(r.v4, mdns.TypeA, ttl, a.AsSlice())
+			r.v4 = recordOf(r.v4, owner, mdns.TypeA, ttl, a.AsSlice())
 		} else if a.Is6() {
-			r.v6 = record(r.v6, mdns.TypeAAAA, ttl, a.AsSlice())
+			r.v6 = recordOf(r.v6, owner, mdns.TypeAAAA, ttl, a.AsSlice())
 		}
 	}
 	return r
 }
 
-// record appends a resource record of class IN whose owner is the question's
-// name, which always stands at offset 12 (RFC 1035, 4.1.4).
+// self is the question's name, which always stands at offset 12 (RFC 1035, 4.1.4).
+func self() []byte { return []byte{0xc0, headerSize} }
+
+// record appends a resource record of class IN whose owner is the question's name.
 func record(out []byte, typ uint16, ttl uint32, data []byte) []byte {
-	out = append(out, 0xc0, headerSize)
+	return recordOf(out, self(), typ, ttl, data)
+}
+
+func recordOf(out, owner []byte, typ uint16, ttl uint32, data []byte) []byte {
+	out = append(out, owner...)
 	out = binary.BigEndian.AppendUint16(out, typ)
 	out = binary.BigEndian.AppendUint16(out, mdns.ClassINET)
 	out = binary.BigEndian.AppendUint32(out, ttl)

@@ -3,6 +3,8 @@ package dns
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,6 +38,12 @@ func sample(upstreams ...netip.AddrPort) State {
 				"idle":          {},
 				"many":          many,
 				"web.1.abcdefg": {Addrs: addrs("10.0.0.11")},
+				"_http._tcp.web": {TTL: time.Minute, Targets: []Target{
+					{Name: "web.1.abcdefg", Port: 8080}, {Name: "dual", Port: 8081}, {Name: "x" + strings.Repeat("y", 63), Port: 1}, {Name: "idle", Port: 2},
+				}},
+				"_many._tcp.web": {Targets: slices.Repeat([]Target{{Name: "web.1.abcdefg", Port: 8080}}, 60)},
+				"minute":         {Addrs: addrs("10.0.0.5"), TTL: time.Minute},
+				"never":          {Addrs: addrs("10.0.0.6"), TTL: NotKept},
 			}, Reverse: map[netip.Addr]string{
 				netip.MustParseAddr("10.0.0.11"): "web.1.abcdefg.Front", netip.MustParseAddr("fd00::4"): "dual.Front",
 			}},
@@ -98,7 +106,12 @@ func TestLookUps(t *testing.T) {
 		{"127.0.0.1", "idle.front.", mdns.TypeA, "NOERROR []"},
 		{"127.0.0.1", "six.", mdns.TypeAAAA, "NOERROR [fd00::6]"},
 		{"127.0.0.1", "six.", mdns.TypeA, "NOERROR []"},
-		{"127.0.0.1", "dual.", mdns.TypeANY, "NOERROR [10.0.0.4 fd00::4]"},
+		{"127.0.0.1", "dual.", mdns.TypeANY, "NOERROR [RFC8482]"},
+		{"127.0.0.1", "idle.", mdns.TypeANY, "NOERROR [RFC8482]"},
+		{"127.0.0.1", "11.0.0.10.in-addr.arpa.", mdns.TypeANY, "NOERROR [RFC8482]"},
+		{"127.0.0.1", "nosuch.", mdns.TypeANY, "forward"},
+		{"127.0.0.1", "_http._tcp.web.", mdns.TypeA, "NOERROR []"},
+		{"127.0.0.1", "_http._tcp.nosuch.", mdns.TypeSRV, "forward"},
 		{"127.0.0.1", "11.0.0.10.in-addr.arpa.", mdns.TypePTR, "NOERROR [web.1.abcdefg.Front.]"},
 		{"127.0.0.1", "11.0.0.10.IN-ADDR.arpa.", mdns.TypeA, "NOERROR []"},
 		{"127.0.0.1", "4.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa.", mdns.TypePTR, "NOERROR [dual.Front.]"},
@@ -147,6 +160,8 @@ func describe(r *mdns.Msg) string {
 			out = append(out, rr.AAAA.String())
 		case *mdns.PTR:
 			out = append(out, rr.Ptr)
+		case *mdns.HINFO:
+			out = append(out, rr.Cpu)
 		default:
 			out = append(out, rr.String())
 		}
@@ -171,6 +186,71 @@ func TestAnswersRotate(t *testing.T) {
 	}
 	if len(first) != 3 {
 		t.Errorf("first: %v", first)
+	}
+}
+
+// TestServices: the records of all targets that DNS can carry, and their addresses.
+func TestServices(t *testing.T) {
+	tab := compile(sample(), 5*time.Second)
+	first := map[string]int{}
+	for range 100 {
+		for _, name := range []string{"_HTTP._tcp.web.", "_http._tcp.web.front."} {
+			r, _ := ask(t, tab, "127.0.0.1", name, mdns.TypeSRV)
+			var got []string
+			for _, rr := range r.Answer {
+				srv := rr.(*mdns.SRV)
+				got = append(got, fmt.Sprint(srv.Target, srv.Port, srv.Priority, srv.Weight, srv.Hdr.Ttl, srv.Hdr.Name == name))
+			}
+			for _, rr := range r.Extra {
+				got = append(got, strings.ReplaceAll(rr.String(), "\t", " "))
+			}
+			first[got[0]]++
+			slices.Sort(got)
+			want := []string{
+				"dual.Front. 60 IN A 10.0.0.4", "dual.Front. 60 IN AAAA fd00::4", "dual.Front.8081 0 1 60 true", "idle.Front.2 0 1 60 true",
+				"web.1.abcdefg.Front. 60 IN A 10.0.0.11", "web.1.abcdefg.Front.8080 0 1 60 true",
+			}
+			if !slices.Equal(got, want) {
+				t.Fatalf("%s:\n%q, want\n%q", name, got, want)
+			}
+		}
+	}
+	if len(first) != 3 {
+		t.Errorf("first came %v, want each of three", first)
+	}
+}
+
+// TestServicesThatDoNotFit: as many as fit, cut off; addresses only with all of them.
+func TestServicesThatDoNotFit(t *testing.T) {
+	tab := compile(sample(), 5*time.Second)
+	for _, edns := range []uint16{0, 1232} {
+		r, _ := ask(t, tab, "127.0.0.1", "_many._tcp.web.", mdns.TypeSRV, func(m *mdns.Msg) {
+			if edns > 0 {
+				m.SetEdns0(edns, false)
+			}
+		})
+		if !r.Truncated || len(r.Answer) < 8 || len(r.Answer) >= 60 || len(withoutOPT(r.Extra)) != 0 {
+			t.Errorf("size %d: truncated %v, %d answers, %d more", edns, r.Truncated, len(r.Answer), len(r.Extra))
+		}
+	}
+	// With room for all records but not for all addresses nothing is said to be cut off.
+	z := Zone{Names: map[string]Name{"_x._tcp.w": {Targets: slices.Repeat([]Target{{Name: "t", Port: 1}}, 18)}, "t": {Addrs: addrs("10.0.0.1")}}}
+	tab = compile(State{Zones: map[string]Zone{"z": z}, Clients: map[netip.Addr]Client{addrs("127.0.0.1")[0]: {Zones: []string{"z"}}}}, time.Second)
+	r, _ := ask(t, tab, "127.0.0.1", "_x._tcp.w.", mdns.TypeSRV)
+	if r.Truncated || len(r.Answer) != 18 || len(r.Extra) == 0 || len(r.Extra) == 18 {
+		t.Errorf("truncated %v, %d answers, %d more", r.Truncated, len(r.Answer), len(r.Extra))
+	}
+}
+
+func TestTimesToLive(t *testing.T) {
+	tab := compile(sample(), 5*time.Second)
+	for name, want := range map[string]uint32{"web.": 5, "minute.": 60, "never.": 0} {
+		if r, _ := ask(t, tab, "127.0.0.1", name, mdns.TypeA); len(r.Answer) != 1 || r.Answer[0].Header().Ttl != want {
+			t.Errorf("%s: %v, want TTL %d", name, r.Answer, want)
+		}
+	}
+	if got := secondsOf(1<<62, 1); got != 1<<31-1 {
+		t.Errorf("the longest is %d", got)
 	}
 }
 
@@ -206,12 +286,31 @@ func TestOddQueries(t *testing.T) {
 		"two questions": {func(m *mdns.Msg) { m.Question = append(m.Question, m.Question[0]) }, mdns.RcodeFormatError},
 		"no question":   {func(m *mdns.Msg) { m.Question = nil }, mdns.RcodeFormatError},
 		"EDNS 1":        {func(m *mdns.Msg) { m.SetEdns0(1232, false); m.IsEdns0().SetVersion(1) }, mdns.RcodeBadVers},
-		"two OPT":       {func(m *mdns.Msg) { m.SetEdns0(1232, false); m.Extra = append(m.Extra, m.Extra[0]) }, mdns.RcodeFormatError},
+		"small EDNS":    {func(m *mdns.Msg) { m.SetEdns0(0, false) }, mdns.RcodeSuccess},
+		"EDNS cookie": {func(m *mdns.Msg) {
+			m.SetEdns0(1232, false)
+			m.IsEdns0().Option = []mdns.EDNS0{&mdns.EDNS0_COOKIE{Code: mdns.EDNS0COOKIE, Cookie: "0123456789abcdef"}, &mdns.EDNS0_LOCAL{Code: 65001}}
+		}, mdns.RcodeSuccess},
+		"OPT of another owner": {func(m *mdns.Msg) { m.SetEdns0(1232, false); m.IsEdns0().Hdr.Name = "x." }, mdns.RcodeFormatError},
+		"two OPT":              {func(m *mdns.Msg) { m.SetEdns0(1232, false); m.Extra = append(m.Extra, m.Extra[0]) }, mdns.RcodeFormatError},
 	} {
 		r, what := ask(t, tab, "127.0.0.1", "web.", mdns.TypeA, c.change)
 		if what != send || r.Rcode != c.want {
 			t.Errorf("%s: %v", name, r)
 		}
+	}
+	// An option that says to be longer than its record.
+	m := new(mdns.Msg).SetQuestion("web.", mdns.TypeA)
+	m.SetEdns0(1232, false)
+	m.IsEdns0().Option = []mdns.EDNS0{&mdns.EDNS0_LOCAL{Code: 65001, Data: []byte{1, 2, 3}}}
+	packet, err := m.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	packet[len(packet)-4]++
+	var q query
+	if data, _, what := tab.answer(&q, nil, packet, netip.MustParseAddr("127.0.0.1"), false); what != send || data[3]&0xf != mdns.RcodeFormatError {
+		t.Errorf("broken option: %x", data)
 	}
 	if _, what := ask(t, tab, "127.0.0.1", "web.", mdns.TypeA, func(m *mdns.Msg) { m.Response = true }); what != drop {
 		t.Error("an answer was answered")
@@ -239,8 +338,11 @@ func TestReverseNames(t *testing.T) {
 // FuzzAnswer feeds any packet: no panic, every answer is one that a strict
 // reader can read, and fits.
 func FuzzAnswer(f *testing.F) {
-	for _, name := range []string{"web.", "many.", "nosuch.", "11.0.0.10.in-addr.arpa."} {
-		m := new(mdns.Msg).SetQuestion(name, mdns.TypeA)
+	for name, qtype := range map[string]uint16{
+		"web.": mdns.TypeA, "many.": mdns.TypeA, "nosuch.": mdns.TypeA, "11.0.0.10.in-addr.arpa.": mdns.TypePTR,
+		"_many._tcp.web.": mdns.TypeSRV, "_http._tcp.web.front.": mdns.TypeSRV, "dual.": mdns.TypeANY,
+	} {
+		m := new(mdns.Msg).SetQuestion(name, qtype)
 		plain, err := m.Pack()
 		if err != nil {
 			f.Fatal(err)

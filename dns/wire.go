@@ -151,6 +151,14 @@ func (q *query) parseExtra(i int, additional bool) int {
 	if q.edns || !additional || i != start+1 { // one OPT, owned by the root (RFC 6891, 6.1)
 		return -1
 	}
+	for at := i + 10; at < end; { // options: code, length, data; none that we know
+		if at+4 > end {
+			return -1
+		}
+		if at += 4 + int(binary.BigEndian.Uint16(p[at+2:])); at > end {
+			return -1
+		}
+	}
 	q.edns, q.ednsVersion, q.do = true, p[i+5], p[i+6]&0x80 != 0
 	q.udpSize = min(max(int(binary.BigEndian.Uint16(p[i+2:])), plainSize), ednsSize)
 	return end
@@ -175,7 +183,7 @@ func (q *query) finish(out []byte, rcode int) []byte {
 	if !q.edns {
 		return out
 	}
-	out[11]++
+	binary.BigEndian.PutUint16(out[10:], binary.BigEndian.Uint16(out[10:])+1)
 	var do byte
 	if q.do {
 		do = 0x80

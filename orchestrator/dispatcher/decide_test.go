@@ -196,15 +196,19 @@ func TestStatesAdvanceOnly(t *testing.T) {
 
 func TestNetworksOfNodes(t *testing.T) {
 	w := newWorld(t)
-	w.add(task("w1", "web", "n1", 11, swarm.TaskStateRunning))
-	w.add(task("w2", "web", "n2", 12, swarm.TaskStateStarting))
+	for _, t := range []*store.Task{
+		task("w1", "web", "n1", 11, swarm.TaskStateRunning), task("w2", "web", "n2", 12, swarm.TaskStateStarting),
+	} {
+		t.Status.ContainerStatus = &swarm.ContainerStatus{ContainerID: "container-" + t.ID}
+		w.add(t)
+	}
 	w.add(task("d1", "db", "n1", 13, swarm.TaskStateRunning))
 	w.add(task("old", "db", "n3", 14, swarm.TaskStateFailed))
 
 	addr := func(s string) []netip.Addr { return []netip.Addr{netip.MustParseAddr(s)} }
 	web1 := protocol.Endpoint{
 		TaskID: "w1", ServiceID: "web", NodeID: "n1", Slot: 11, Name: "web.11.w1",
-		Hostname: "h-web", Addrs: addr("10.255.0.11"), State: protocol.EndpointServing,
+		Hostname: "h-web", ContainerID: "container-w1", Addrs: addr("10.255.0.11"), State: protocol.EndpointServing,
 	}
 	web2 := protocol.Endpoint{
 		TaskID: "w2", ServiceID: "web", NodeID: "n2", Slot: 12, Name: "web.12.w2",
@@ -229,7 +233,9 @@ func TestNetworksOfNodes(t *testing.T) {
 		Subnets: []protocol.Subnet{{Prefix: netip.MustParsePrefix("10.0.0.0/24"), Gateway: netip.MustParseAddr("10.0.0.1")}},
 		Services: []protocol.Service{
 			{ID: "db", Name: "db", Aliases: []string{"db-alias"}},
-			{ID: "web", Name: "web", VIPs: addr("10.0.0.2"), Aliases: []string{"web-alias"}},
+			{ID: "web", Name: "web", VIPs: addr("10.0.0.2"), Aliases: []string{"web-alias"}, Exposed: []swarm.PortConfig{
+				webOnMesh.Ports[0], {Protocol: "tcp", TargetPort: 81, PublishedPort: 8081, PublishMode: swarm.PortConfigPublishModeHost},
+			}},
 		},
 		Endpoints: []protocol.Endpoint{on(db1, "10.0.0.13"), on(web1, "10.0.0.11"), on(web2, "10.0.0.12")},
 	}
