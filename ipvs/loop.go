@@ -15,9 +15,12 @@ type Keeper struct {
 	config   KeeperConfig
 	failed   chan struct{}
 
-	mu    sync.Mutex // guards want and isSet; held over calls of the balancer
+	mu    sync.Mutex // guards want, isSet and sound; held over calls of the balancer
 	want  State
 	isSet bool
+	sound bool // the last Set worked, so that what differs now is another's doing
+
+	repairs repairs
 }
 
 // KeeperConfig tunes a Keeper; the zero value is good.
@@ -50,6 +53,7 @@ func (k *Keeper) Set(s State) error {
 	defer k.mu.Unlock()
 	k.want, k.isSet = s, true
 	err := k.balancer.Set(s)
+	k.sound = err == nil
 	if err != nil {
 		select {
 		case k.failed <- struct{}{}:
@@ -96,5 +100,13 @@ func (k *Keeper) again() error {
 	if !k.isSet {
 		return nil
 	}
-	return k.balancer.Set(k.want)
+	var drift []Difference
+	if k.sound {
+		drift, _ = k.differencesLocked(k.want) // what cannot be read, Set complains of
+	}
+	err := k.balancer.Set(k.want)
+	if k.sound = err == nil; k.sound {
+		k.noteRepairs(drift)
+	}
+	return err
 }

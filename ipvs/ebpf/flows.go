@@ -1,0 +1,168 @@
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/meshd/meshd/ipvs"
+)
+
+// The connections of bpf/maps.h.
+type (
+	flowKey struct {
+		Src, Dst         addr
+		Sport, Dport     port
+		Proto, Direction uint8
+		_                uint16
+		VNI              uint32
+	}
+	flow struct {
+		Src, Dst, Entry           addr
+		Sport, Dport, BackendPort port
+		Flags                     uint16
+		Ifindex, Service, Seen    uint32
+	}
+)
+
+// What flows.go reads of enum direction and of the flags.
+const (
+	forwardFlow   = 0
+	flowIngress   = 1
+	flowFromLo    = 2
+	flowContainer = 4
+	flowClosing   = 8
+)
+
+// Origin says where a connection came from.
+type Origin string
+
+// The origins.
+const (
+	OriginContainer Origin = "container" // of this node
+	OriginNode      Origin = "node"      // a process of this node
+	OriginOutside   Origin = "outside"   // to a published port
+)
+
+// Flow is a connection that this node leads to a backend, packet by packet.
+type Flow struct {
+	// Key and Service are those of what was asked for; Service may be empty for
+	// one that was removed meanwhile.
+	Key     ipvs.Key
+	Service string
+	// Protocol of the connection.
+	Protocol ipvs.Protocol
+	Client   netip.AddrPort
+	// To is what the client asked for, Backend who answers.
+	To, Backend netip.AddrPort
+	Origin      Origin
+	// Idle is how long ago its last packet was seen, whole seconds.
+	Idle time.Duration
+	// Closing: one side said good-bye.
+	Closing bool
+}
+
+// flowsBatch is how many entries are read with one system call.
+const flowsBatch = 1024
+
+// Flows reads the connections that this node leads, in order of service and
+// client. Entries are remembered until their room is needed, so that many an old
+// one may be idle or closing.
+func (b *Balancer) Flows() ([]Flow, error) {
+	keys := map[uint32]ipvs.Key{}
+	b.mu.Lock()
+	names, flows := b.names, b.objects.Flows
+	var err error
+	for k, v := range all[serviceKey, service](b.objects.Services, &err) {
+		keys[v.ID] = k.key()
+	}
+	b.mu.Unlock()
+	if err != nil {
+		return nil, fmt.Errorf("load balancer services: %w", err)
+	}
+	var clock unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &clock); err != nil {
+		return nil, fmt.Errorf("time since boot: %w", err)
+	}
+	var out []Flow
+	err = eachFlow(flows, func(k flowKey, f flow) {
+		if k.Direction != forwardFlow || f.Service == 0 {
+			return
+		}
+		key := keys[f.Service]
+		out = append(out, flowOf(k, f, key, names[key], clock.Sec))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load balancer connections: %w", err)
+	}
+	slices.SortFunc(out, compareFlows)
+	return out, nil
+}
+
+func flowOf(k flowKey, f flow, key ipvs.Key, name string, now int64) Flow {
+	out := Flow{
+		Key: key, Service: name, Protocol: ipvs.Protocol(k.Proto),
+		Client:  netip.AddrPortFrom(k.Src.netip(), k.Sport.number()),
+		To:      netip.AddrPortFrom(k.Dst.netip(), k.Dport.number()),
+		Backend: netip.AddrPortFrom(f.Dst.netip(), f.Dport.number()),
+		Origin:  OriginContainer,
+		Idle:    time.Duration(max(now-int64(f.Seen), 0)) * time.Second,
+		Closing: f.Flags&flowClosing != 0,
+	}
+	switch {
+	case f.Flags&flowFromLo != 0:
+		out.Origin = OriginNode
+	case f.Flags&flowIngress != 0 && f.Flags&flowContainer == 0:
+		out.Origin = OriginOutside
+	}
+	return out
+}
+
+func compareFlows(a, b Flow) int {
+	for _, c := range []int{strings.Compare(a.Service, b.Service), a.Client.Compare(b.Client), a.To.Compare(b.To), int(a.Protocol) - int(b.Protocol)} {
+		if c != 0 {
+			return c
+		}
+	}
+	return 0
+}
+
+// eachFlow reads the whole map in batches; entries that come or go meanwhile may be missed.
+func eachFlow(m *ebpf.Map, each func(flowKey, flow)) error {
+	var cursor ebpf.MapBatchCursor
+	keys, values := make([]flowKey, flowsBatch), make([]flow, flowsBatch)
+	for {
+		n, err := m.BatchLookup(&cursor, keys, values, nil)
+		for i := range n {
+			each(keys[i], values[i])
+		}
+		switch {
+		case errors.Is(err, ebpf.ErrKeyNotExist):
+			return nil
+		case errors.Is(err, unix.ENOSPC) && len(keys) < int(m.MaxEntries()):
+			// One bucket holds more than a batch.
+			keys, values = make([]flowKey, 2*len(keys)), make([]flow, 2*len(values))
+		case errors.Is(err, ebpf.ErrNotSupported):
+			return eachFlowSlowly(m, each)
+		case err != nil:
+			return err
+		}
+	}
+}
+
+func eachFlowSlowly(m *ebpf.Map, each func(flowKey, flow)) error {
+	var err error
+	for k, v := range all[flowKey, flow](m, &err) {
+		each(k, v)
+	}
+	if errors.Is(err, ebpf.ErrIterationAborted) {
+		return nil // it changes faster than it can be read; what was seen was there
+	}
+	return err
+}
