@@ -26,13 +26,24 @@ func diff(want, held objects, from, last rank) []op {
 		if r := o.rank(); r < from || r > last {
 			continue
 		}
-		if _, ok := want[o]; !ok {
+		// A switch stays as it is: others may count on it by now.
+		_, stays := o.(sysctlObject)
+		if _, ok := want[o]; !ok && !stays {
 			removals = append(removals, op{object: o, value: v, remove: true})
 		}
 	}
 	slices.SortStableFunc(puts, func(a, b op) int { return int(a.object.rank() - b.object.rank()) })
 	slices.SortStableFunc(removals, func(a, b op) int { return int(b.object.rank() - a.object.rank()) })
 	return append(puts, removals...)
+}
+
+// splitRemovals parts what is to be put from what is to be removed.
+func splitRemovals(ops []op) (puts, removals []op) {
+	i := slices.IndexFunc(ops, func(o op) bool { return o.remove })
+	if i < 0 {
+		return ops, nil
+	}
+	return ops[:i], ops[i:]
 }
 
 // withoutState keeps what may be done before the desired state is known, after

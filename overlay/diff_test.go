@@ -18,7 +18,7 @@ func testPort(mesh bool) port {
 
 func TestPeersComeLastAndGoFirst(t *testing.T) {
 	s := State{Peers: []Peer{{Addr: netip.MustParseAddr("192.0.2.1")}}, Networks: []Network{meshNetwork()}}
-	all := want(s, facts{tunnel: 3, loopback: 1, underlay: []int{2}, ports: []port{testPort(false)}}, 4789)
+	all := want(s, facts{live: true, tunnel: 3, loopback: 1, underlay: []int{2}, ports: []port{testPort(false)}}, 4789)
 	ops := diff(all, objects{}, 0, lastRank)
 	if len(ops) != len(all) {
 		t.Fatalf("%d operations for %d objects", len(ops), len(all))

@@ -30,11 +30,12 @@ func (o *Overlay) Differences(s State) ([]Difference, error) {
 	if err != nil {
 		return nil, err
 	}
+	f.live = !s.empty()
 	held, err := o.kernel.read(f)
 	if err != nil {
 		return nil, err
 	}
-	ops := append(diff(wantDevices(s, s.VXLANPort), held, 0, lastDeviceRank),
+	ops := append(diff(wantDevices(s, f, s.VXLANPort), held, 0, lastDeviceRank),
 		diff(want(s, f, s.VXLANPort), held, lastDeviceRank+1, lastRank)...)
 	out := make([]Difference, 0, len(ops))
 	for _, op := range ops {

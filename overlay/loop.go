@@ -270,19 +270,30 @@ func (o *Overlay) reconcileLocked(reread bool) error {
 		drift = drifted(before, o.held)
 	}
 	s := o.desired()
-	devices := o.allowed(diff(wantDevices(s, s.VXLANPort), o.held, 0, lastDeviceRank))
-	err = o.run(devices)
-	defer o.noteRepairs(drift, devices)
-	if len(devices) > 0 {
+	f.live = o.live(f)
+	put, removals := splitRemovals(o.allowed(diff(wantDevices(s, f, s.VXLANPort), o.held, 0, lastDeviceRank)))
+	err = o.run(put)
+	defer o.noteRepairs(drift, put)
+	if len(put) > 0 {
 		var ferr error
 		if f, ferr = o.kernel.facts(s); ferr != nil {
 			return errors.Join(err, ferr)
 		}
+		f.live = o.live(f)
 	}
 	rest := o.allowed(diff(want(s, f, s.VXLANPort), o.held, lastDeviceRank+1, lastRank))
-	err = errors.Join(err, o.run(rest))
+	err = errors.Join(err, o.run(rest), o.run(removals))
 	o.noteRepairs(drift, rest)
 	return err
+}
+
+// live says whether there is an overlay: as the state says, or, before one is
+// known, as an earlier process left it.
+func (o *Overlay) live(f facts) bool {
+	if o.state == nil {
+		return f.tunnel != 0
+	}
+	return !o.state.empty()
 }
 
 func (o *Overlay) allowed(ops []op) []op {

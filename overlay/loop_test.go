@@ -214,3 +214,22 @@ func TestInterfacesWithoutAContainerAreCollected(t *testing.T) {
 		t.Errorf("ports: %v", k.ports)
 	}
 }
+
+func TestAnEmptyStateIsNoRepair(t *testing.T) {
+	k := newFake()
+	o := overlayOn(k)
+	if err := errors.Join(o.Set(onePeer("192.0.2.1")), o.Set(State{})); err != nil {
+		t.Fatal(err)
+	}
+	if k.holds(vxlanObject{}) || k.holds(gatewayDevObject{}) || !k.holds(sysctlObject{"net/ipv4/ip_forward"}) {
+		t.Errorf("held: %v", k.held)
+	}
+	for range 3 {
+		if err := o.reconcile(true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := o.Repairs(); len(got) != 0 {
+		t.Errorf("repairs: %v", got)
+	}
+}

@@ -221,3 +221,39 @@ func (n *node) hooks(program string) []string {
 	n.lab.check(err)
 	return paths
 }
+
+func TestAnEmptyStateLeavesNothingOfOurs(t *testing.T) {
+	for name, env := range map[string][]string{"tcx": nil, "clsact": {"OVERLAY_TEST_NOTCX=1"}} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, 2, env...)
+			n := l.nodes[0]
+			look := func() string {
+				var rules, filters string
+				l.within(n.ns, func() error {
+					rules = l.sh("nft", "list", "ruleset")
+					filters = l.sh("tc", "filter", "show", "dev", "eth0", "ingress") + l.sh("tc", "filter", "show", "dev", "lo", "ingress")
+					return nil
+				})
+				return l.ip(n.ns, "-o", "-d", "link") + l.ip(n.ns, "-o", "addr") + l.ip(n.ns, "route") + l.ip(n.ns, "neigh", "show", "nud", "permanent") +
+					rules + filters + strings.Join(n.hooks("*"), "\n")
+			}
+			if before := look(); strings.Contains(before, "mesh") {
+				t.Errorf("before any state:\n%s", before)
+			}
+			a := n.container().join(userNetwork(1), "10.0.1.2").join(meshNetwork(), "10.255.0.2")
+			b := l.nodes[1].container().join(userNetwork(1), "10.0.1.3")
+			l.settle(a, b)
+			l.pings(a.ns, "10.0.1.3")
+			for _, at := range a.attach {
+				n.ask(request{Op: "detach", ID: at.ID})
+			}
+			n.ask(request{Op: "set", State: State{}})
+			if left := look(); strings.Contains(left, "mesh") || strings.Contains(left, "10.255.0.") {
+				t.Errorf("left behind:\n%s", left)
+			}
+			a = n.container().join(userNetwork(1), "10.0.1.2")
+			l.settle(a, b)
+			l.pings(a.ns, "10.0.1.3")
+		})
+	}
+}

@@ -119,14 +119,12 @@ func (k *linuxKernel) read(f facts) (objects, error) {
 }
 
 func (k *linuxKernel) readDevices(held objects) error {
-	for o := range wantDevices(State{}, 0) {
-		if s, ok := o.(sysctlObject); ok {
-			value, err := link.Sysctl(s.path)
-			if err != nil {
-				return err
-			}
-			held[s] = value
+	for path := range switches() {
+		value, err := link.Sysctl(path)
+		if err != nil {
+			return err
 		}
+		held[sysctlObject{path}] = value
 	}
 	devices, err := k.door.Devices()
 	if err != nil {
@@ -309,8 +307,14 @@ func (k *linuxKernel) put(op op) error {
 
 func (k *linuxKernel) remove(op op) error {
 	switch o := op.object.(type) {
+	case vxlanObject:
+		return k.door.DeleteDevice(link.VXLANName)
+	case gatewayDevObject:
+		return k.door.DeleteDevice(link.GatewayName)
 	case gatewayObject:
 		return k.door.DeleteGatewayAddr(o.addr)
+	case settingsObject:
+		return k.path.Settings.Put(0, datapath.Settings{})
 	case subnetObject:
 		return k.path.Subnets.Delete(o.key)
 	case endpointObject:
@@ -330,8 +334,7 @@ func (k *linuxKernel) remove(op op) error {
 	case acceptObject:
 		return nft.DeleteAccept(o.v6)
 	default:
-		// Switches, devices and settings are wanted as long as there is an overlay.
-		return nil
+		return fmt.Errorf("overlay: cannot remove %T", o)
 	}
 }
 

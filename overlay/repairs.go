@@ -109,6 +109,8 @@ func nameOf(o object) (kind, name string) {
 		return "route", "route to " + o.to.String()
 	case masqueradeObject:
 		return "masquerade", "masquerading rules"
+	case acceptObject:
+		return "accept", "rules in DOCKER-USER"
 	default:
 		kind = strings.TrimSuffix(strings.TrimPrefix(fmt.Sprintf("%T", o), "overlay."), "Object")
 		return kind, fmt.Sprintf("%s %v", kind, o)

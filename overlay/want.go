@@ -76,6 +76,8 @@ type objects map[object]any
 
 // facts are what the node has that the objects depend on.
 type facts struct {
+	// live: there is an overlay, so that the node's own devices are wanted.
+	live bool
 	// tunnel is the VXLAN device's index, zero while there is none.
 	tunnel int
 	// loopback is lo's index.
@@ -101,15 +103,31 @@ type port struct {
 // routerMAC is what every container sends to ("mesh" in ASCII, locally administered).
 func routerMAC() datapath.MAC { return datapath.MAC{0x02, 0x6d, 0x65, 0x73, 0x68, 0x01} }
 
-// wantDevices gives what must be there before anything can refer to it.
-func wantDevices(s State, vxlanPort uint16) objects {
-	w := objects{
-		sysctlObject{"net/ipv4/ip_forward"}: "1",
+// empty says whether a state asks for nothing: the node is in no cluster.
+func (s State) empty() bool {
+	return !s.Local.IsValid() && len(s.Peers) == 0 && len(s.Networks) == 0 && len(s.Endpoints) == 0
+}
+
+// switches are those under /proc/sys that the overlay needs.
+func switches() map[string]string {
+	return map[string]string{
+		"net/ipv4/ip_forward": "1",
 		// What a node sends to itself and a program turns to a container comes from a local address.
-		sysctlObject{"net/ipv4/conf/lo/accept_local"}: "1",
-		vxlanObject{}:      link.VXLAN{Port: vxlanPort},
-		gatewayDevObject{}: present{},
+		"net/ipv4/conf/lo/accept_local": "1",
 	}
+}
+
+// wantDevices gives what must be there before anything can refer to it.
+func wantDevices(s State, f facts, vxlanPort uint16) objects {
+	w := objects{}
+	if !f.live {
+		return w
+	}
+	for path, value := range switches() {
+		w[sysctlObject{path}] = value
+	}
+	w[vxlanObject{}] = link.VXLAN{Port: vxlanPort}
+	w[gatewayDevObject{}] = present{}
 	for _, g := range gateways(s) {
 		if g.addr.Is4() {
 			w[gatewayObject{g.addr}] = present{}
@@ -147,6 +165,14 @@ func want(s State, f facts, vxlanPort uint16) objects {
 	for _, p := range f.ports {
 		wantPort(w, s, p)
 	}
+	if f.live {
+		wantHooks(w, f, vxlanPort)
+	}
+	return w
+}
+
+// wantHooks gives the programs on the node's own devices.
+func wantHooks(w objects, f facts, vxlanPort uint16) {
 	if f.tunnel != 0 {
 		settings := datapath.Settings{VXLANIfindex: uint32(f.tunnel), RouterMAC: routerMAC()}
 		binary.BigEndian.PutUint16(settings.VXLANPort[:], vxlanPort)
@@ -159,7 +185,6 @@ func want(s State, f facts, vxlanPort uint16) objects {
 	if f.loopback != 0 {
 		w[hookObject{datapath.Hook{Program: datapath.Local, Ifindex: f.loopback}}] = present{}
 	}
-	return w
 }
 
 // wantCluster gives what follows from the state alone.
