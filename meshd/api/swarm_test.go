@@ -46,6 +46,9 @@ func TestNoManager(t *testing.T) {
 	r.do("POST", "/swarm/join", `{"RemoteAddrs":["192.0.2.1:2377"],"JoinToken":"x"}`).want(400, "ListenAddr")
 	r.do("POST", "/swarm/join", `{"ListenAddr":"a","JoinToken":"x"}`).want(400, "RemoteAddr")
 	r.do("POST", "/swarm/join", `{"ListenAddr":"a","RemoteAddrs":["b"]}`).want(400, "join token")
+	for _, addr := range []string{"", "host name", "http://192.0.2.1"} {
+		r.do("POST", "/swarm/join", `{"ListenAddr":"a","RemoteAddrs":["`+addr+`"],"JoinToken":"x"}`).want(400, "RemoteAddr")
+	}
 	r.node.joinErr = fmt.Errorf("the token is not valid: %w", errdefs.ErrPermissionDenied)
 	r.do("POST", "/swarm/join", join).want(403, "the token is not valid")
 	r.node.become(swarm.LocalNodeStatePending, nil)

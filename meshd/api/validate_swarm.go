@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/moby/moby/api/types/swarm"
@@ -57,6 +58,11 @@ func validateJoin(r swarm.JoinRequest) error {
 		return invalid("at least 1 RemoteAddr is required to join")
 	case r.JoinToken == "":
 		return invalid("a join token is required to join a swarm")
+	}
+	for _, addr := range r.RemoteAddrs {
+		if addr == "" || strings.ContainsAny(addr, " \t\r\n/@?#") {
+			return invalid("invalid RemoteAddr %q: it must be a host name or an address, and may have a port", addr)
+		}
 	}
 	return validateAvailability(r.Availability)
 }
