@@ -66,7 +66,7 @@ func TestChecksCatch(t *testing.T) {
 		"service create --publsh 80:80 image":                  false,
 		"lab up --nods 3":                                      false,
 		"lab explode":                                          false,
-		"sevice ls":                                            false,
+		"servce ls":                                            false,
 		"lab ls --format json":                                 true,
 		"--host unix:///run/meshd/meshd.sock service ps a b c": true,
 	} {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -75,7 +76,7 @@ func (h *helper) ask(path []string) (help, error) {
 	if known, ok := h.known[key]; ok {
 		return known, nil
 	}
-	out, err := exec.Command(h.program, append(path[:len(path):len(path)], "--help")...).CombinedOutput()
+	out, err := exec.Command(h.program, append(slices.Clip(path), "--help")...).CombinedOutput()
 	if err != nil {
 		return help{}, fmt.Errorf("meshctl %s --help: %w: %s", key, err, out)
 	}
