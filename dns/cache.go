@@ -12,6 +12,14 @@ import (
 const (
 	maxPositive = time.Hour
 	maxNegative = 5 * time.Minute
+	// maxStale is how long after its end an answer may stand in for a better one.
+	maxStale = 24 * time.Hour
+	// staleTTL is the time to live of such an answer, in seconds (RFC 8767, 4).
+	staleTTL = 30
+	// failureRest is how long upstreams are left alone that failed to renew an answer.
+	failureRest = 5 * time.Second
+	// failureKept is how long a failure stands (RFC 9520, 3.2: at least a second).
+	failureKept = time.Second
 )
 
 // question is what an upstream's answer depends on.
@@ -22,40 +30,79 @@ type question struct {
 	upstreams string
 }
 
-// cache keeps answers of upstreams. When full it drops what it meets first: Go's
-// maps are walked in random order, and a resolver's cache need not do better.
+// cache keeps answers of upstreams, and for a while those that have run out, for
+// when no upstream answers. When full it drops what runs out first of a few that it
+// happens to see: Go's maps are walked in random order.
 type cache struct {
 	size int
 	mu   sync.Mutex
 	rows map[question]cached
 }
 
+// cached is an answer or, without one, a failure.
 type cached struct {
 	msg    *mdns.Msg // never modified
 	stored time.Time
 	until  time.Time
+	// rest is when upstreams may be asked again after they failed to renew it.
+	rest time.Time
 }
+
+// freshness says what a cache holds.
+type freshness int
+
+const (
+	absent freshness = iota
+	fresh
+	// outdated: to be used only if it cannot be renewed.
+	outdated
+	// staleForNow: it could not be renewed a moment ago.
+	staleForNow
+	// failing: there is nothing, and a moment ago there was no answer.
+	failing
+)
 
 func newCache(size int) *cache { return &cache{size: size, rows: map[question]cached{}} }
 
+// gone is when a row is of no use any more.
+func (r cached) gone() time.Time {
+	if r.msg == nil {
+		return r.until
+	}
+	return r.until.Add(maxStale)
+}
+
 // get returns a copy of an answer with its times to live run down.
-func (c *cache) get(k question, now time.Time) *mdns.Msg {
+func (c *cache) get(k question, now time.Time) (*mdns.Msg, freshness) {
 	c.mu.Lock()
 	row, ok := c.rows[k]
-	if ok && !now.Before(row.until) {
+	if ok && !now.Before(row.gone()) {
 		delete(c.rows, k)
 		ok = false
 	}
 	c.mu.Unlock()
-	if !ok {
-		return nil
+	switch {
+	case !ok:
+		return nil, absent
+	case row.msg == nil:
+		return nil, failing
+	case now.Before(row.until):
+		age := uint32(max(now.Sub(row.stored), 0) / time.Second)
+		return aged(row.msg, func(ttl uint32) uint32 { return ttl - min(ttl, age) }), fresh
 	}
-	m := row.msg.Copy()
-	age := uint32(max(now.Sub(row.stored), 0) / time.Second)
+	m := aged(row.msg, func(uint32) uint32 { return staleTTL })
+	if now.Before(row.rest) {
+		return m, staleForNow
+	}
+	return m, outdated
+}
+
+func aged(m *mdns.Msg, age func(uint32) uint32) *mdns.Msg {
+	m = m.Copy()
 	for _, section := range [][]mdns.RR{m.Answer, m.Ns, m.Extra} {
 		for _, rr := range section {
 			if h := rr.Header(); h.Rrtype != mdns.TypeOPT {
-				h.Ttl -= min(h.Ttl, age)
+				h.Ttl = age(h.Ttl)
 			}
 		}
 	}
@@ -64,18 +111,56 @@ func (c *cache) get(k question, now time.Time) *mdns.Msg {
 
 func (c *cache) put(k question, m *mdns.Msg, now time.Time) {
 	life := lifetime(m)
-	if life <= 0 || c.size <= 0 {
-		return
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for old, row := range c.rows {
-		if len(c.rows) < c.size && now.Before(row.until) {
+	if life <= 0 {
+		delete(c.rows, k) // also an old answer, which this one has overtaken
+		return
+	}
+	c.store(k, cached{msg: m.Copy(), stored: now, until: now.Add(life)}, now)
+}
+
+// fail remembers that there was no answer, so that many who ask do not all wait for
+// the same (RFC 9520).
+func (c *cache) fail(k question, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if old, ok := c.rows[k]; ok && old.msg != nil {
+		old.rest = now.Add(failureRest)
+		c.rows[k] = old
+		return
+	}
+	c.store(k, cached{until: now.Add(failureKept)}, now)
+}
+
+func (c *cache) store(k question, row cached, now time.Time) {
+	if c.size <= 0 {
+		return
+	}
+	if _, ok := c.rows[k]; !ok && len(c.rows) >= c.size {
+		c.evict(now)
+	}
+	c.rows[k] = row
+}
+
+func (c *cache) evict(now time.Time) {
+	const look = 5
+	var first question
+	var until time.Time
+	seen := 0
+	for k, row := range c.rows {
+		if !now.Before(row.gone()) {
+			delete(c.rows, k)
+		} else if seen == 0 || row.until.Before(until) {
+			first, until = k, row.until
+		}
+		if seen++; seen >= look {
 			break
 		}
-		delete(c.rows, old)
 	}
-	c.rows[k] = cached{msg: m.Copy(), stored: now, until: now.Add(life)}
+	if len(c.rows) >= c.size {
+		delete(c.rows, first)
+	}
 }
 
 // lifetime is how long an answer may be kept; negative ones as long as their SOA

@@ -8,9 +8,10 @@
 // a few map look-ups and one copy, without allocating (wire.go, answer.go). Set
 // swaps the tables at once: every answer comes from one State as a whole.
 //
-// What no zone knows goes to the upstreams (forward.go): the first is asked, the
-// second too when the first is slow, TCP when an answer was cut; answers are kept
-// as long as they allow (cache.go, RFC 2308 for negative ones). A name that exists
+// What no zone knows goes to the upstreams (exchange.go): those that did well lately
+// first (memory.go), a second one too when the first is slow, TCP when an answer was
+// cut; answers are kept as long as they allow, and stand in for better ones when no
+// upstream answers (cache.go; RFC 2308, RFC 8767, RFC 9520). A name that exists
 // without the type asked for is an empty answer, never "no such name": musl gives
 // up on a name when either of A and AAAA says so.
 //
@@ -21,4 +22,5 @@
 // | one per TCP address  | listener                | address not listed, or Run |
 // | one per TCP client   | connection              | idle, or as its listener   |
 // | one per UDP forward  | its query               | answered, at most ~5 s     |
+// | one per renewal      | its query to upstreams  | answered, at most ~5 s     |
 package dns

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -14,21 +13,22 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// errNoAnswer: every upstream failed.
+// errNoAnswer: every upstream failed, now or a moment ago.
 var errNoAnswer = errors.New("no upstream answered")
 
-// forwarder asks upstreams.
+// forwarder answers from what upstreams say.
 type forwarder struct {
 	log     *slog.Logger
 	timeout time.Duration // of one attempt
-	hedge   time.Duration // after which the next upstream is asked as well
 	rounds  int           // over the list of upstreams
 	now     func() time.Time
 	// self says where this resolver answers now.
 	self func() []netip.AddrPort
 
-	cache  *cache
-	flight singleflight.Group
+	cache   *cache
+	memory  *memory
+	flight  singleflight.Group
+	refresh *sync.WaitGroup // asks on while the client has a stale answer
 }
 
 // ask answers a packet that no zone knows, as wire data; nil if it cannot be
@@ -38,7 +38,7 @@ func (f *forwarder) ask(ctx context.Context, packet []byte, upstreams []netip.Ad
 	if err := asked.Unpack(packet); err != nil || len(asked.Question) != 1 {
 		return nil
 	}
-	answer, err := f.resolve(ctx, &asked, upstreams)
+	answer, stale, err := f.resolve(ctx, &asked, upstreams)
 	if err != nil {
 		f.log.Debug("cannot resolve", "name", asked.Question[0].Name, "error", err)
 		answer = new(mdns.Msg).SetRcode(&asked, mdns.RcodeServerFailure)
@@ -48,6 +48,10 @@ func (f *forwarder) ask(ctx context.Context, packet []byte, upstreams []netip.Ad
 	answer.Extra = withoutOPT(answer.Extra)
 	if opt := asked.IsEdns0(); opt != nil {
 		answer.SetEdns0(ednsSize, opt.Do())
+		if stale {
+			own := answer.IsEdns0()
+			own.Option = append(own.Option, &mdns.EDNS0_EDE{InfoCode: mdns.ExtendedErrorCodeStaleAnswer}) // RFC 8914
+		}
 	}
 	answer.Compress = true
 	answer.Truncate(size)
@@ -70,135 +74,71 @@ func withoutOPT(in []mdns.RR) []mdns.RR {
 	return out
 }
 
-// resolve answers from the cache or the upstreams; the same question asked by
-// several at once goes out once.
-func (f *forwarder) resolve(ctx context.Context, asked *mdns.Msg, upstreams []netip.AddrPort) (*mdns.Msg, error) {
+// resolve answers from the cache or the upstreams. When those fail or let us wait
+// for more than one attempt, an answer that has run out is better than none (RFC
+// 8767): it is passed on as stale, while they are still being asked.
+func (f *forwarder) resolve(ctx context.Context, asked *mdns.Msg, upstreams []netip.AddrPort) (_ *mdns.Msg, stale bool, _ error) {
 	opt := asked.IsEdns0()
 	q := asked.Question[0]
 	k := question{
 		name: lowerString(q.Name), qtype: q.Qtype, do: opt != nil && opt.Do(),
 		cd: asked.CheckingDisabled, upstreams: fmt.Sprint(upstreams),
 	}
-	if m := f.cache.get(k, f.now()); m != nil {
-		return m, nil
+	old, state := f.cache.get(k, f.now())
+	switch state {
+	case fresh:
+		return old, false, nil
+	case staleForNow:
+		return old, true, nil
+	case failing:
+		return nil, false, errNoAnswer
+	case absent:
+		m, err := f.fetch(ctx, k, asked, upstreams)
+		return m, false, err
+	case outdated:
 	}
+	done := make(chan *mdns.Msg, 1)
+	f.refresh.Go(func() {
+		m, err := f.fetch(ctx, k, asked, upstreams)
+		if err != nil {
+			m = nil
+		}
+		done <- m
+	})
+	patience := time.NewTimer(f.timeout)
+	defer patience.Stop()
+	select {
+	case m := <-done:
+		if m != nil {
+			return m, false, nil
+		}
+	case <-patience.C:
+		f.cache.fail(k, f.now()) // who asks next need not wait as well
+	}
+	return old, true, nil
+}
+
+// fetch asks the upstreams and keeps what they say; the same question asked by
+// several at once goes out once.
+func (f *forwarder) fetch(ctx context.Context, k question, asked *mdns.Msg, upstreams []netip.AddrPort) (*mdns.Msg, error) {
 	v, err, _ := f.flight.Do(fmt.Sprint(k), func() (any, error) {
 		m := new(mdns.Msg)
-		m.SetQuestion(q.Name, q.Qtype)
+		m.SetQuestion(asked.Question[0].Name, k.qtype)
 		m.CheckingDisabled = k.cd
-		if opt != nil {
+		if asked.IsEdns0() != nil {
 			// Options are between neighbours (RFC 6891, 6.1.1): ours start afresh.
 			m.SetEdns0(ednsSize, k.do)
 		}
 		answer, err := f.exchange(ctx, m, upstreams)
-		if err == nil {
-			f.cache.put(k, answer, f.now())
+		if err != nil {
+			f.cache.fail(k, f.now())
+			return nil, err
 		}
-		return answer, err
+		f.cache.put(k, answer, f.now())
+		return answer, nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	return v.(*mdns.Msg).Copy(), nil
-}
-
-// exchange asks the upstreams in order. The next is asked when one fails, or
-// alongside one that is slow: at most two at a time, and the first that answers wins.
-func (f *forwarder) exchange(ctx context.Context, m *mdns.Msg, upstreams []netip.AddrPort) (*mdns.Msg, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel()
-	var left []netip.AddrPort
-	for range f.rounds {
-		for _, u := range upstreams {
-			if !f.isSelf(u) {
-				left = append(left, u)
-			}
-		}
-	}
-	type result struct {
-		msg *mdns.Msg
-		err error
-	}
-	results := make(chan result, len(left))
-	hedge := time.NewTimer(f.hedge)
-	defer hedge.Stop()
-	busy, failure := 0, errNoAnswer
-	next := func() {
-		if len(left) == 0 || busy >= 2 {
-			return
-		}
-		u := left[0]
-		left = left[1:]
-		busy++
-		hedge.Reset(f.hedge)
-		wg.Go(func() {
-			msg, err := f.one(ctx, m.Copy(), u)
-			results <- result{msg, err}
-		})
-	}
-	for next(); busy > 0; {
-		select {
-		case <-hedge.C:
-			next()
-		case r := <-results:
-			busy--
-			if r.err == nil {
-				return r.msg, nil
-			}
-			failure = fmt.Errorf("%w: %w", errNoAnswer, r.err)
-			next()
-		}
-	}
-	return nil, failure
-}
-
-// isSelf keeps a node whose resolv.conf names this resolver from asking itself.
-func (f *forwarder) isSelf(u netip.AddrPort) bool {
-	return slices.Contains(f.self(), unmap(u))
-}
-
-// one asks one upstream, over TCP when the answer does not fit.
-func (f *forwarder) one(ctx context.Context, m *mdns.Msg, upstream netip.AddrPort) (*mdns.Msg, error) {
-	m.Id = mdns.Id()
-	answer, err := f.over(ctx, "udp", m, upstream)
-	if err == nil && answer.Truncated {
-		if whole, err := f.over(ctx, "tcp", m, upstream); err == nil {
-			answer = whole
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	switch answer.Rcode {
-	case mdns.RcodeSuccess, mdns.RcodeNameError:
-		return answer, nil
-	}
-	return nil, fmt.Errorf("%s says %s", upstream, mdns.RcodeToString[answer.Rcode])
-}
-
-func (f *forwarder) over(ctx context.Context, network string, m *mdns.Msg, upstream netip.AddrPort) (*mdns.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, f.timeout)
-	defer cancel()
-	c := mdns.Client{Net: network, Timeout: f.timeout, UDPSize: 4096}
-	conn, err := c.DialContext(ctx, upstream.String())
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() }) // the library minds deadlines only
-	defer stop()
-	answer, _, err := c.ExchangeWithConnContext(ctx, m, conn)
-	if err != nil {
-		return nil, fmt.Errorf("ask %s over %s: %w", upstream, network, err)
-	}
-	if len(answer.Question) != 1 || answer.Question[0].Qtype != m.Question[0].Qtype || !sameName(answer, m) {
-		return nil, fmt.Errorf("%s answered another question", upstream)
-	}
-	return answer, nil
-}
-
-func sameName(a, b *mdns.Msg) bool {
-	return lowerString(a.Question[0].Name) == lowerString(b.Question[0].Name)
 }

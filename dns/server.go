@@ -36,8 +36,6 @@ type Config struct {
 }
 
 const (
-	// hedgeAfter is how long the first upstream is alone.
-	hedgeAfter = 200 * time.Millisecond
 	// forwardRounds is how often each upstream is asked before the client is told.
 	forwardRounds = 2
 	// tcpIdle is how long a TCP client may be silent (RFC 7766, 6.2.3).
@@ -87,8 +85,8 @@ func New(cfg Config) *Server {
 	}
 	s := &Server{cfg: cfg, changed: make(chan struct{}, 1), forwards: newQuota(cfg.Forwards), conns: newQuota(maxConns), counters: newCounters()}
 	s.fwd = &forwarder{
-		log: cfg.Logger, timeout: cfg.Timeout, hedge: hedgeAfter, rounds: forwardRounds,
-		now: cfg.Clock, cache: newCache(cfg.CacheSize),
+		log: cfg.Logger, timeout: cfg.Timeout, rounds: forwardRounds,
+		now: cfg.Clock, cache: newCache(cfg.CacheSize), memory: newMemory(), refresh: &s.calls,
 		self: func() []netip.AddrPort { return s.tables.Load().listen },
 	}
 	s.Set(State{})

@@ -315,38 +315,6 @@ func TestListensBeforeTheAddressExists(t *testing.T) {
 	}
 }
 
-func TestCacheAgesAndIsBounded(t *testing.T) {
-	now := time.Unix(1000, 0)
-	c := newCache(3)
-	answer := func(name string, ttl uint32) *mdns.Msg {
-		m := new(mdns.Msg).SetQuestion(name, mdns.TypeA)
-		m.Answer = []mdns.RR{&mdns.A{Hdr: mdns.RR_Header{Name: name, Rrtype: mdns.TypeA, Class: mdns.ClassINET, Ttl: ttl}}}
-		return m
-	}
-	k := func(name string) question { return question{name: name} }
-	c.put(k("a."), answer("a.", 60), now)
-	if m := c.get(k("a."), now.Add(20*time.Second)); m == nil || m.Answer[0].Header().Ttl != 40 {
-		t.Errorf("after 20 s: %v", m)
-	}
-	if m := c.get(k("a."), now.Add(60*time.Second)); m != nil {
-		t.Errorf("after 60 s: %v", m)
-	}
-	c.put(k("zero."), answer("zero.", 0), now)
-	if m := c.get(k("zero."), now); m != nil {
-		t.Error("kept what must not be kept")
-	}
-	for _, name := range []string{"a.", "b.", "c.", "d.", "e."} {
-		c.put(k(name), answer(name, 60), now)
-	}
-	if len(c.rows) > 3 || c.get(k("e."), now) == nil {
-		t.Errorf("%d rows", len(c.rows))
-	}
-	failed := new(mdns.Msg).SetRcode(answer("f.", 1), mdns.RcodeServerFailure)
-	if lifetime(failed) != 0 || lifetime(new(mdns.Msg).SetRcode(answer("f.", 1), mdns.RcodeNameError)) != 0 {
-		t.Error("a failure, or an absence without an SOA, would be kept")
-	}
-}
-
 func TestSystemUpstreams(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "resolv.conf")
 	text := "# comment\nnameserver 192.0.2.1\nnameserver 2001:db8::1\nnameserver nonsense\nsearch x\noptions ndots:3\n"
