@@ -71,6 +71,12 @@ func certRole(r swarm.NodeRole) certs.Role {
 func (d *Daemon) changeRole(old *node) {
 	d.op.Lock()
 	defer d.op.Unlock()
+	d.mu.Lock()
+	left := d.node != old // the demotion was the farewell of a node that left
+	d.mu.Unlock()
+	if left {
+		return
+	}
 	if !d.insist(old.recertify) {
 		return
 	}

@@ -117,7 +117,7 @@ func (n *Node) remove(id string) error {
 		return final("node %s is the last manager of the swarm", id)
 	}
 	if id == n.cfg.NodeID {
-		if err := n.raft.LeadershipTransfer().Error(); err != nil {
+		if err := n.giveLeadership(); err != nil {
 			return remote.Errorf(errdefs.ErrAborted, "leadership could not be handed over: %v", err)
 		}
 		return errNotLeader() // the new leader does it
@@ -131,7 +131,7 @@ func (n *Node) TransferLeadership(ctx context.Context) error {
 }
 
 func (n *Node) transfer() error {
-	if err := n.raft.LeadershipTransfer().Error(); err != nil {
+	if err := n.giveLeadership(); err != nil {
 		return final("leadership could not be handed over: %v", err)
 	}
 	return nil

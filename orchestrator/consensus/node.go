@@ -77,12 +77,13 @@ type Node struct {
 	peers     peerSet
 	moves     moves
 
-	stop    chan struct{} // closed by Close
-	removed chan struct{} // closed when raft shut itself down
-	once    sync.Once
-	workers sync.WaitGroup // watch, observe
-	callsMu sync.Mutex     // so that nothing is spawned once stop is closed
-	calls   sync.WaitGroup
+	stop       chan struct{} // closed by Close
+	removed    chan struct{} // closed when raft shut itself down
+	once       sync.Once
+	workers    sync.WaitGroup // watch, observe
+	transferMu sync.Mutex     // held while leadership is handed over
+	callsMu    sync.Mutex     // so that nothing is spawned once stop is closed
+	calls      sync.WaitGroup
 }
 
 // Open starts raft from what is on disk and answers the other managers' calls.
@@ -173,9 +174,25 @@ func (n *Node) handOver() {
 	if !n.IsLeader() || len(n.Members()) < 2 {
 		return
 	}
-	if err := n.raft.LeadershipTransfer().Error(); err != nil {
+	if err := n.giveLeadership(); err != nil {
 		n.cfg.Logger.Info("leadership is given up without a successor", "error", err)
 	}
+}
+
+// giveLeadership hands leadership over, one call at a time and none while raft
+// shuts down: raft never answers a second one that is queued then.
+func (n *Node) giveLeadership() error {
+	n.transferMu.Lock()
+	defer n.transferMu.Unlock()
+	select {
+	case <-n.stop:
+		return raft.ErrRaftShutdown
+	default:
+	}
+	if !n.IsLeader() {
+		return raft.ErrNotLeader
+	}
+	return n.raft.LeadershipTransfer().Error()
 }
 
 // Close shuts raft down at once and joins everything. Safe to call again.
@@ -186,7 +203,9 @@ func (n *Node) Close() error {
 		close(n.stop)
 		n.callsMu.Unlock()
 		if n.raft != nil {
+			n.transferMu.Lock()
 			err = n.raft.Shutdown().Error()
+			n.transferMu.Unlock()
 		}
 		err = errors.Join(err, n.transport.Close())
 		n.calls.Wait()

@@ -139,7 +139,7 @@ func testKilledLeader(t *testing.T, c *cluster) {
 	}
 	c.mustDocker(others[0], "service", "update", "-d", "--label-add", "after=1", "witness")
 	c.running(others[1], "web", 6)
-	c.refused(c.docker(others[0], "swarm", "leave"), "participating as a manager")
+	c.refused(c.docker(others[0], "swarm", "leave"), "Without a Raft quorum")
 	c.must("meshctl", "lab", "start", "--name", c.name, old)
 	c.eventually("the old leader follows", func() error {
 		r := c.docker(old, "service", "inspect", "--format", "{{index .Spec.Labels \"after\"}}", "witness")

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -42,12 +43,43 @@ func TestJoin(t *testing.T) {
 	a.eventually("all are ready", func() error {
 		return readyNodes(a, "node3", 3)
 	})
-	a.mustDocker("node2", "swarm", "leave")
-	if state := a.mustDocker("node2", "info", "--format", "{{.Swarm.LocalNodeState}}"); state != "inactive" {
-		t.Errorf("after leaving the node is %s", state)
+	// With three managers one may leave unforced, even the one that leads, and it stays away.
+	a.mustDocker("node1", "node", "promote", "node2")
+	a.eventually("there are three managers", func() error {
+		r := a.docker("node2", "node", "ls", "--format", "{{.ManagerStatus}}")
+		if strings.Count(r.out, "Reachable") != 2 || a.leader("node2") == "" {
+			return fmt.Errorf("node ls: %v", r)
+		}
+		return nil
+	})
+	lead := a.leader("node1")
+	a.mustDocker(lead, "swarm", "leave")
+	for _, n := range []string{"node1", "node2", "node3"} {
+		if n == lead {
+			continue
+		}
+		a.eventually(n+" has another leader", func() error {
+			if l := a.leader(n); l == "" || l == lead {
+				return fmt.Errorf("leader is %q", l)
+			}
+			return readyNodes(a, n, 2)
+		})
+		addr = a.address(n)
 	}
-	if r := join(a.mustDocker("node1", "swarm", "join-token", "-q", "worker"), addr+":2377"); r.code != 0 {
+	if state := a.mustDocker(lead, "info", "--format", "{{.Swarm.LocalNodeState}}"); state != "inactive" {
+		t.Errorf("after leaving the former leader is %s", state)
+	}
+	again := a.mustDocker(a.other(lead), "swarm", "join-token", "-q", "worker")
+	if r := a.docker(lead, "swarm", "join", "--token", again, addr+":2377"); r.code != 0 {
 		t.Errorf("join after leaving: %v", r)
 	}
 	b.mustDocker("node1", "swarm", "leave", "--force")
+}
+
+// other is a node of the three that is not the given one.
+func (c *cluster) other(node string) string {
+	if node == "node1" {
+		return "node2"
+	}
+	return "node1"
 }
