@@ -18,13 +18,18 @@ type Plan struct {
 	PublishedChanged bool
 	// MeshChanged tells that MeshVNI, or the first of NodeAddrs, is another.
 	MeshChanged bool
-	Remove      []Key
-	RemoveAddrs []netip.Addr
+	// PutClients are containers that are new or have other addresses than before.
+	PutClients []Client
+	// RemoveClients are addresses that no container has any more.
+	RemoveClients []ClientAddr
+	Remove        []Key
+	RemoveAddrs   []netip.Addr
 }
 
 // Empty tells that there is nothing to do.
 func (p Plan) Empty() bool {
-	return len(p.AddAddrs)+len(p.Put)+len(p.Remove)+len(p.RemoveAddrs) == 0 && !p.PublishedChanged && !p.MeshChanged
+	return len(p.AddAddrs)+len(p.Put)+len(p.Remove)+len(p.RemoveAddrs)+len(p.PutClients)+len(p.RemoveClients) == 0 &&
+		!p.PublishedChanged && !p.MeshChanged
 }
 
 // Diff plans the way from one normalized state to another. Names do not matter.
@@ -51,8 +56,37 @@ func Diff(have, want State) Plan {
 	}
 	p.AddAddrs = without(want.NodeAddrs, have.NodeAddrs)
 	p.RemoveAddrs = without(have.NodeAddrs, want.NodeAddrs)
+	p.diffClients(have.Clients, want.Clients)
 	p.MeshChanged = have.MeshVNI != want.MeshVNI || have.First4() != want.First4()
 	return p
+}
+
+func (p *Plan) diffClients(have, want []Client) {
+	held := byAddr(have)
+	for _, c := range want {
+		// Each address counts: another process may have died between two of them.
+		if slices.ContainsFunc(c.Addrs, func(a ClientAddr) bool { return !slices.Equal(held[a].Addrs, c.Addrs) }) {
+			p.PutClients = append(p.PutClients, c)
+		}
+	}
+	wanted := byAddr(want)
+	for _, c := range have {
+		for _, a := range c.Addrs {
+			if _, ok := wanted[a]; !ok {
+				p.RemoveClients = append(p.RemoveClients, a)
+			}
+		}
+	}
+}
+
+func byAddr(clients []Client) map[ClientAddr]Client {
+	out := map[ClientAddr]Client{}
+	for _, c := range clients {
+		for _, a := range c.Addrs {
+			out[a] = c
+		}
+	}
+	return out
 }
 
 // Published tells whether the key is a published port and not a VIP.
@@ -92,7 +126,37 @@ func Normalize(s State) (State, error) {
 		out.Services = append(out.Services, n)
 	}
 	slices.SortFunc(out.Services, func(a, b Service) int { return compareKeys(a.Key, b.Key) })
+	var err error
+	out.Clients, err = normalizeClients(s.Clients)
+	return out, err
+}
+
+func normalizeClients(clients []Client) ([]Client, error) {
+	var out []Client
+	taken := map[ClientAddr]bool{}
+	for _, c := range clients {
+		addrs := make([]ClientAddr, 0, len(c.Addrs))
+		for _, a := range c.Addrs {
+			addrs = append(addrs, ClientAddr{a.VNI, a.Addr.Unmap()})
+		}
+		slices.SortFunc(addrs, compareClientAddrs)
+		addrs = slices.Compact(addrs)
+		for _, a := range addrs {
+			if !a.Addr.IsValid() || taken[a] {
+				return nil, fmt.Errorf("address %s on network %d: of two containers, or none", a.Addr, a.VNI)
+			}
+			taken[a] = true
+		}
+		if len(addrs) > 0 {
+			out = append(out, Client{addrs})
+		}
+	}
+	slices.SortFunc(out, func(a, b Client) int { return compareClientAddrs(a.Addrs[0], b.Addrs[0]) })
 	return out, nil
+}
+
+func compareClientAddrs(a, b ClientAddr) int {
+	return cmp.Or(cmp.Compare(a.VNI, b.VNI), a.Addr.Compare(b.Addr))
 }
 
 // String gives the key as people write it.

@@ -9,6 +9,21 @@ type State struct {
 	NodeAddrs []netip.Addr
 	// MeshVNI is the network that published ports reach their tasks through.
 	MeshVNI uint32
+	// Clients are the containers of this node. One that is not named here is served
+	// as well; being named allows a Balancer to lead its sockets instead of its packets.
+	Clients []Client
+}
+
+// Client is a container: its addresses, on all networks whose VIPs it sees. No
+// two containers share one.
+type Client struct {
+	Addrs []ClientAddr
+}
+
+// ClientAddr is an address of a container on a network.
+type ClientAddr struct {
+	VNI  uint32
+	Addr netip.Addr
 }
 
 // Protocol is an IP protocol number (IANA); zero means any.

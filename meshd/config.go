@@ -19,6 +19,8 @@ type Config struct {
 	PluginDir string
 	// DataPathPort is the UDP port of VXLAN unless `swarm init` chooses another.
 	DataPathPort uint16
+	// LoadBalancer says where VIPs become backends; see ipvs/ebpf's Mode. Empty: auto.
+	LoadBalancer string
 	// Version is shown by the API.
 	Version string
 	Logger  *slog.Logger

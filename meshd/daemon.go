@@ -107,6 +107,7 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 	}
 	balancer, err := ebpf.New(ebpf.Config{
 		HooksPath: d.overlay.HooksPath(), PinDir: filepath.Join(cfg.RunDir, "bpf", "ipvs"), Logger: cfg.Logger,
+		Mode: ebpf.Mode(cfg.LoadBalancer),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the load balancer: %w", err)

@@ -40,6 +40,7 @@ func parse(args []string) (meshd.Config, error) {
 	engine := fs.String("engine", meshd.DefaultEngine, "`address` of the local Docker Engine")
 	fs.StringVar(&cfg.PluginDir, "plugin-dir", meshd.DefaultPluginDir, "`directory` in which the engine looks for network drivers")
 	port := fs.Uint("data-path-port", meshd.DefaultDataPathPort, "UDP `port` of VXLAN unless the cluster says otherwise")
+	fs.StringVar(&cfg.LoadBalancer, "load-balancer", "auto", "`mode` of leading connections to virtual addresses: auto, socket (refuse to work without it), packet")
 	fs.TextVar(&level, "log-level", &level, "least `level` that is logged: DEBUG, INFO, WARN, ERROR")
 	if err := fs.Parse(args); err != nil {
 		return cfg, err

@@ -17,11 +17,13 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	balanceMapBackends          = "backends"
+	balanceMapClients           = "clients"
 	balanceMapCounters          = "counters"
 	balanceMapDrops             = "drops"
 	balanceMapEntered           = "entered"
 	balanceMapFlows             = "flows"
 	balanceMapFragments         = "fragments"
+	balanceMapKnown             = "known"
 	balanceMapMeshHooks         = "mesh_hooks"
 	balanceMapNode              = "node"
 	balanceMapNodeAddrs         = "node_addrs"
@@ -29,6 +31,8 @@ const (
 	balanceMapScratch           = "scratch"
 	balanceMapServices          = "services"
 	balanceMapSlots             = "slots"
+	balanceMapSockets           = "sockets"
+	balanceMapStrangers         = "strangers"
 	balanceProgBalanceContainer = "balance_container"
 	balanceProgBalanceLocal     = "balance_local"
 	balanceProgBalanceTunnel    = "balance_tunnel"
@@ -88,11 +92,13 @@ type balanceProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type balanceMapSpecs struct {
 	Backends  *ebpf.MapSpec `ebpf:"backends"`
+	Clients   *ebpf.MapSpec `ebpf:"clients"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Drops     *ebpf.MapSpec `ebpf:"drops"`
 	Entered   *ebpf.MapSpec `ebpf:"entered"`
 	Flows     *ebpf.MapSpec `ebpf:"flows"`
 	Fragments *ebpf.MapSpec `ebpf:"fragments"`
+	Known     *ebpf.MapSpec `ebpf:"known"`
 	MeshHooks *ebpf.MapSpec `ebpf:"mesh_hooks"`
 	Node      *ebpf.MapSpec `ebpf:"node"`
 	NodeAddrs *ebpf.MapSpec `ebpf:"node_addrs"`
@@ -100,6 +106,8 @@ type balanceMapSpecs struct {
 	Scratch   *ebpf.MapSpec `ebpf:"scratch"`
 	Services  *ebpf.MapSpec `ebpf:"services"`
 	Slots     *ebpf.MapSpec `ebpf:"slots"`
+	Sockets   *ebpf.MapSpec `ebpf:"sockets"`
+	Strangers *ebpf.MapSpec `ebpf:"strangers"`
 }
 
 // balanceVariableSpecs contains global variables before they are loaded into the kernel.
@@ -129,11 +137,13 @@ func (o *balanceObjects) Close() error {
 // It can be passed to loadBalanceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type balanceMaps struct {
 	Backends  *ebpf.Map `ebpf:"backends"`
+	Clients   *ebpf.Map `ebpf:"clients"`
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Drops     *ebpf.Map `ebpf:"drops"`
 	Entered   *ebpf.Map `ebpf:"entered"`
 	Flows     *ebpf.Map `ebpf:"flows"`
 	Fragments *ebpf.Map `ebpf:"fragments"`
+	Known     *ebpf.Map `ebpf:"known"`
 	MeshHooks *ebpf.Map `ebpf:"mesh_hooks"`
 	Node      *ebpf.Map `ebpf:"node"`
 	NodeAddrs *ebpf.Map `ebpf:"node_addrs"`
@@ -141,16 +151,20 @@ type balanceMaps struct {
 	Scratch   *ebpf.Map `ebpf:"scratch"`
 	Services  *ebpf.Map `ebpf:"services"`
 	Slots     *ebpf.Map `ebpf:"slots"`
+	Sockets   *ebpf.Map `ebpf:"sockets"`
+	Strangers *ebpf.Map `ebpf:"strangers"`
 }
 
 func (m *balanceMaps) Close() error {
 	return _BalanceClose(
 		m.Backends,
+		m.Clients,
 		m.Counters,
 		m.Drops,
 		m.Entered,
 		m.Flows,
 		m.Fragments,
+		m.Known,
 		m.MeshHooks,
 		m.Node,
 		m.NodeAddrs,
@@ -158,6 +172,8 @@ func (m *balanceMaps) Close() error {
 		m.Scratch,
 		m.Services,
 		m.Slots,
+		m.Sockets,
+		m.Strangers,
 	)
 }
 

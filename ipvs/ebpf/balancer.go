@@ -21,8 +21,35 @@ type Config struct {
 	// Connections is the number of connections that can be remembered, two entries
 	// of about 170 bytes each. Default 65536.
 	Connections uint32
+	// Mode says where VIPs become backends; the default is ModeAuto.
+	Mode Mode
 	// Logger gets what is not worth failing for; the default is slog's.
 	Logger *slog.Logger
+}
+
+// Mode is a way to lead connections to VIPs.
+type Mode string
+
+// The modes. Packets are looked at in all of them: published ports, sockets that do
+// not pass the hooks, and the first connection of an unknown container need that.
+const (
+	// ModeAuto leads sockets when they connect if the kernel can, else packets.
+	ModeAuto Mode = "auto"
+	// ModeSocket is ModeAuto, but a failure where the kernel cannot.
+	ModeSocket Mode = "socket"
+	// ModePacket leads packets only.
+	ModePacket Mode = "packet"
+)
+
+// ErrUnknownMode is a Mode that is none of the above.
+var ErrUnknownMode = errors.New("load balancer mode must be auto, socket or packet")
+
+// flags are those of the map node.
+func (c Config) flags() uint32 {
+	if c.Mode == ModePacket {
+		return 0
+	}
+	return leadSockets
 }
 
 // rereadEvery is how long the maps are believed to hold what we put there.
@@ -53,6 +80,13 @@ func New(c Config) (*Balancer, error) {
 	}
 	if c.Connections == 0 {
 		c.Connections = 65536
+	}
+	switch c.Mode {
+	case "":
+		c.Mode = ModeAuto
+	case ModeAuto, ModeSocket, ModePacket:
+	default:
+		return nil, fmt.Errorf("%w, not %q", ErrUnknownMode, c.Mode)
 	}
 	netns, err := netnsCookie()
 	if err != nil {
@@ -92,7 +126,7 @@ func (b *Balancer) refreshLocked() error {
 	if b.held != nil && time.Since(b.readAt) < rereadEvery {
 		return nil
 	}
-	t, err := read(&b.objects.balanceMaps, b.netns)
+	t, err := read(&b.objects.balanceMaps, b.netns, b.config.flags())
 	if err != nil {
 		return err
 	}
@@ -110,7 +144,10 @@ func (b *Balancer) runLocked() error {
 		return nil
 	}
 	if err := b.objects.attachLocal(b.config); err != nil {
-		b.config.Logger.Warn("published ports do not answer on 127.0.0.1", "err", err)
+		if b.config.Mode == ModeSocket {
+			return fmt.Errorf("hook load balancer into sockets: %w", err)
+		}
+		b.config.Logger.Warn("sockets are not led: published ports do not answer on 127.0.0.1, and VIPs cost work per packet", "err", err)
 	}
 	if err := removeOtherLayouts(b.config.PinDir); err != nil {
 		b.config.Logger.Warn("an older load balancer's maps stay", "err", err)
@@ -138,7 +175,7 @@ func (b *Balancer) Remove() error {
 func (b *Balancer) Held() (ipvs.State, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	t, err := read(&b.objects.balanceMaps, b.netns)
+	t, err := read(&b.objects.balanceMaps, b.netns, b.config.flags())
 	if err != nil {
 		return ipvs.State{}, fmt.Errorf("read load balancer maps: %w", err)
 	}

@@ -40,6 +40,16 @@ type (
 		Netns   uint64
 		MeshVNI uint32
 		Addr4   [4]byte
+		Flags   uint32
+		_       uint32
+	}
+	clientKey struct {
+		VNI  uint32
+		Addr addr
+	}
+	clientEntry struct {
+		Count    uint32
+		Networks [clientNetworks]clientKey
 	}
 	counters struct {
 		Connections, Packets uint64
@@ -51,7 +61,32 @@ const (
 	draining uint32 = 1
 	// portWords is PORT_WORDS.
 	portWords = 1024
+	// clientNetworks is CLIENT_NETWORKS.
+	clientNetworks = 16
+	// leadSockets is NODE_SOCKETS.
+	leadSockets uint32 = 1
 )
+
+func clientKeyOf(a ipvs.ClientAddr) clientKey { return clientKey{a.VNI, addrOf(a.Addr)} }
+
+// clientOf is the whole container; of one on very many networks, sockets see some
+// and packets the rest.
+func clientOf(c ipvs.Client) clientEntry {
+	var out clientEntry
+	for i, a := range c.Addrs[:min(len(c.Addrs), clientNetworks)] {
+		out.Networks[i] = clientKeyOf(a)
+		out.Count++
+	}
+	return out
+}
+
+func (c clientEntry) client() ipvs.Client {
+	var out ipvs.Client
+	for _, k := range c.Networks[:min(c.Count, clientNetworks)] {
+		out.Addrs = append(out.Addrs, ipvs.ClientAddr{VNI: k.VNI, Addr: k.Addr.netip()})
+	}
+	return out
+}
 
 func addrOf(a netip.Addr) addr {
 	if !a.IsValid() {

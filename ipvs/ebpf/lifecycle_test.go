@@ -50,7 +50,7 @@ func TestCloseLeavesEverythingAndRemoveNothing(t *testing.T) {
 		t.Errorf("%d programs work after Close", n)
 	}
 	links, err := os.ReadDir(filepath.Join(r.dir, "ipvs", layoutVersion, linksDir))
-	if err != nil || len(links) != 7 {
+	if err != nil || len(links) != 8 {
 		t.Errorf("%d links: %v", len(links), err)
 	}
 	r.start()

@@ -30,6 +30,7 @@ func (o *objects) localAttachments() []localAttachment {
 		{"getpeername4", l.LocalGetpeername4, ebpf.AttachCgroupInet4GetPeername},
 		{"getpeername6", l.LocalGetpeername6, ebpf.AttachCgroupInet6GetPeername},
 		{"sendmsg4", l.LocalSendmsg4, ebpf.AttachCGroupUDP4Sendmsg},
+		{"sendmsg6", l.LocalSendmsg6, ebpf.AttachCGroupUDP6Sendmsg},
 		{"connect4", l.LocalConnect4, ebpf.AttachCGroupInet4Connect},
 		{"connect6", l.LocalConnect6, ebpf.AttachCGroupInet6Connect},
 	}

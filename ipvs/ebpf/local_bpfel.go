@@ -17,17 +17,21 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	localMapBackends           = "backends"
+	localMapClients            = "clients"
 	localMapCounters           = "counters"
 	localMapDrops              = "drops"
 	localMapEntered            = "entered"
 	localMapFlows              = "flows"
 	localMapFragments          = "fragments"
+	localMapKnown              = "known"
 	localMapLed                = "led"
 	localMapNode               = "node"
 	localMapNodeAddrs          = "node_addrs"
 	localMapPublished          = "published"
 	localMapServices           = "services"
 	localMapSlots              = "slots"
+	localMapSockets            = "sockets"
+	localMapStrangers          = "strangers"
 	localProgLocalConnect4     = "local_connect4"
 	localProgLocalConnect6     = "local_connect6"
 	localProgLocalGetpeername4 = "local_getpeername4"
@@ -35,6 +39,7 @@ const (
 	localProgLocalRecvmsg4     = "local_recvmsg4"
 	localProgLocalRecvmsg6     = "local_recvmsg6"
 	localProgLocalSendmsg4     = "local_sendmsg4"
+	localProgLocalSendmsg6     = "local_sendmsg6"
 )
 
 // loadLocal returns the embedded CollectionSpec for local.
@@ -86,6 +91,7 @@ type localProgramSpecs struct {
 	LocalRecvmsg4     *ebpf.ProgramSpec `ebpf:"local_recvmsg4"`
 	LocalRecvmsg6     *ebpf.ProgramSpec `ebpf:"local_recvmsg6"`
 	LocalSendmsg4     *ebpf.ProgramSpec `ebpf:"local_sendmsg4"`
+	LocalSendmsg6     *ebpf.ProgramSpec `ebpf:"local_sendmsg6"`
 }
 
 // localMapSpecs contains maps before they are loaded into the kernel.
@@ -93,17 +99,21 @@ type localProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type localMapSpecs struct {
 	Backends  *ebpf.MapSpec `ebpf:"backends"`
+	Clients   *ebpf.MapSpec `ebpf:"clients"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Drops     *ebpf.MapSpec `ebpf:"drops"`
 	Entered   *ebpf.MapSpec `ebpf:"entered"`
 	Flows     *ebpf.MapSpec `ebpf:"flows"`
 	Fragments *ebpf.MapSpec `ebpf:"fragments"`
+	Known     *ebpf.MapSpec `ebpf:"known"`
 	Led       *ebpf.MapSpec `ebpf:"led"`
 	Node      *ebpf.MapSpec `ebpf:"node"`
 	NodeAddrs *ebpf.MapSpec `ebpf:"node_addrs"`
 	Published *ebpf.MapSpec `ebpf:"published"`
 	Services  *ebpf.MapSpec `ebpf:"services"`
 	Slots     *ebpf.MapSpec `ebpf:"slots"`
+	Sockets   *ebpf.MapSpec `ebpf:"sockets"`
+	Strangers *ebpf.MapSpec `ebpf:"strangers"`
 }
 
 // localVariableSpecs contains global variables before they are loaded into the kernel.
@@ -133,33 +143,41 @@ func (o *localObjects) Close() error {
 // It can be passed to loadLocalObjects or ebpf.CollectionSpec.LoadAndAssign.
 type localMaps struct {
 	Backends  *ebpf.Map `ebpf:"backends"`
+	Clients   *ebpf.Map `ebpf:"clients"`
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Drops     *ebpf.Map `ebpf:"drops"`
 	Entered   *ebpf.Map `ebpf:"entered"`
 	Flows     *ebpf.Map `ebpf:"flows"`
 	Fragments *ebpf.Map `ebpf:"fragments"`
+	Known     *ebpf.Map `ebpf:"known"`
 	Led       *ebpf.Map `ebpf:"led"`
 	Node      *ebpf.Map `ebpf:"node"`
 	NodeAddrs *ebpf.Map `ebpf:"node_addrs"`
 	Published *ebpf.Map `ebpf:"published"`
 	Services  *ebpf.Map `ebpf:"services"`
 	Slots     *ebpf.Map `ebpf:"slots"`
+	Sockets   *ebpf.Map `ebpf:"sockets"`
+	Strangers *ebpf.Map `ebpf:"strangers"`
 }
 
 func (m *localMaps) Close() error {
 	return _LocalClose(
 		m.Backends,
+		m.Clients,
 		m.Counters,
 		m.Drops,
 		m.Entered,
 		m.Flows,
 		m.Fragments,
+		m.Known,
 		m.Led,
 		m.Node,
 		m.NodeAddrs,
 		m.Published,
 		m.Services,
 		m.Slots,
+		m.Sockets,
+		m.Strangers,
 	)
 }
 
@@ -180,6 +198,7 @@ type localPrograms struct {
 	LocalRecvmsg4     *ebpf.Program `ebpf:"local_recvmsg4"`
 	LocalRecvmsg6     *ebpf.Program `ebpf:"local_recvmsg6"`
 	LocalSendmsg4     *ebpf.Program `ebpf:"local_sendmsg4"`
+	LocalSendmsg6     *ebpf.Program `ebpf:"local_sendmsg6"`
 }
 
 func (p *localPrograms) Close() error {
@@ -191,6 +210,7 @@ func (p *localPrograms) Close() error {
 		p.LocalRecvmsg4,
 		p.LocalRecvmsg6,
 		p.LocalSendmsg4,
+		p.LocalSendmsg6,
 	)
 }
 

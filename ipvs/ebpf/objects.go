@@ -12,7 +12,7 @@ import (
 )
 
 // layoutVersion changes with the layout or the meaning of any pinned map.
-const layoutVersion = "v1"
+const layoutVersion = "v2"
 
 // Slots of mesh_hooks, as in overlay/datapath/bpf/hook.h.
 const (
@@ -74,11 +74,19 @@ func loadInto(dir string, c Config) (*objects, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = loadLocalObjects(&o.local, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: dir}})
-	if err != nil {
+	if err := o.loadLocal(dir, c); err != nil {
 		return nil, errors.Join(err, o.balanceObjects.Close())
 	}
 	return o, nil
+}
+
+func (o *objects) loadLocal(dir string, c Config) error {
+	spec, err := loadLocal()
+	if err != nil {
+		return err
+	}
+	spec.Maps[localMapFlows].MaxEntries = 2 * c.Connections
+	return spec.LoadAndAssign(&o.local, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: dir}})
 }
 
 // Close lets go of the descriptors.

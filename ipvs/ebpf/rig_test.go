@@ -28,6 +28,7 @@ type rig struct {
 	b       *Balancer
 	hooks   *ebpf.Map
 	ifindex uint32 // where packets come in
+	mode    Mode
 }
 
 func newBPFFS(t *testing.T) string {
@@ -77,8 +78,13 @@ func newHooks(t *testing.T, dir string) *ebpf.Map {
 // newRig is a node of its own; several rigs in a test are several nodes.
 func newRig(t *testing.T) *rig {
 	t.Helper()
+	return newRigIn(t, ModeAuto)
+}
+
+func newRigIn(t *testing.T, mode Mode) *rig {
+	t.Helper()
 	dir := newBPFFS(t)
-	r := &rig{t: t, dir: dir, hooks: newHooks(t, dir), ifindex: 1}
+	r := &rig{t: t, dir: dir, hooks: newHooks(t, dir), ifindex: 1, mode: mode}
 	r.start()
 	return r
 }
@@ -87,7 +93,7 @@ func (r *rig) start() {
 	r.t.Helper()
 	b, err := New(Config{
 		HooksPath: filepath.Join(r.dir, "mesh_hooks"), PinDir: filepath.Join(r.dir, "ipvs"),
-		Connections: 4096, Logger: slog.New(slog.DiscardHandler),
+		Connections: 4096, Mode: r.mode, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		r.t.Fatal(err)

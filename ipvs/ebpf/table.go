@@ -23,6 +23,7 @@ type entry struct {
 type table struct {
 	maps   *balanceMaps
 	netns  uint64
+	flags  uint32
 	state  ipvs.State // without names
 	held   map[ipvs.Key]entry
 	nextID uint32
@@ -50,9 +51,9 @@ func all[K comparable, V any](m *ebpf.Map, err *error) iter.Seq2[K, V] {
 }
 
 // read makes the table of what is in the maps now, for the network namespace with
-// the given cookie.
-func read(maps *balanceMaps, netns uint64) (*table, error) {
-	t := &table{maps: maps, netns: netns, held: map[ipvs.Key]entry{}, nextID: 1}
+// the given cookie; flags are what the node's entry is to have.
+func read(maps *balanceMaps, netns uint64, flags uint32) (*table, error) {
+	t := &table{maps: maps, netns: netns, flags: flags, held: map[ipvs.Key]entry{}, nextID: 1}
 	var err error
 	byID := map[uint32]ipvs.Key{}
 	for k, v := range all[serviceKey, service](maps.Services, &err) {
@@ -65,6 +66,7 @@ func read(maps *balanceMaps, netns uint64) (*table, error) {
 	for k := range all[addr, uint32](maps.NodeAddrs, &err) {
 		t.state.NodeAddrs = append(t.state.NodeAddrs, k.netip())
 	}
+	t.readClients(&err)
 	if err == nil {
 		err = t.readNode()
 	}
@@ -72,6 +74,20 @@ func read(maps *balanceMaps, netns uint64) (*table, error) {
 		t.state.Services = append(t.state.Services, ipvs.Service{Key: k, Backends: e.backends})
 	}
 	return t, err
+}
+
+// readClients makes one client of each group of addresses that tell the same. An
+// address that is not in its own list is left alone in one, as no client wanted is.
+func (t *table) readClients(err *error) {
+	for k, v := range all[clientKey, clientEntry](t.maps.Clients, err) {
+		own := ipvs.ClientAddr{VNI: k.VNI, Addr: k.Addr.netip()}
+		switch c := v.client(); {
+		case !slices.Contains(c.Addrs, own) && len(c.Addrs) < clientNetworks:
+			t.state.Clients = append(t.state.Clients, ipvs.Client{Addrs: []ipvs.ClientAddr{own}})
+		case c.Addrs[0] == own:
+			t.state.Clients = append(t.state.Clients, c)
+		}
+	}
 }
 
 func (t *table) readNode() error {
@@ -157,6 +173,9 @@ func (t *table) apply(want ipvs.State) error {
 		}
 	}
 	if err := t.putNode(want); err != nil {
+		return err
+	}
+	if err := t.applyClients(plan); err != nil {
 		return err
 	}
 	if err := t.putBits(publishedBits(want.Services)); err != nil {
@@ -261,8 +280,24 @@ func (t *table) putCounters(id uint32) error {
 	return t.maps.Counters.Put(id, make([]counters, cpus))
 }
 
+func (t *table) applyClients(plan ipvs.Plan) error {
+	for _, c := range plan.PutClients {
+		for _, a := range c.Addrs {
+			if err := t.maps.Clients.Put(clientKeyOf(a), clientOf(c)); err != nil {
+				return fmt.Errorf("container %s: %w", a.Addr, err)
+			}
+		}
+	}
+	for _, a := range plan.RemoveClients {
+		if err := gone(t.maps.Clients.Delete(clientKeyOf(a))); err != nil {
+			return fmt.Errorf("container %s: %w", a.Addr, err)
+		}
+	}
+	return nil
+}
+
 func (t *table) putNode(want ipvs.State) error {
-	n := node{Netns: t.netns, MeshVNI: want.MeshVNI}
+	n := node{Netns: t.netns, MeshVNI: want.MeshVNI, Flags: t.flags}
 	if a := want.First4(); a.IsValid() {
 		n.Addr4 = a.As4()
 	}

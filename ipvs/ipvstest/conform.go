@@ -36,6 +36,10 @@ func example(last byte, draining bool) ipvs.State {
 	return ipvs.State{
 		MeshVNI:   4096,
 		NodeAddrs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
+		Clients: []ipvs.Client{
+			{Addrs: []ipvs.ClientAddr{{VNI: 4097, Addr: netip.MustParseAddr("10.0.1.7")}, {VNI: 4096, Addr: netip.MustParseAddr("10.255.9.9")}}},
+			{Addrs: []ipvs.ClientAddr{{VNI: 4096, Addr: task}, {VNI: 4097, Addr: netip.MustParseAddr("fd00::9")}}},
+		},
 		Services: []ipvs.Service{
 			{
 				Key: ipvs.Key{VNI: 4096, Port: 8080, Protocol: ipvs.TCP}, Name: "web",
@@ -99,7 +103,8 @@ func again(t *testing.T, open func() Holder) {
 func changes(t *testing.T, open func() Holder) {
 	b := open()
 	less := example(2, false)
-	less.Services, less.NodeAddrs = less.Services[1:], less.NodeAddrs[:1]
+	less.Services, less.NodeAddrs, less.Clients = less.Services[1:], less.NodeAddrs[:1], less.Clients[1:]
+	less.Clients[0].Addrs = less.Clients[0].Addrs[:1]
 	empty := example(2, false)
 	for i := range empty.Services {
 		empty.Services[i].Backends = nil

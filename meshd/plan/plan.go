@@ -24,7 +24,11 @@ type Input struct {
 	// DataPathPort is the UDP port of the cluster's tunnels.
 	DataPathPort uint16
 	Nodes        []protocol.Node
-	Networks     []protocol.Network
+	// Dead are the IDs of nodes that cannot serve right now, whatever the managers
+	// know: no names and no balancers lead to them. Their routes stay, since
+	// connections may outlive a short absence.
+	Dead     map[string]bool
+	Networks []protocol.Network
 	// Tasks are the ones assigned to this node.
 	Tasks []protocol.Assignment
 	// NodeAddrs are the addresses that published ports answer on.
@@ -44,6 +48,7 @@ type Output struct {
 func Compile(in Input) Output {
 	nodes := make(map[string]protocol.Node, len(in.Nodes))
 	for _, n := range in.Nodes {
+		n.Down = n.Down || in.Dead[n.ID] && n.ID != in.Self
 		nodes[n.ID] = n
 	}
 	return Output{
@@ -81,7 +86,7 @@ func compileOverlay(in Input, nodes map[string]protocol.Node) overlay.State {
 }
 
 func compileIPVS(in Input, nodes map[string]protocol.Node) ipvs.State {
-	s := ipvs.State{NodeAddrs: in.NodeAddrs}
+	s := ipvs.State{NodeAddrs: in.NodeAddrs, Clients: clients(in)}
 	for _, n := range in.Networks {
 		if n.Ingress {
 			s.MeshVNI = n.VNI

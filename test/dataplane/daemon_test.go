@@ -54,7 +54,10 @@ func serve(dir string) error {
 	if err != nil {
 		return err
 	}
-	b, err := ebpf.New(ebpf.Config{HooksPath: o.HooksPath(), PinDir: filepath.Join(dir, "bpf", "ipvs"), Connections: 8192, Logger: log})
+	b, err := ebpf.New(ebpf.Config{
+		HooksPath: o.HooksPath(), PinDir: filepath.Join(dir, "bpf", "ipvs"), Connections: 8192, Logger: log,
+		Mode: ebpf.Mode(os.Getenv("DATAPLANE_TEST_MODE")),
+	})
 	if err != nil {
 		return errors.Join(err, o.Close())
 	}

@@ -149,7 +149,11 @@ func (l *lab) balanceOf(n *node) ipvs.State {
 	web := ipvs.Service{Name: "web", Key: ipvs.Key{VNI: userVNI, VIP: netip.MustParseAddr(vip)}}
 	tcp := ipvs.Service{Name: "web", Key: ipvs.Key{VNI: meshVNI, Port: published, Protocol: ipvs.TCP}}
 	udp := ipvs.Service{Name: "web", Key: ipvs.Key{VNI: meshVNI, Port: published, Protocol: ipvs.UDP}}
+	var clients []ipvs.Client
 	for _, c := range l.tasks {
+		if c.node == n {
+			clients = append(clients, ipvs.Client{Addrs: []ipvs.ClientAddr{{VNI: meshVNI, Addr: c.mesh}, {VNI: userVNI, Addr: c.user}}})
+		}
 		if l.out[c] {
 			continue
 		}
@@ -157,7 +161,7 @@ func (l *lab) balanceOf(n *node) ipvs.State {
 		tcp.Backends = append(tcp.Backends, ipvs.Backend{Addr: c.mesh, Port: taskPort, Draining: c.draining})
 		udp.Backends = append(udp.Backends, ipvs.Backend{Addr: c.mesh, Port: taskPort, Draining: c.draining})
 	}
-	return ipvs.State{MeshVNI: meshVNI, NodeAddrs: []netip.Addr{n.addr}, Services: []ipvs.Service{web, tcp, udp}}
+	return ipvs.State{MeshVNI: meshVNI, NodeAddrs: []netip.Addr{n.addr}, Services: []ipvs.Service{web, tcp, udp}, Clients: clients}
 }
 
 // blame logs what the nodes dropped, for a test that failed.

@@ -78,6 +78,7 @@ int balance_container(struct __sk_buff *skb)
 	if (s->p.unknown)
 		return lost_fragment(skb, &s->p, vni);
 	remember(&s->p, vni);
+	learn(skb, &s->p, vni, n);
 	if (answered(skb, s, vni, MESH_BALANCE_CONTAINER, &verdict))
 		return verdict;
 	if (vni == n->mesh_vni && is_published(s->p.dport, s->p.proto) && is_node_addr(&s->p.dst))

@@ -7,6 +7,7 @@
 #ifndef MESH_IPVS_FLOW_H
 #define MESH_IPVS_FLOW_H
 
+#include "choose.h"
 #include "packet.h"
 
 #define IDLE_SECONDS 120 /* a UDP flow silent for so long gives up its ports (RFC 4787 REQ-5) */
@@ -173,40 +174,18 @@ static __always_inline void touch(struct scratch *s, struct flow *f, enum direct
 		closing(s, f, other);
 }
 
-static __always_inline void count(__u32 service, int connections)
-{
-	struct counters *c = bpf_map_lookup_elem(&counters, &service);
-
-	if (!c)
-		return;
-	c->packets++;
-	c->connections += connections;
-}
-
 /* choose fills in a backend for s->flow; non-zero: there is none. */
 static __always_inline int choose(struct scratch *s, const struct service_key *key)
 {
-	/* Twice: between two look-ups user space may have replaced the list. */
-	for (int i = 0; i < 2; i++) {
-		struct service *service = bpf_map_lookup_elem(&services, key);
-		struct slot_key at;
-		struct slot *slot;
+	struct choice c;
 
-		if (!service || !service->count)
-			return -1;
-		at.service = service->id;
-		at.generation = service->generation;
-		at.index = bpf_get_prandom_u32() % service->count;
-		slot = bpf_map_lookup_elem(&slots, &at);
-		if (!slot)
-			continue;
-		s->flow.dst = slot->addr;
-		s->flow.dport = slot->port ? slot->port : s->key.dport;
-		s->flow.backend_port = slot->port;
-		s->flow.service = at.service;
-		return 0;
-	}
-	return -1;
+	if (pick(key, &c))
+		return -1;
+	s->flow.dst = c.slot.addr;
+	s->flow.dport = c.slot.port ? c.slot.port : s->key.dport;
+	s->flow.backend_port = c.slot.port;
+	s->flow.service = c.service;
+	return 0;
 }
 
 enum fitness {

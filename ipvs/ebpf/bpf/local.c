@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Published ports on 127.0.0.1: a process of the node that connects to loopback is
+ * What is decided when a socket connects or sends: VIPs for containers (socket.h),
+ * and here published ports on 127.0.0.1: a process of the node that connects to loopback is
  * led to the node's own address at connect() time, where balance_local sees its
  * packets, and goes on believing that it talks to 127.0.0.1. A packet of 127.0.0.1
  * itself could not leave the machine.
  *
  * Attached to the root of the cgroup tree, hence asked by every process of the
- * machine: only sockets of the node's own network namespace are touched, so that
- * containers keep their loopback, and so that several nodes fit on one machine.
+ * machine: only sockets of the node's own network namespace are led to its address,
+ * so that containers keep their loopback, and only those of its own containers to
+ * backends, so that several nodes fit on one machine.
  *
  * Not possible: sendto() on an unconnected socket to ::1 (the kernel does not let a
  * program lead from IPv6 to IPv4 there), and ::1 on an IPV6_V6ONLY socket.
@@ -17,7 +19,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 
-#include "maps.h"
+#include "socket.h"
 
 #define ALLOW 1
 #define LOOPBACK bpf_htonl(0x7f000001)
@@ -74,14 +76,44 @@ static __always_inline struct mesh_addr *asked(struct bpf_sock_addr *ctx, __be32
 	return bpf_map_lookup_elem(&led, &k);
 }
 
+static __always_inline struct mesh_addr addr4_of(struct bpf_sock_addr *ctx)
+{
+	struct mesh_addr a = {{0, 0, MESH_V4_PREFIX, ctx->user_ip4}};
+
+	return a;
+}
+
+static __always_inline struct mesh_addr addr6_of(struct bpf_sock_addr *ctx)
+{
+	struct mesh_addr a;
+
+	a.w[0] = ctx->user_ip6[0];
+	a.w[1] = ctx->user_ip6[1];
+	a.w[2] = ctx->user_ip6[2];
+	a.w[3] = ctx->user_ip6[3];
+	return a;
+}
+
+static __always_inline void set_peer4(struct bpf_sock_addr *ctx, const struct socket_peer *p)
+{
+	ctx->user_ip4 = p->addr.w[3];
+	ctx->user_port = p->port;
+}
+
+static __always_inline void set_peer6(struct bpf_sock_addr *ctx, const struct socket_peer *p)
+{
+	ctx->user_ip6[0] = p->addr.w[0];
+	ctx->user_ip6[1] = p->addr.w[1];
+	ctx->user_ip6[2] = p->addr.w[2];
+	ctx->user_ip6[3] = p->addr.w[3];
+	ctx->user_port = p->port;
+}
+
 static __always_inline int lead4(struct bpf_sock_addr *ctx)
 {
-	struct mesh_addr want = {{0, 0, MESH_V4_PREFIX, LOOPBACK}};
-	__be32 to;
+	struct mesh_addr want = addr4_of(ctx);
+	__be32 to = lead(ctx, &want);
 
-	if (ctx->user_ip4 != LOOPBACK)
-		return ALLOW;
-	to = lead(ctx, &want);
 	if (to)
 		ctx->user_ip4 = to;
 	return ALLOW;
@@ -89,49 +121,78 @@ static __always_inline int lead4(struct bpf_sock_addr *ctx)
 
 static __always_inline int back4(struct bpf_sock_addr *ctx)
 {
+	struct mesh_addr peer = addr4_of(ctx);
 	struct mesh_addr *a = asked(ctx, ctx->user_ip4);
+	struct socket_peer *p;
 
 	/* An IPv6 socket cannot be told ::1 here; 127.0.0.1 is as true. */
-	if (a)
+	if (a) {
 		ctx->user_ip4 = LOOPBACK;
+		return ALLOW;
+	}
+	p = asked_for(ctx, &peer);
+	if (p)
+		set_peer4(ctx, p);
 	return ALLOW;
 }
 
-static __always_inline int is_mapped(struct bpf_sock_addr *ctx)
+static __always_inline int is_loopback6(const struct mesh_addr *a)
 {
-	return ctx->user_ip6[0] == 0 && ctx->user_ip6[1] == 0 && ctx->user_ip6[2] == MESH_V4_PREFIX;
+	return a->w[0] == 0 && a->w[1] == 0 && a->w[2] == 0 && a->w[3] == bpf_htonl(1);
 }
 
-static __always_inline int is_loopback6(struct bpf_sock_addr *ctx)
+static __always_inline int lead6(struct bpf_sock_addr *ctx, const struct mesh_addr *want)
 {
-	return ctx->user_ip6[0] == 0 && ctx->user_ip6[1] == 0 && ctx->user_ip6[2] == 0 &&
-	       ctx->user_ip6[3] == bpf_htonl(1);
+	__be32 to = lead(ctx, want);
+
+	if (!to)
+		return ALLOW;
+	ctx->user_ip6[2] = MESH_V4_PREFIX;
+	ctx->user_ip6[3] = to;
+	return ALLOW;
 }
 
 static __always_inline int back6(struct bpf_sock_addr *ctx)
 {
-	struct mesh_addr *a;
+	struct mesh_addr peer = addr6_of(ctx);
+	struct mesh_addr *a = is_v4(&peer) ? asked(ctx, peer.w[3]) : NULL;
+	struct socket_peer *p;
 
-	if (!is_mapped(ctx))
+	if (a) {
+		ctx->user_ip6[2] = a->w[2];
+		ctx->user_ip6[3] = a->w[3];
 		return ALLOW;
-	a = asked(ctx, ctx->user_ip6[3]);
-	if (!a)
-		return ALLOW;
-	ctx->user_ip6[2] = a->w[2];
-	ctx->user_ip6[3] = a->w[3];
+	}
+	p = asked_for(ctx, &peer);
+	if (p)
+		set_peer6(ctx, p);
 	return ALLOW;
 }
 
 SEC("cgroup/connect4")
 int local_connect4(struct bpf_sock_addr *ctx)
 {
-	return lead4(ctx);
+	struct mesh_addr want = addr4_of(ctx);
+	struct socket_peer to;
+
+	if (want.w[3] == LOOPBACK)
+		return lead4(ctx);
+	if (!connects(ctx, &want, &to))
+		set_peer4(ctx, &to);
+	return ALLOW;
 }
 
 SEC("cgroup/sendmsg4")
 int local_sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return lead4(ctx);
+	struct mesh_addr want = addr4_of(ctx);
+	struct socket_peer to;
+
+	if (want.w[3] == LOOPBACK)
+		return lead4(ctx);
+	if (!to_backend(ctx, &want, &to))
+		set_peer4(ctx, &to);
+	return ALLOW;
 }
 
 SEC("cgroup/recvmsg4")
@@ -149,19 +210,24 @@ int local_getpeername4(struct bpf_sock_addr *ctx)
 SEC("cgroup/connect6")
 int local_connect6(struct bpf_sock_addr *ctx)
 {
-	struct mesh_addr want = {};
-	__be32 to;
+	struct mesh_addr want = addr6_of(ctx);
+	struct socket_peer to;
 
-	if (is_mapped(ctx) && ctx->user_ip6[3] == LOOPBACK)
-		want.w[2] = MESH_V4_PREFIX;
-	else if (!is_loopback6(ctx))
-		return ALLOW;
-	want.w[3] = ctx->user_ip6[3];
-	to = lead(ctx, &want);
-	if (!to)
-		return ALLOW;
-	ctx->user_ip6[2] = MESH_V4_PREFIX;
-	ctx->user_ip6[3] = to;
+	if ((is_v4(&want) && want.w[3] == LOOPBACK) || is_loopback6(&want))
+		return lead6(ctx, &want);
+	if (!connects(ctx, &want, &to))
+		set_peer6(ctx, &to);
+	return ALLOW;
+}
+
+SEC("cgroup/sendmsg6")
+int local_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	struct mesh_addr want = addr6_of(ctx);
+	struct socket_peer to;
+
+	if (!to_backend(ctx, &want, &to))
+		set_peer6(ctx, &to);
 	return ALLOW;
 }
 

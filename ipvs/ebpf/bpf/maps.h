@@ -51,6 +51,24 @@ struct node {
 	__u64 netns; /* cookie of the node's own network namespace */
 	__u32 mesh_vni;
 	__u32 addr4; /* where connections to 127.0.0.1 go; zero: nowhere */
+	__u32 flags;
+	__u32 pad;
+};
+
+#define NODE_SOCKETS 1 /* sockets of known containers are led to backends when they connect */
+
+/* An address of a container of this node, which names it: the overlay lets nobody else send with it. */
+struct client_key {
+	__u32 vni;
+	struct mesh_addr addr;
+};
+
+#define CLIENT_NETWORKS 16
+
+/* The networks on which a container sees VIPs, each with its own address there. */
+struct client {
+	__u32 count;
+	struct client_key networks[CLIENT_NETWORKS];
 };
 
 #define PORT_WORDS 1024 /* 65536 bits */
@@ -111,6 +129,27 @@ struct fragment_key {
 struct ports {
 	__be16 source;
 	__be16 dest;
+};
+
+/*
+ * What a socket asked for and what it got: FORWARD is found by what it asks for,
+ * REVERSE by what it got.
+ */
+struct socket_key {
+	__u64 socket; /* cookie */
+	struct mesh_addr addr;
+	__be16 port;
+	__u8 proto;
+	__u8 direction;
+	__u32 pad;
+};
+
+struct socket_peer {
+	struct mesh_addr addr;
+	__be16 port;
+	__be16 backend_port; /* as in backend_key */
+	__u32 service;
+	__u32 vni;
 };
 
 struct counters {
@@ -210,6 +249,41 @@ struct {
 } fragments SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct client_key);
+	__type(value, struct client);
+	PINNED;
+} clients SEC(".maps");
+
+/* Network namespaces, by cookie, whose container is known. Cookies are never used again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, struct client_key);
+	PINNED;
+} known SEC(".maps");
+
+/* Sockets, by cookie, of namespaces that are not known yet. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, __u64);
+	__type(value, __u64);
+	PINNED;
+} strangers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 32768);
+	__type(key, struct socket_key);
+	__type(value, struct socket_peer);
+	PINNED;
+} sockets SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(max_entries, 65536);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -232,6 +306,16 @@ static __always_inline int is_published(__be16 port, __u8 proto)
 	__u64 *word = bpf_map_lookup_elem(&published, &at);
 
 	return word && (*word >> (bpf_ntohs(port) & 63)) & 1;
+}
+
+static __always_inline void count(__u32 service, int connections)
+{
+	struct counters *c = bpf_map_lookup_elem(&counters, &service);
+
+	if (!c)
+		return;
+	c->packets++;
+	c->connections += connections;
 }
 
 static __always_inline struct node *this_node(void)

@@ -4,6 +4,7 @@
 #define MESH_IPVS_VIP_H
 
 #include "answer.h"
+#include "learn.h"
 #include "refuse.h"
 
 /* to_vip leads a packet to a backend of the VIP it is for: s->key is its FORWARD key. */
@@ -32,26 +33,9 @@ static __always_inline int to_vip(struct __sk_buff *skb, struct scratch *s, cons
 	return forward(skb, MESH_BALANCE_CONTAINER);
 }
 
-/*
- * direct looks after packets to no VIP. Where their answers would be taken for
- * those of a connection through a VIP, an ended one is forgotten, and beside a live
- * one the source port is changed.
- */
-static __always_inline int direct(struct __sk_buff *skb, struct scratch *s, __u32 vni)
+/* plainly forwards a packet that is for nobody virtual, but remembers the connection both ways. */
+static __always_inline int plainly(struct __sk_buff *skb, struct scratch *s)
 {
-	struct flow *f;
-
-	if (s->p.later || (s->p.proto == IPPROTO_TCP && !opens(&s->p)))
-		return forward(skb, MESH_BALANCE_CONTAINER);
-	answer_to(&s->other, &s->p, vni, REVERSE);
-	f = bpf_map_lookup_elem(&flows, &s->other);
-	if (!f)
-		return forward(skb, MESH_BALANCE_CONTAINER);
-	if (over(f, s->p.proto)) {
-		bpf_map_delete_elem(&flows, &s->other);
-		return forward(skb, MESH_BALANCE_CONTAINER);
-	}
-	__builtin_memset(&s->flow, 0, sizeof(s->flow));
 	s->flow.src = s->p.src;
 	s->flow.sport = s->p.sport;
 	s->flow.dst = s->p.dst;
@@ -60,6 +44,34 @@ static __always_inline int direct(struct __sk_buff *skb, struct scratch *s, __u3
 	if (rewrite(skb, &s->p, &s->flow))
 		return drop(DROP_REWRITE);
 	return forward(skb, MESH_BALANCE_CONTAINER);
+}
+
+/*
+ * direct looks after packets to no VIP. Where their answers would be taken for
+ * those of a connection through a VIP, an ended one is forgotten, and beside a live
+ * one the source port is changed. Of a connection that its socket was led to, the
+ * entry serves only to end it when its backend is gone: it goes on without.
+ */
+static __always_inline int direct(struct __sk_buff *skb, struct scratch *s, __u32 vni)
+{
+	struct flow *f;
+
+	if (s->p.later || (s->p.proto == IPPROTO_TCP && !opens(&s->p)))
+		return forward(skb, MESH_BALANCE_CONTAINER);
+	__builtin_memset(&s->flow, 0, sizeof(s->flow));
+	if (s->p.proto == IPPROTO_TCP && led_here(skb, s, vni)) {
+		count(s->flow.service, 1);
+		return plainly(skb, s);
+	}
+	answer_to(&s->other, &s->p, vni, REVERSE);
+	f = bpf_map_lookup_elem(&flows, &s->other);
+	if (!f)
+		return forward(skb, MESH_BALANCE_CONTAINER);
+	if (over(f, s->p.proto)) {
+		bpf_map_delete_elem(&flows, &s->other);
+		return forward(skb, MESH_BALANCE_CONTAINER);
+	}
+	return plainly(skb, s);
 }
 
 /* other_protocol answers echo requests to VIPs; nothing else reaches them. */
@@ -108,6 +120,7 @@ static __always_inline int request(struct __sk_buff *skb, struct scratch *s, __u
 				return drop(DROP_REWRITE);
 			return forward(skb, MESH_BALANCE_CONTAINER);
 		}
+		bpf_map_delete_elem(&flows, &s->key);
 	}
 	if (bpf_map_lookup_elem(&services, &service))
 		return to_vip(skb, s, &service);
