@@ -22,7 +22,8 @@ type Runner interface {
 	// there is an error.
 	Prepare(ctx context.Context, t Task) (id string, err error)
 	// Start starts the process and returns its PID once it runs and, if it has a
-	// health check, is healthy. ErrUnhealthy: it runs, but is not. A container
+	// health check, is healthy; without one it is waited for a moment until it
+	// listens on a port that it exposes. ErrUnhealthy: it runs, but is not. A container
 	// that runs already is waited for in the same way.
 	Start(ctx context.Context, id string) (pid int, err error)
 	// Wait returns when the container has ended; ErrUnhealthy, once, when it

@@ -115,7 +115,7 @@ func (r *Runner) Start(ctx context.Context, id string) (int, error) {
 // started looks at a container whose process was started; done is false while
 // its health check has not decided, or while the engine cannot be asked.
 func (r *Runner) started(ctx context.Context, id string, w *watch, ev event) (pid int, done bool, err error) {
-	state, err := r.inspect(ctx, id)
+	config, state, err := r.examine(ctx, id)
 	switch {
 	case ev == eventDied && (err != nil || state.Running):
 		return 0, true, agent.Exit{Code: w.exitCode()}.Err()
@@ -132,7 +132,10 @@ func (r *Runner) started(ctx context.Context, id string, w *watch, ev event) (pi
 		return state.Pid, true, agent.ErrUnhealthy
 	case container.Starting:
 		return 0, ev == eventHealthy, nil
-	case container.NoHealthcheck, container.Healthy:
+	case container.NoHealthcheck:
+		awaitListen(ctx, "/proc", state.Pid, config)
+		return state.Pid, true, ctx.Err()
+	case container.Healthy:
 	}
 	return state.Pid, true, nil
 }
@@ -271,14 +274,19 @@ func ours() client.Filters {
 }
 
 func (r *Runner) inspect(ctx context.Context, id string) (*container.State, error) {
+	_, state, err := r.examine(ctx, id)
+	return state, err
+}
+
+func (r *Runner) examine(ctx context.Context, id string) (*container.Config, *container.State, error) {
 	c, err := r.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
 	if err != nil {
-		return nil, plain(err)
+		return nil, nil, plain(err)
 	}
 	if c.Container.State == nil {
-		return nil, errors.New("engine gives no state of container " + id)
+		return nil, nil, errors.New("engine gives no state of container " + id)
 	}
-	return c.Container.State, nil
+	return c.Container.Config, c.Container.State, nil
 }
 
 // slot bounds the load on the engine; call the result when done.

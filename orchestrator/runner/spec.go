@@ -204,7 +204,25 @@ func (p *plan) network(t agent.Task) error {
 			EndpointsConfig: map[string]*network.EndpointSettings{a.Network.Name: settings},
 		}
 	}
+	p.expose(t.Endpoint)
 	return nil
+}
+
+// expose names the ports that the service publishes as the container's own.
+func (p *plan) expose(e *swarm.EndpointSpec) {
+	if e == nil {
+		return
+	}
+	for _, c := range e.Ports {
+		port, ok := network.PortFrom(uint16(c.TargetPort), c.Protocol)
+		if !ok {
+			continue
+		}
+		if p.Create.Config.ExposedPorts == nil {
+			p.Create.Config.ExposedPorts = network.PortSet{}
+		}
+		p.Create.Config.ExposedPorts[port] = struct{}{}
+	}
 }
 
 func endpoint(t agent.Task, a agent.Attachment) (*network.EndpointSettings, error) {
@@ -262,20 +280,19 @@ func (p *plan) engineNetwork(t agent.Task) error {
 
 // publish maps ports of the host, which the engine does on its own bridge.
 func (p *plan) publish(ports []swarm.PortConfig) {
+	p.expose(&swarm.EndpointSpec{Ports: ports})
 	for _, c := range ports {
 		port, ok := network.PortFrom(uint16(c.TargetPort), c.Protocol)
 		if !ok {
 			continue
 		}
-		if p.Create.Config.ExposedPorts == nil {
-			p.Create.Config.ExposedPorts = network.PortSet{}
+		if p.Create.HostConfig.PortBindings == nil {
 			p.Create.HostConfig.PortBindings = network.PortMap{}
 		}
 		b := network.PortBinding{HostIP: netip.IPv4Unspecified()}
 		if c.PublishedPort != 0 {
 			b.HostPort = fmt.Sprint(c.PublishedPort)
 		}
-		p.Create.Config.ExposedPorts[port] = struct{}{}
 		p.Create.HostConfig.PortBindings[port] = append(p.Create.HostConfig.PortBindings[port], b)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/agent"
@@ -16,12 +17,16 @@ import (
 func TestPlanNetworks(t *testing.T) {
 	ing, ov := stubNetwork("i", "ingress", 4096, "10.255.0.0/16", true), stubNetwork("o", "ov", 4097, "10.0.1.0/24", false)
 	task := meshTask("t", map[string]protocol.Network{"10.255.0.9/16": ing, "10.0.1.9/24": ov}, "10.255.0.9/16", "10.0.1.9/24")
+	task.Endpoint = &swarm.EndpointSpec{Ports: []swarm.PortConfig{{TargetPort: 80, PublishedPort: 8080, Protocol: "tcp", PublishMode: "ingress"}}}
 	p, err := makePlan(task, "/run/resolv.conf")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if p.Create.HostConfig.NetworkMode != "ingress" || len(p.Create.NetworkingConfig.EndpointsConfig) != 1 {
 		t.Errorf("first network: %+v", p.Create.NetworkingConfig)
+	}
+	if _, ok := p.Create.Config.ExposedPorts[network.MustParsePort("80/tcp")]; !ok || p.Create.HostConfig.PortBindings != nil {
+		t.Errorf("ports %v, bindings %v", p.Create.Config.ExposedPorts, p.Create.HostConfig.PortBindings)
 	}
 	if len(p.Connect) != 1 || p.Connect[0].Network != "ov" ||
 		p.Connect[0].Settings.IPAMConfig.IPv4Address != netip.MustParseAddr("10.0.1.9") || p.Connect[0].Settings.DriverOpts[optTask] != "t" {
