@@ -55,10 +55,13 @@ func withoutState(ops []op, held objects) []op {
 		if o.remove {
 			return !followsFromPorts(o.object, o.value)
 		}
-		// A route without its source address would be a step back.
-		if _, isRoute := o.object.(routeObject); isRoute {
+		switch o.object.(type) {
+		case routeObject: // without its source address it would be a step back
 			return held[o.object] != nil
+		case mtuObject: // it follows from the peers
+			return true
+		default:
+			return false
 		}
-		return false
 	})
 }

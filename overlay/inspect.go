@@ -26,7 +26,7 @@ func (o *Overlay) Differences(s State) ([]Difference, error) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	f, err := o.kernel.facts(s)
+	f, err := o.kernel.facts(s, true)
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +131,7 @@ func (o *Overlay) Path(vni uint32, to netip.Addr) (Path, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	s := o.desired()
-	f, err := o.kernel.facts(s)
+	f, err := o.kernel.facts(s, true)
 	if err != nil {
 		return Path{}, err
 	}
@@ -139,7 +139,7 @@ func (o *Overlay) Path(vni uint32, to netip.Addr) (Path, error) {
 	if err != nil {
 		return Path{}, err
 	}
-	p := Path{Place: PlaceNowhere, Overhead: overhead(s.Local), MTU: f.mtu - overhead(s.Local), Tunnel: f.tunnel != 0}
+	p := Path{Place: PlaceNowhere, Overhead: overhead(s.Local), MTU: innerMTU(s, f), Tunnel: f.tunnel != 0}
 	for object, v := range held {
 		if sub, ok := object.(subnetObject); ok && v == any(vni) {
 			bits := int(sub.key.Bits)

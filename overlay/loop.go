@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"path/filepath"
 	"sync"
 	"time"
@@ -42,8 +41,9 @@ const (
 
 // kernel is the edge: all that reads or changes the node.
 type kernel interface {
-	// facts reads what objects depend on; local is the node's own address, if known.
-	facts(s State) (facts, error)
+	// facts reads what objects depend on. Paths to peers may be remembered ones,
+	// unless fresh.
+	facts(s State, fresh bool) (facts, error)
 	// read reads all objects of ours.
 	read(facts) (objects, error)
 	// do carries out one operation.
@@ -131,7 +131,7 @@ func (o *Overlay) Attach(a Attachment) (peerName string, err error) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	f, err := o.kernel.facts(o.desired())
+	f, err := o.kernel.facts(o.desired(), false)
 	if err != nil {
 		return "", err
 	}
@@ -143,7 +143,7 @@ func (o *Overlay) Attach(a Attachment) (peerName string, err error) {
 			}
 		}
 	}
-	if err := o.kernel.addPort(a, f.mtu-overhead(o.local())); err != nil {
+	if err := o.kernel.addPort(a, attachmentMTU(o.desired(), f, a)); err != nil {
 		return "", err
 	}
 	if err := o.reconcile(false); err != nil && !o.holds(a.ID) {
@@ -154,7 +154,7 @@ func (o *Overlay) Attach(a Attachment) (peerName string, err error) {
 
 // holds says whether the kernel has all that an attachment needs.
 func (o *Overlay) holds(id string) bool {
-	f, err := o.kernel.facts(o.desired())
+	f, err := o.kernel.facts(o.desired(), false)
 	if err != nil {
 		return false
 	}
@@ -196,7 +196,7 @@ func (o *Overlay) Detach(id string) error {
 func (o *Overlay) Attachments() []Attachment {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	f, err := o.kernel.facts(o.desired())
+	f, err := o.kernel.facts(o.desired(), false)
 	if err != nil {
 		o.cfg.Logger.Warn("list attachments", "error", err)
 		return nil
@@ -206,16 +206,6 @@ func (o *Overlay) Attachments() []Attachment {
 		out = append(out, p.Attachment)
 	}
 	return out
-}
-
-// overhead is what VXLAN adds to a packet (RFC 7348): inner Ethernet 14, VXLAN
-// 8, UDP 8, and the outer IP header.
-func overhead(local netip.Addr) int {
-	const vxlan, v4, v6 = 14 + 8 + 8, 20, 40
-	if local.Is6() && !local.Is4In6() {
-		return vxlan + v6
-	}
-	return vxlan + v4
 }
 
 func (p port) sharesAddress(a Attachment) bool {
@@ -244,8 +234,6 @@ func (o *Overlay) desired() State {
 	return s
 }
 
-func (o *Overlay) local() netip.Addr { return o.desired().Local }
-
 // reconcile makes the kernel equal to the newest state; reread compares with
 // the kernel itself instead of what we know of it. o.mu is held.
 func (o *Overlay) reconcile(reread bool) error {
@@ -257,7 +245,7 @@ func (o *Overlay) reconcile(reread bool) error {
 }
 
 func (o *Overlay) reconcileLocked(reread bool) error {
-	f, err := o.kernel.facts(o.desired())
+	f, err := o.kernel.facts(o.desired(), reread)
 	if err != nil {
 		return err
 	}
@@ -276,7 +264,7 @@ func (o *Overlay) reconcileLocked(reread bool) error {
 	defer o.noteRepairs(drift, put)
 	if len(put) > 0 {
 		var ferr error
-		if f, ferr = o.kernel.facts(s); ferr != nil {
+		if f, ferr = o.kernel.facts(s, false); ferr != nil {
 			return errors.Join(err, ferr)
 		}
 		f.live = o.live(f)
@@ -371,7 +359,7 @@ func (o *Overlay) repair(ctx context.Context) {
 
 // collect removes interfaces that no container has any more. o.mu is held.
 func (o *Overlay) collect(now time.Time) error {
-	f, err := o.kernel.facts(o.desired())
+	f, err := o.kernel.facts(o.desired(), false)
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ type fakeKernel struct {
 
 func newFake() *fakeKernel { return &fakeKernel{held: objects{}} }
 
-func (k *fakeKernel) facts(State) (facts, error) {
+func (k *fakeKernel) facts(State, bool) (facts, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	f := facts{loopback: 1, underlay: []int{2}, mtu: 1500, ports: slices.Clone(k.ports)}

@@ -24,6 +24,8 @@ type linuxKernel struct {
 	// filters: this kernel has no tcx, programs are clsact filters.
 	filters bool
 	warned  bool
+	// paths are what is remembered of the ways to peers.
+	paths map[netip.Addr]link.Path
 }
 
 func openKernel(cfg Config) (kernel, error) {
@@ -49,7 +51,7 @@ func (k *linuxKernel) close() error {
 
 func (k *linuxKernel) drops() (map[string]uint64, error) { return k.path.Drops() }
 
-func (k *linuxKernel) facts(s State) (facts, error) {
+func (k *linuxKernel) facts(s State, fresh bool) (facts, error) {
 	devices, err := k.door.Devices()
 	if err != nil {
 		return facts{}, err
@@ -72,7 +74,7 @@ func (k *linuxKernel) facts(s State) (facts, error) {
 		}
 	}
 	slices.SortFunc(f.ports, func(a, b port) int { return strings.Compare(a.ID, b.ID) })
-	return f, errors.Join(k.underlay(&f, devices, s.Local), k.forwarding(&f))
+	return f, errors.Join(k.underlay(&f, devices, s.Local), k.forwarding(&f), k.pathsTo(&f, devices, s.Peers, fresh))
 }
 
 // forwarding looks at iptables' tables.
@@ -86,6 +88,30 @@ func (k *linuxKernel) forwarding(f *facts) (err error) {
 			"remedy", "iptables -I FORWARD -i mv+ -j ACCEPT; iptables -I FORWARD -o mv+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
 	}
 	return err
+}
+
+// pathsTo asks for the way to each peer that is not known, or to all: one call
+// of some 10 us each.
+func (k *linuxKernel) pathsTo(f *facts, devices map[int]link.Device, peers []Peer, fresh bool) error {
+	known := k.paths
+	if fresh {
+		known = nil
+	}
+	f.paths = make(map[netip.Addr]link.Path, len(peers))
+	for _, p := range peers {
+		path, ok := known[p.Addr]
+		if !ok && p.Addr.IsValid() {
+			var err error
+			if path, ok, err = k.door.PathTo(p.Addr, devices); err != nil {
+				return err
+			}
+		}
+		if ok {
+			f.paths[p.Addr] = path
+		}
+	}
+	k.paths = f.paths
+	return nil
 }
 
 // underlay finds the node's own devices and their MTU: that of the device which
@@ -139,6 +165,9 @@ func (k *linuxKernel) readDevices(held objects) error {
 			held[vxlanObject{}] = link.VXLAN{Port: d.VXLANPort}
 		case link.GatewayName:
 			held[gatewayDevObject{}] = present{}
+		}
+		if a, ok := decodeAlias(d.Alias); ok && d.IsHost() {
+			held[mtuObject{a.ID}] = d.MTU
 		}
 	}
 	addrs, err := k.door.GatewayAddrs()
@@ -300,6 +329,8 @@ func (k *linuxKernel) put(op op) error {
 		return masquerade(op.value.(string))
 	case acceptObject:
 		return nft.PutAccept(o.v6)
+	case mtuObject:
+		return k.door.PutMTU(o.id, op.value.(int))
 	default:
 		return fmt.Errorf("overlay: cannot put %T", o)
 	}
@@ -333,6 +364,8 @@ func (k *linuxKernel) remove(op op) error {
 		return nft.Delete()
 	case acceptObject:
 		return nft.DeleteAccept(o.v6)
+	case mtuObject:
+		return nil // it went with the interface
 	default:
 		return fmt.Errorf("overlay: cannot remove %T", o)
 	}

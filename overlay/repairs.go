@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/meshd/meshd/overlay/link"
 )
 
 // repairs counts the objects put right after somebody else changed them.
@@ -109,6 +111,8 @@ func nameOf(o object) (kind, name string) {
 		return "route", "route to " + o.to.String()
 	case masqueradeObject:
 		return "masquerade", "masquerading rules"
+	case mtuObject:
+		return "mtu", "MTU of interface " + link.HostName(o.id)
 	case acceptObject:
 		return "accept", "rules in DOCKER-USER"
 	default:

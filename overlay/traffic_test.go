@@ -137,6 +137,12 @@ func tcp(ns, to string, size int) (seen string, err error) {
 	if _, err := fmt.Fscanln(c, &seen); err != nil {
 		return "", err
 	}
+	return seen, exchange(c, size)
+}
+
+// exchange sends size bytes over a connection that echoes, and has them back.
+func exchange(c net.Conn, size int) error {
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	data := bytes.Repeat([]byte("0123456789abcdef"), size/16)
 	sent := make(chan error, 1)
 	go func() {
@@ -144,14 +150,14 @@ func tcp(ns, to string, size int) (seen string, err error) {
 		sent <- err
 	}()
 	back := make([]byte, len(data))
-	_, err = io.ReadFull(c, back)
+	_, err := io.ReadFull(c, back)
 	if err := errors.Join(err, <-sent); err != nil {
-		return seen, err
+		return err
 	}
 	if !bytes.Equal(data, back) {
-		return seen, errors.New("the echo differs")
+		return errors.New("the echo differs")
 	}
-	return seen, nil
+	return nil
 }
 
 func udp(ns, to string, size int) error {

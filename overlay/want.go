@@ -32,7 +32,8 @@ const (
 	rankRoute
 	rankMasquerade
 	rankAccept
-	lastRank = rankAccept
+	rankMTU
+	lastRank = rankMTU
 )
 
 // The kinds of object, and what is kept under each.
@@ -51,6 +52,7 @@ type (
 	routeObject      struct{ to netip.Addr }            // link.Route
 	masqueradeObject struct{}                           // string: the subnets, by nft.Key
 	acceptObject     struct{ v6 bool }                  // nft.Accepting
+	mtuObject        struct{ id string }                // int: bytes
 )
 
 // present is the value of objects that are there or not.
@@ -70,6 +72,7 @@ func (neighbourObject) rank() rank  { return rankNeighbour }
 func (routeObject) rank() rank      { return rankRoute }
 func (masqueradeObject) rank() rank { return rankMasquerade }
 func (acceptObject) rank() rank     { return rankAccept }
+func (mtuObject) rank() rank        { return rankMTU }
 
 // objects are things in the kernel with what they hold.
 type objects map[object]any
@@ -86,6 +89,8 @@ type facts struct {
 	underlay []int
 	// mtu is that of the underlay, in bytes.
 	mtu int
+	// paths lead to the peers, by their addresses; none to one that is unreachable.
+	paths map[netip.Addr]link.Path
 	// forwarding is what iptables does with forwarded packets of IPv4 and IPv6.
 	forwarding, forwarding6 nft.Forwarding
 	// ports are the attached containers' interfaces.
@@ -164,6 +169,7 @@ func want(s State, f facts, vxlanPort uint16) objects {
 	wantAccept(w, s, f)
 	for _, p := range f.ports {
 		wantPort(w, s, p)
+		w[mtuObject{p.ID}] = attachmentMTU(s, f, p.Attachment)
 	}
 	if f.live {
 		wantHooks(w, f, vxlanPort)
@@ -269,7 +275,7 @@ func sourceFor(s State, vni uint32, a netip.Prefix) netip.Addr {
 // and so can be decided on before any state is known.
 func followsFromPorts(o object, value any) bool {
 	switch o := o.(type) {
-	case ifaceObject, neighbourObject, routeObject:
+	case ifaceObject, neighbourObject, routeObject, mtuObject:
 		return true
 	case endpointObject:
 		e, ok := value.(datapath.Endpoint)

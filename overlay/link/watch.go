@@ -17,7 +17,7 @@ func Watch(ctx context.Context, changed func()) error {
 	links := make(chan netlink.LinkUpdate, 64)
 	routes := make(chan netlink.RouteUpdate, 64)
 	addrs := make(chan netlink.AddrUpdate, 64)
-	if err := netlink.LinkSubscribe(links, done); err != nil {
+	if err := netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{ListExisting: true}); err != nil {
 		return fmt.Errorf("watch devices: %w", err)
 	}
 	if err := netlink.RouteSubscribe(routes, done); err != nil {
@@ -27,13 +27,14 @@ func Watch(ctx context.Context, changed func()) error {
 		return fmt.Errorf("watch addresses: %w", err)
 	}
 	defer drain(links, routes, addrs)
+	sizes := mtus{}
 	for {
 		var hit, open bool
 		select {
 		case <-ctx.Done():
 			return nil
 		case u, ok := <-links:
-			open, hit = ok, ok && linkMatters(u)
+			open, hit = ok, ok && (sizes.changed(u) || linkMatters(u))
 		case u, ok := <-routes:
 			open, hit = ok, ok && routeMatters(u)
 		case u, ok := <-addrs:
@@ -68,9 +69,28 @@ func linkMatters(u netlink.LinkUpdate) bool {
 	return ours && (u.Header.Type == unix.RTM_DELLINK || a.Flags&unix.IFF_UP == 0)
 }
 
+// mtus remembers the MTU of each device that is not ours, by index.
+type mtus map[int32]int
+
+// changed says whether a known device's MTU is another one now.
+func (m mtus) changed(u netlink.LinkUpdate) bool {
+	a := u.Attrs()
+	if u.Header.Type == unix.RTM_DELLINK {
+		delete(m, u.Index)
+		return false
+	}
+	before, known := m[u.Index]
+	m[u.Index] = a.MTU
+	return known && before != a.MTU
+}
+
+// routeMatters: others' routes may lead to peers, and carry an MTU.
 func routeMatters(u netlink.RouteUpdate) bool {
 	if u.Dst == nil || isDefault(u.Dst) {
 		return true
 	}
-	return u.Type == unix.RTM_DELROUTE && u.Protocol == routeProtocol
+	if u.Protocol == routeProtocol {
+		return u.Type == unix.RTM_DELROUTE
+	}
+	return u.Table == unix.RT_TABLE_MAIN && !u.Dst.IP.IsLinkLocalUnicast() && !u.Dst.IP.IsMulticast()
 }

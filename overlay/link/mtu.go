@@ -1,0 +1,95 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// PutMTU sets the MTU of both ends of a container's interface. The far end is in
+// the container's namespace, which is found by a process in it; without one the
+// near end alone is set, and nobody is there to mind.
+func (d *Door) PutMTU(id string, mtu int) error {
+	host, err := d.h.LinkByName(HostName(id))
+	if missing(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", HostName(id), err)
+	}
+	if err := d.putPeerMTU(id, host.Attrs(), mtu); err != nil {
+		return fmt.Errorf("MTU of the container's end of %s: %w", HostName(id), err)
+	}
+	if err := d.h.LinkSetMTU(host, mtu); err != nil && !missing(err) {
+		return fmt.Errorf("MTU of %s: %w", HostName(id), err)
+	}
+	return nil
+}
+
+func (d *Door) putPeerMTU(id string, host *netlink.LinkAttrs, mtu int) error {
+	if host.NetNsID < 0 { // the far end is still here
+		peer, err := d.h.LinkByName(PeerName(id))
+		if err == nil {
+			err = d.h.LinkSetMTU(peer, mtu)
+		}
+		return ignoreMissing(err)
+	}
+	ns, err := d.namespaceOf(host.NetNsID)
+	if err != nil || !ns.IsOpen() {
+		return err
+	}
+	defer ns.Close()
+	inside, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer inside.Close()
+	peer, err := inside.LinkByIndex(host.ParentIndex)
+	if err == nil {
+		err = inside.LinkSetMTU(peer, mtu)
+	}
+	return ignoreMissing(err)
+}
+
+// namespaceOf opens the network namespace that this one knows by a number
+// (rtnetlink's nsid); a closed handle if no process is in it.
+func (d *Door) namespaceOf(nsid int) (netns.NsHandle, error) {
+	processes, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		return netns.None(), err
+	}
+	seen := map[string]bool{}
+	for _, path := range processes {
+		inode, err := os.Readlink(path)
+		if err != nil || seen[inode] {
+			continue // ended meanwhile
+		}
+		seen[inode] = true
+		ns, err := netns.GetFromPath(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			seen[inode] = false
+			continue
+		}
+		if err != nil {
+			return netns.None(), err
+		}
+		if got, err := d.h.GetNetNsIdByFd(int(ns)); err == nil && got == nsid {
+			return ns, nil
+		}
+		_ = ns.Close()
+	}
+	return netns.None(), nil
+}
+
+func ignoreMissing(err error) error {
+	if missing(err) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,54 @@
+package overlay
+
+import "net/netip"
+
+// Bounds of a container's MTU in bytes. A path that is said to be narrower than
+// leastMTU is not believed (RFC 791 has every host take 576): the outer packets
+// are fragmented instead. IPv6 does not work on a device below leastMTU6 (RFC
+// 8200, section 5), and there likewise.
+const (
+	leastMTU  = 576
+	leastMTU6 = 1280
+)
+
+// innerMTU is what fits into the tunnel to every peer: one figure for all
+// containers of the node, since their networks' members may be anywhere.
+func innerMTU(s State, f facts) int {
+	least := 0
+	for _, p := range s.Peers {
+		path, ok := f.paths[p.Addr]
+		if !ok {
+			continue
+		}
+		if inner := path.MTU - overhead(p.Addr); least == 0 || inner < least {
+			least = inner
+		}
+	}
+	if least == 0 {
+		least = f.mtu - overhead(s.Local)
+	}
+	return max(least, leastMTU)
+}
+
+// attachmentMTU is that of one container's interface.
+func attachmentMTU(s State, f facts, a Attachment) int {
+	mtu := innerMTU(s, f)
+	for _, p := range a.Addrs {
+		if is6(p.Addr()) {
+			mtu = max(mtu, leastMTU6)
+		}
+	}
+	return mtu
+}
+
+func is6(a netip.Addr) bool { return a.Is6() && !a.Is4In6() }
+
+// overhead is what VXLAN adds to a packet to a node (RFC 7348): inner Ethernet
+// 14, VXLAN 8, UDP 8, and the outer IP header.
+func overhead(node netip.Addr) int {
+	const vxlan, v4, v6 = 14 + 8 + 8, 20, 40
+	if is6(node) {
+		return vxlan + v6
+	}
+	return vxlan + v4
+}
