@@ -16,6 +16,7 @@
 // The node's ID comes from its first key: a join that is repeated because the
 // answer was lost makes no second node.
 //
-// One goroutine of the leader's term, Roles.Run, takes managers that were
-// demoted or removed out of raft; it owns nothing and ends with its context.
+// Two goroutines of the leader's term own nothing and end with its context:
+// Roles.Run takes managers that were demoted or removed out of raft; Keys.Run
+// renews the keys of the nodes' gossip, which travel to members in their sessions.
 package admission

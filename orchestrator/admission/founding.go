@@ -111,6 +111,7 @@ func newClusterObject(f Founder, ca *certs.CA, id string) (*store.Cluster, error
 	if c.Spec.CAConfig.NodeCertExpiry < minCertLife {
 		return nil, remote.Errorf(errdefs.ErrInvalidArgument, "minimum certificate expiry time must be at least %v", minCertLife)
 	}
+	c.GossipKeys = []store.GossipKey{newGossipKey(time.Now(), true)}
 	c.TLSInfo = tlsInfo(ca)
 	c.DefaultAddrPool, c.SubnetSize = f.Request.DefaultAddrPool, f.Request.SubnetSize
 	if len(c.DefaultAddrPool) == 0 {

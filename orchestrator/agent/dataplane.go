@@ -21,6 +21,8 @@ type Dataplane interface {
 type View struct {
 	Nodes    []protocol.Node
 	Networks []protocol.Network
+	// GossipKeys are those of the nodes' gossip, the one to encrypt with first.
+	GossipKeys [][]byte
 	// Tasks are the assignments whose task has not ended: the addresses of ended
 	// ones may belong to others by now.
 	Tasks []protocol.Assignment

@@ -17,6 +17,7 @@ import (
 type picture struct {
 	mu       sync.Mutex
 	nodes    []protocol.Node
+	keys     [][]byte
 	networks map[string]protocol.Network
 	tasks    map[string]protocol.Assignment
 	ended    map[string]bool
@@ -60,6 +61,9 @@ func (p *picture) apply(m protocol.Message) delta {
 	d := delta{NetworksGone: len(m.NetworksGone) > 0}
 	if m.Nodes != nil {
 		p.nodes, d.View = m.Nodes, true
+	}
+	if m.GossipKeys != nil {
+		p.keys, d.View = m.GossipKeys, true
 	}
 	for _, n := range m.Networks {
 		p.networks[n.ID], d.View = n, true
@@ -136,7 +140,7 @@ func (p *picture) end(taskID string) {
 func (p *picture) view() View {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	v := View{Nodes: p.nodes}
+	v := View{Nodes: p.nodes, GossipKeys: p.keys}
 	v.Networks = slices.SortedFunc(maps.Values(p.networks), func(a, b protocol.Network) int { return cmp.Compare(a.ID, b.ID) })
 	for _, a := range p.tasks {
 		if !p.ended[a.Task.ID] && tasklife.Rank(a.Task.Status.State) < tasklife.Rank(swarm.TaskStateComplete) {

@@ -29,6 +29,8 @@ type membership struct {
 	revision uint64
 	nodes    []protocol.Node
 	managers []swarm.Peer
+	// keys are those of the nodes' gossip, the one in use first.
+	keys [][]byte
 }
 
 func newCache() *cache {
@@ -107,6 +109,7 @@ func (c *cache) membership(v *store.View) *membership {
 	if c.members == nil {
 		c.members = &membership{revision: v.Index()}
 		c.members.nodes, c.members.managers = members(v)
+		c.members.keys = gossipKeys(v.Cluster())
 	}
 	return c.members
 }

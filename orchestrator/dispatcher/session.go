@@ -80,7 +80,7 @@ func (s *session) next(v *store.View, c *cache) *protocol.Message {
 	news := m.Tasks != nil
 	if members := c.membership(v); members != s.members {
 		s.members = members
-		m.Nodes, m.Managers = members.nodes, members.managers
+		m.Nodes, m.Managers, m.GossipKeys = members.nodes, members.managers, members.keys
 		news = true
 	}
 	m.Networks, m.NetworksGone = s.nextNetworks(v, c)

@@ -1,6 +1,7 @@
 package dispatcher
 
 import (
+	"bytes"
 	"reflect"
 	"slices"
 
@@ -20,7 +21,7 @@ type touched struct {
 	services map[string]bool
 	// mesh: the mesh network's shared part changed.
 	mesh bool
-	// members: the list of nodes or managers changed.
+	// members: the list of nodes or managers, or their keys, changed.
 	members bool
 	// all: something that any session may depend on changed.
 	all bool
@@ -53,7 +54,11 @@ func (c *touched) add(e store.Event, publishes func(serviceID string) bool) {
 		oldNode, _ := e.Old.(*store.Node)
 		newNode, _ := e.New.(*store.Node)
 		c.members = c.members || newNode == nil || oldNode == nil || !sameMember(oldNode, newNode)
-	case store.KindCluster, store.KindSpec, store.KindSecret, store.KindConfig:
+	case store.KindCluster:
+		oldCluster, _ := e.Old.(*store.Cluster)
+		newCluster, _ := e.New.(*store.Cluster)
+		c.members = c.members || !sameKeys(gossipKeys(oldCluster), gossipKeys(newCluster))
+	case store.KindSpec, store.KindSecret, store.KindConfig:
 	}
 }
 
@@ -168,3 +173,21 @@ func members(v *store.View) (nodes []protocol.Node, managers []swarm.Peer) {
 	}
 	return nodes, managers
 }
+
+// gossipKeys are the keys that nodes should have, the one in use first.
+func gossipKeys(c *store.Cluster) [][]byte {
+	if c == nil {
+		return nil
+	}
+	var out [][]byte
+	for _, k := range c.GossipKeys {
+		out = append(out, k.Key)
+	}
+	used := max(slices.IndexFunc(c.GossipKeys, func(k store.GossipKey) bool { return k.InUse }), 0)
+	for i := used; i > 0; i-- {
+		out[i], out[i-1] = out[i-1], out[i]
+	}
+	return out
+}
+
+func sameKeys(a, b [][]byte) bool { return slices.EqualFunc(a, b, bytes.Equal) }

@@ -39,6 +39,9 @@ type Message struct {
 	Managers []swarm.Peer `json:",omitempty"`
 	// Nodes replaces the list of nodes.
 	Nodes []Node `json:",omitempty"`
+	// GossipKeys replaces the keys of the nodes' gossip: the first encrypts, all
+	// decrypt.
+	GossipKeys [][]byte `json:",omitempty"`
 	// Tasks changes what this node runs.
 	Tasks *Tasks `json:",omitempty"`
 	// Networks replaces the state of each network in it.

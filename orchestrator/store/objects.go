@@ -50,6 +50,20 @@ type Cluster struct {
 	// LastVNI is the highest VXLAN network identifier handed out; freed ones are
 	// reused only after the range wrapped.
 	LastVNI uint32
+	// GossipKeys encrypt what nodes tell each other of who is alive, newest first.
+	// They go to members only, and the oldest ones are forgotten.
+	GossipKeys []GossipKey `json:",omitempty"`
+}
+
+// GossipKey is one key of the nodes' gossip.
+type GossipKey struct {
+	// Key is 32 random bytes.
+	Key []byte
+	// Since is when the key was made or, if InUse, when its use began.
+	Since time.Time
+	// InUse says that nodes encrypt with the newest key of which this holds; before,
+	// it only opens what others send.
+	InUse bool
 }
 
 // Node is a machine of the cluster.

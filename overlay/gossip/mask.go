@@ -1,0 +1,63 @@
+package gossip
+
+import "time"
+
+// lost is a node that memberlist has given up.
+type lost struct {
+	// silent: the machine itself did not answer when last asked.
+	silent bool
+	// asking: an answer is awaited.
+	asking bool
+	// due is when to ask next.
+	due time.Time
+}
+
+// mask decides which members to take out of service. last is what was masked
+// before.
+//
+// When more than half of the others seem dead at once, the likelier reason is this
+// node: its cable, its firewall, its own starvation. Masking would then
+// leave it without any backend, for no gain: if it is cut off they are out of reach
+// either way, and if only gossip is broken they serve. So nothing more is masked, and
+// the managers' word, which comes another way, decides. Nodes that managers have
+// given up already say nothing about this node and do not count.
+func mask(self string, members []Member, gone map[string]lost, last map[string]bool) map[string]bool {
+	others, silent := 0, 0
+	out := map[string]bool{}
+	for _, m := range members {
+		if m.ID == self {
+			continue
+		}
+		dead := gone[m.ID].silent
+		if dead {
+			out[m.ID] = true
+		}
+		if m.GivenUp {
+			continue
+		}
+		others++
+		if dead {
+			silent++
+		}
+	}
+	if 2*silent <= others {
+		return out
+	}
+	for id := range out {
+		if !last[id] {
+			delete(out, id)
+		}
+	}
+	return out
+}
+
+// missing lists the members worth a call: those that are neither met nor given up.
+func missing(self string, members []Member, alive map[string]bool) []Member {
+	var out []Member
+	for _, m := range members {
+		if m.ID != self && !m.GivenUp && !alive[m.ID] && m.Addr.IsValid() {
+			out = append(out, m)
+		}
+	}
+	return out
+}
