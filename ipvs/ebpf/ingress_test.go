@@ -187,16 +187,29 @@ func TestIngressSameClientThroughTwoNodes(t *testing.T) {
 	})
 }
 
-func TestIngressPortIsFreeAfterTheEnd(t *testing.T) {
+// The task's kernel knows an ended connection for a minute, and may take a SYN from
+// the same ports for a stray one of it.
+func TestIngressPortIsFreeAMinuteAfterTheEnd(t *testing.T) {
+	const nodeC = "192.0.2.3"
 	b := newRig(t)
 	b.set(publishedState(nodeB, ipvs.TCP, backend(task)))
 	is(t, "through A", b.tunnel(mesh, nodeA, tcp(client, task, syn)), tunnelled, client, task)
 	b.container(mesh, tcp(task, client, fin|ack))
-	is(t, "through C", b.tunnel(mesh, "192.0.2.3", tcp(client, task, syn)), tunnelled, client, task)
+	soon := b.tunnel(mesh, nodeC, tcp(client, task, syn))
+	if soon.src.Port() == 40000 {
+		t.Fatalf("through C soon after: %v", soon)
+	}
+	b.pass(61)
+	is(t, "data through C", b.tunnel(mesh, nodeC, tcp(client, task, ack)), tunnelled, soon.src.String(), task)
+	b.container(mesh, tcp(task, soon.src.String(), fin|ack))
+	is(t, "through C anew", b.tunnel(mesh, nodeC, tcp(client, task, syn)), tunnelled, client, task)
+	is(t, "data of the new one", b.tunnel(mesh, nodeC, tcp(client, task, ack)), tunnelled, client, task)
 	got := b.container(mesh, tcp(task, client, syn|ack))
-	if got.node.String() != "192.0.2.3" {
+	if got.node.String() != nodeC {
 		t.Errorf("answer must go to C: %v", got)
 	}
+	is(t, "the same way again", b.tunnel(mesh, nodeC, tcp(client, task, fin|ack)), tunnelled, client, task)
+	is(t, "a client knows its own ended ones", b.tunnel(mesh, nodeC, tcp(client, task, syn)), tunnelled, client, task)
 }
 
 func TestNoForwardingHalf(t *testing.T) {

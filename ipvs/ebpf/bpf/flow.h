@@ -11,6 +11,7 @@
 #include "packet.h"
 
 #define IDLE_SECONDS 120 /* a UDP flow silent for so long gives up its ports (RFC 4787 REQ-5) */
+#define TIME_WAIT_SECONDS 60 /* Linux: TCP_TIMEWAIT_LEN */
 #define PORT_TRIES 8
 #define PORT_LOWEST 1024
 
@@ -36,11 +37,6 @@ static __always_inline struct scratch *room(void)
 	__u32 zero = 0;
 
 	return bpf_map_lookup_elem(&scratch, &zero);
-}
-
-static __always_inline __u32 now(void)
-{
-	return bpf_ktime_get_ns() / 1000000000;
 }
 
 static __always_inline void key_of(struct flow_key *k, const struct packet *p, __u32 vni, enum direction d)
@@ -81,12 +77,19 @@ static __always_inline void answer_of(struct flow_key *k, const struct flow *f, 
 	k->vni = from->vni;
 }
 
-/* over tells whether a flow's ports may be given to another. */
+/*
+ * over tells whether a flow's ports may be given to another. An ended TCP connection
+ * keeps them for as long as the backend may still know it: in TIME-WAIT it takes a SYN
+ * from the same ports for a stray one unless sequence number or timestamp are higher,
+ * and those of a client that called another address are not (RFC 6191).
+ */
 static __always_inline int over(const struct flow *f, __u8 proto)
 {
-	if (f->flags & FLOW_CLOSING)
-		return 1;
-	return proto == IPPROTO_UDP && now() - f->seen > IDLE_SECONDS;
+	__u32 idle = now() - f->seen;
+
+	if (proto == IPPROTO_UDP)
+		return f->flags & FLOW_CLOSING || idle > IDLE_SECONDS;
+	return f->flags & FLOW_CLOSING && idle > TIME_WAIT_SECONDS;
 }
 
 static __always_inline __be16 random_port(void)
@@ -116,6 +119,22 @@ static __always_inline int is_back_of(const struct flow *have, const struct scra
 	       have->sport == s->back.sport && have->dport == s->back.dport;
 }
 
+/* loaded counts a TCP connection of a backend. */
+static __always_inline void loaded(__u32 service, const struct mesh_addr *addr, __be16 port, __s32 by)
+{
+	__s32 *n = service ? load_of(service, addr, port) : NULL;
+
+	if (n)
+		__sync_fetch_and_add(n, by);
+}
+
+/* forget takes a FORWARD flow that is to be replaced out of the count. */
+static __always_inline void forget(const struct scratch *s, const struct flow *f)
+{
+	if (s->p.proto == IPPROTO_TCP && !(f->flags & FLOW_CLOSING))
+		loaded(f->service, &f->dst, f->backend_port, -1);
+}
+
 /*
  * keep remembers s->key -> s->flow both ways. If the backend would see the same
  * addresses and ports as those of another live connection, it sees another source
@@ -137,6 +156,8 @@ static __always_inline void keep(struct scratch *s)
 	}
 	bpf_map_update_elem(&flows, &s->other, &s->back, BPF_ANY);
 	bpf_map_update_elem(&flows, &s->key, &s->flow, BPF_ANY);
+	if (s->key.proto == IPPROTO_TCP)
+		loaded(s->flow.service, &s->flow.dst, s->flow.backend_port, 1);
 }
 
 /* closing notes in both entries that a connection ends. Half-closed ones go on: only a new SYN takes the ports. */
@@ -144,6 +165,8 @@ static __always_inline void closing(struct scratch *s, struct flow *f, enum dire
 {
 	struct flow *g;
 
+	if (!(f->flags & FLOW_CLOSING))
+		loaded(f->service, other == REVERSE ? &f->dst : &s->key.src, f->backend_port, -1);
 	f->flags |= FLOW_CLOSING;
 	answer_of(&s->other, f, &s->key, other);
 	g = bpf_map_lookup_elem(&flows, &s->other);
@@ -177,9 +200,11 @@ static __always_inline void touch(struct scratch *s, struct flow *f, enum direct
 /* choose fills in a backend for s->flow; non-zero: there is none. */
 static __always_inline int choose(struct scratch *s, const struct service_key *key)
 {
+	struct client_id who = { .addr = s->key.src };
 	struct choice c;
 
-	if (pick(key, &c))
+	who.hash = hash_of(hash_of(mixed(s->key.proto, (__u32)s->key.sport << 16 | s->key.dport), &s->key.src), &s->key.dst);
+	if (pick(key, &who, &c))
 		return -1;
 	s->flow.dst = c.slot.addr;
 	s->flow.dport = c.slot.port ? c.slot.port : s->key.dport;

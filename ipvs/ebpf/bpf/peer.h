@@ -25,20 +25,31 @@ static __always_inline int is_entry_of(const struct flow *have, const struct scr
 	return same_addr(&have->entry, &s->back.entry) && have->dport == s->back.dport;
 }
 
-/*
- * another_port finds a source port for a client that is connected to the same
- * task through another node already, from the same port.
- */
-static __always_inline int another_port(struct __sk_buff *skb, struct scratch *s)
+/* known_port looks for the source port that another_port gave to this packet's connection. */
+static __always_inline __be16 *known_port(struct scratch *s)
 {
-	__be16 *known, port = 0;
-
 	__builtin_memset(&s->entered, 0, sizeof(s->entered));
 	key_of(&s->entered.flow, &s->p, s->key.vni, ENTERED);
 	s->entered.entry = s->back.entry;
-	known = bpf_map_lookup_elem(&entered, &s->entered);
-	if (known)
-		port = *known;
+	return bpf_map_lookup_elem(&entered, &s->entered);
+}
+
+/* follow notes a packet of a connection whose entry is there. */
+static __always_inline void follow(struct scratch *s, struct flow *have)
+{
+	if (have->flags & FLOW_CLOSING && opens(&s->p))
+		have->flags &= ~FLOW_CLOSING;
+	touch(s, have, ENTERED);
+}
+
+/*
+ * another_port finds a source port for a client that is, or was a moment ago,
+ * connected to the same task through another node, from the same port.
+ */
+static __always_inline int another_port(struct __sk_buff *skb, struct scratch *s, __be16 *known)
+{
+	__be16 port = known ? *known : 0;
+
 	for (int i = 0; i < PORT_TRIES; i++) {
 		struct flow *taken;
 
@@ -46,7 +57,11 @@ static __always_inline int another_port(struct __sk_buff *skb, struct scratch *s
 			port = random_port();
 		s->key.dport = port;
 		taken = bpf_map_lookup_elem(&flows, &s->key);
-		if (!taken || over(taken, s->p.proto) || is_entry_of(taken, s))
+		if (taken && is_entry_of(taken, s)) {
+			follow(s, taken);
+			return set_port(skb, &s->p, s->p.l4, s->p.sport, port);
+		}
+		if (!taken || over(taken, s->p.proto))
 			break;
 		port = 0;
 	}
@@ -61,18 +76,21 @@ static __always_inline int another_port(struct __sk_buff *skb, struct scratch *s
 static __always_inline int note_entry(struct __sk_buff *skb, struct scratch *s, __u32 vni)
 {
 	struct flow *have;
+	__be16 *known;
 
 	entry_of(skb, s);
 	answer_to(&s->key, &s->p, vni, REVERSE);
 	have = bpf_map_lookup_elem(&flows, &s->key);
 	if (have && is_entry_of(have, s)) {
-		if (have->flags & FLOW_CLOSING && opens(&s->p))
-			have->flags &= ~FLOW_CLOSING;
-		touch(s, have, ENTERED);
+		follow(s, have);
 		return 0;
 	}
-	if (have && !over(have, s->p.proto))
-		return another_port(skb, s);
+	known = known_port(s);
+	/* A connection keeps the port that it was given when the client's own comes free. */
+	if ((have && !over(have, s->p.proto)) || (known && !opens(&s->p)))
+		return another_port(skb, s, known);
+	if (known)
+		bpf_map_delete_elem(&entered, &s->entered);
 	bpf_map_update_elem(&flows, &s->key, &s->back, BPF_ANY);
 	return 0;
 }
