@@ -28,11 +28,11 @@ nothing_left() {
 }
 
 before=$(test/leftovers.sh)
-mapfile -t packages < <(go list ./... | grep -v -e /test/e2e -e /test/bench)
+mapfile -t packages < <(go list ./... | grep -v -e /test/e2e -e /test/churn -e /test/bench)
 step "go vet" go vet ./...
 step "packages" go test -timeout 10m "${packages[@]}"
 # -v: skips are said aloud and progress is seen; -p 1: each scenario has the machine to itself.
-step "end to end, over the lab" go test -count=1 -p 1 -timeout 18m -v ./test/e2e/...
+step "end to end, over the lab" go test -count=1 -p 1 -timeout 25m -v ./test/e2e/... ./test/churn
 step "nothing left behind" nothing_left
 
 if [ ${#failed[@]} -ne 0 ]; then

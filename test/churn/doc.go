@@ -1,0 +1,12 @@
+// Package churn shakes a cluster while clients call it without pause. Steps are chosen by a printed seed: services scaled and updated, a
+// node drained, a container killed, a node cut off. Every client notes each of its calls (package probe), and the test compares what they
+// saw with what was true:
+//
+//   - a step that an operator takes in good order loses no request, from its beginning to its end;
+//   - after any step, as soon as the managers say that all is as desired, no client gets a wrong answer any more: no name or address
+//     leads to a task that is gone, none misses one that serves.
+//
+// The clients are on a machine outside of the cluster, calling the published port of each node, and in containers on the nodes that no
+// step touches, calling by name and looking the name up. What a client saw of an unorderly step is printed, not judged, but for the time
+// that it lasted.
+package churn
