@@ -2,9 +2,11 @@ package ipvs
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // Plan turns one State into another. Its steps are to be done in the order of its
@@ -43,7 +45,7 @@ func Diff(have, want State) Plan {
 	for _, s := range want.Services {
 		wanted[s.Key] = true
 		old, ok := held[s.Key]
-		if !ok || !slices.Equal(old.Backends, s.Backends) {
+		if !ok || !sameBalance(old, s) {
 			p.Put = append(p.Put, s)
 		}
 		p.PublishedChanged = p.PublishedChanged || !ok && s.Published()
@@ -59,6 +61,10 @@ func Diff(have, want State) Plan {
 	p.diffClients(have.Clients, want.Clients)
 	p.MeshChanged = have.MeshVNI != want.MeshVNI || have.First4() != want.First4()
 	return p
+}
+
+func sameBalance(a, b Service) bool {
+	return a.Algorithm == b.Algorithm && a.Affinity == b.Affinity && a.PreferLocal == b.PreferLocal && slices.Equal(a.Backends, b.Backends)
 }
 
 func (p *Plan) diffClients(have, want []Client) {
@@ -169,7 +175,10 @@ func (k Key) String() string {
 
 func normalizeService(s Service) (Service, error) {
 	s.VIP = s.VIP.Unmap()
-	if err := checkKey(s.Key); err != nil {
+	if s.Algorithm == "" {
+		s.Algorithm = Random2
+	}
+	if err := errors.Join(checkKey(s.Key), checkChoice(s)); err != nil {
 		return s, err
 	}
 	backends := make([]Backend, 0, len(s.Backends))
@@ -177,13 +186,26 @@ func normalizeService(s Service) (Service, error) {
 		if !b.Addr.IsValid() {
 			return s, fmt.Errorf("a backend of %s has no address", s.Key)
 		}
-		b.Addr = b.Addr.Unmap()
+		if b.Weight > MaxWeight {
+			return s, fmt.Errorf("backend %s of %s has weight %d, more than %d", b.Addr, s.Key, b.Weight, MaxWeight)
+		}
+		b.Addr, b.Weight = b.Addr.Unmap(), max(b.Weight, 1)
 		backends = append(backends, b)
 	}
 	// One that both serves and drains serves: it sorts first and wins.
 	slices.SortFunc(backends, compareBackends)
 	s.Backends = slices.CompactFunc(backends, func(a, b Backend) bool { return a.Addr == b.Addr && a.Port == b.Port })
 	return s, nil
+}
+
+func checkChoice(s Service) error {
+	switch {
+	case !slices.Contains(Algorithms(), s.Algorithm):
+		return fmt.Errorf("unknown algorithm %q", s.Algorithm)
+	case s.Affinity < 0 || s.Affinity > MaxAffinity || s.Affinity%time.Second != 0:
+		return fmt.Errorf("affinity of %v: must be whole seconds, at most %v", s.Affinity, MaxAffinity)
+	}
+	return nil
 }
 
 func checkKey(k Key) error {

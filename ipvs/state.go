@@ -1,6 +1,9 @@
 package ipvs
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // State is the whole desired state of a node's load balancers.
 type State struct {
@@ -53,7 +56,43 @@ type Service struct {
 	// Name is for people: metrics and traces.
 	Name     string
 	Backends []Backend
+	// Algorithm chooses for new connections; empty means Random2.
+	Algorithm Algorithm
+	// Affinity is how long after a client's last new connection its next one goes to
+	// the same backend, in whole seconds; zero: not at all. Clients are told apart by
+	// their addresses.
+	Affinity time.Duration
+	// PreferLocal leads new connections to backends on this node as long as one serves.
+	PreferLocal bool
 }
+
+// Algorithm is a way to choose a backend for a new connection.
+type Algorithm string
+
+// The algorithms. Connections are those of TCP that this node leads and that were
+// not silent for long; weights count in all of them.
+const (
+	// Random2 takes two at random, and of them the one with fewer connections
+	// (Mitzenmacher, "The Power of Two Choices").
+	Random2 Algorithm = "random2"
+	// RoundRobin takes one after the other.
+	RoundRobin Algorithm = "rr"
+	// LeastConn takes the one with the fewest connections.
+	LeastConn Algorithm = "leastconn"
+	// Maglev takes the one that belongs to the connection's addresses and ports: the
+	// same on all nodes, and for nearly all connections still the same when backends
+	// come or go (Eisenbud et al., NSDI 2016).
+	Maglev Algorithm = "maglev"
+)
+
+// Algorithms lists all of them.
+func Algorithms() []Algorithm { return []Algorithm{Random2, RoundRobin, LeastConn, Maglev} }
+
+// MaxWeight bounds Backend.Weight, MaxAffinity Service.Affinity.
+const (
+	MaxWeight   = 256
+	MaxAffinity = 24 * time.Hour
+)
 
 // Backend is one task behind a service.
 type Backend struct {
@@ -62,6 +101,10 @@ type Backend struct {
 	Port uint16
 	// Draining backends get no new connections and keep those they have.
 	Draining bool
+	// Weight is the share of new connections, 1 to MaxWeight; zero means 1.
+	Weight uint16
+	// Local: on this node.
+	Local bool
 }
 
 // Balancer makes the kernel balance what State asks for.

@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	balanceMapAffinities        = "affinities"
 	balanceMapBackends          = "backends"
 	balanceMapClients           = "clients"
 	balanceMapCounters          = "counters"
@@ -24,6 +25,7 @@ const (
 	balanceMapFlows             = "flows"
 	balanceMapFragments         = "fragments"
 	balanceMapKnown             = "known"
+	balanceMapLoads             = "loads"
 	balanceMapMeshHooks         = "mesh_hooks"
 	balanceMapNode              = "node"
 	balanceMapNodeAddrs         = "node_addrs"
@@ -33,6 +35,7 @@ const (
 	balanceMapSlots             = "slots"
 	balanceMapSockets           = "sockets"
 	balanceMapStrangers         = "strangers"
+	balanceMapTurns             = "turns"
 	balanceProgBalanceContainer = "balance_container"
 	balanceProgBalanceLocal     = "balance_local"
 	balanceProgBalanceTunnel    = "balance_tunnel"
@@ -91,23 +94,26 @@ type balanceProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type balanceMapSpecs struct {
-	Backends  *ebpf.MapSpec `ebpf:"backends"`
-	Clients   *ebpf.MapSpec `ebpf:"clients"`
-	Counters  *ebpf.MapSpec `ebpf:"counters"`
-	Drops     *ebpf.MapSpec `ebpf:"drops"`
-	Entered   *ebpf.MapSpec `ebpf:"entered"`
-	Flows     *ebpf.MapSpec `ebpf:"flows"`
-	Fragments *ebpf.MapSpec `ebpf:"fragments"`
-	Known     *ebpf.MapSpec `ebpf:"known"`
-	MeshHooks *ebpf.MapSpec `ebpf:"mesh_hooks"`
-	Node      *ebpf.MapSpec `ebpf:"node"`
-	NodeAddrs *ebpf.MapSpec `ebpf:"node_addrs"`
-	Published *ebpf.MapSpec `ebpf:"published"`
-	Scratch   *ebpf.MapSpec `ebpf:"scratch"`
-	Services  *ebpf.MapSpec `ebpf:"services"`
-	Slots     *ebpf.MapSpec `ebpf:"slots"`
-	Sockets   *ebpf.MapSpec `ebpf:"sockets"`
-	Strangers *ebpf.MapSpec `ebpf:"strangers"`
+	Affinities *ebpf.MapSpec `ebpf:"affinities"`
+	Backends   *ebpf.MapSpec `ebpf:"backends"`
+	Clients    *ebpf.MapSpec `ebpf:"clients"`
+	Counters   *ebpf.MapSpec `ebpf:"counters"`
+	Drops      *ebpf.MapSpec `ebpf:"drops"`
+	Entered    *ebpf.MapSpec `ebpf:"entered"`
+	Flows      *ebpf.MapSpec `ebpf:"flows"`
+	Fragments  *ebpf.MapSpec `ebpf:"fragments"`
+	Known      *ebpf.MapSpec `ebpf:"known"`
+	Loads      *ebpf.MapSpec `ebpf:"loads"`
+	MeshHooks  *ebpf.MapSpec `ebpf:"mesh_hooks"`
+	Node       *ebpf.MapSpec `ebpf:"node"`
+	NodeAddrs  *ebpf.MapSpec `ebpf:"node_addrs"`
+	Published  *ebpf.MapSpec `ebpf:"published"`
+	Scratch    *ebpf.MapSpec `ebpf:"scratch"`
+	Services   *ebpf.MapSpec `ebpf:"services"`
+	Slots      *ebpf.MapSpec `ebpf:"slots"`
+	Sockets    *ebpf.MapSpec `ebpf:"sockets"`
+	Strangers  *ebpf.MapSpec `ebpf:"strangers"`
+	Turns      *ebpf.MapSpec `ebpf:"turns"`
 }
 
 // balanceVariableSpecs contains global variables before they are loaded into the kernel.
@@ -136,27 +142,31 @@ func (o *balanceObjects) Close() error {
 //
 // It can be passed to loadBalanceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type balanceMaps struct {
-	Backends  *ebpf.Map `ebpf:"backends"`
-	Clients   *ebpf.Map `ebpf:"clients"`
-	Counters  *ebpf.Map `ebpf:"counters"`
-	Drops     *ebpf.Map `ebpf:"drops"`
-	Entered   *ebpf.Map `ebpf:"entered"`
-	Flows     *ebpf.Map `ebpf:"flows"`
-	Fragments *ebpf.Map `ebpf:"fragments"`
-	Known     *ebpf.Map `ebpf:"known"`
-	MeshHooks *ebpf.Map `ebpf:"mesh_hooks"`
-	Node      *ebpf.Map `ebpf:"node"`
-	NodeAddrs *ebpf.Map `ebpf:"node_addrs"`
-	Published *ebpf.Map `ebpf:"published"`
-	Scratch   *ebpf.Map `ebpf:"scratch"`
-	Services  *ebpf.Map `ebpf:"services"`
-	Slots     *ebpf.Map `ebpf:"slots"`
-	Sockets   *ebpf.Map `ebpf:"sockets"`
-	Strangers *ebpf.Map `ebpf:"strangers"`
+	Affinities *ebpf.Map `ebpf:"affinities"`
+	Backends   *ebpf.Map `ebpf:"backends"`
+	Clients    *ebpf.Map `ebpf:"clients"`
+	Counters   *ebpf.Map `ebpf:"counters"`
+	Drops      *ebpf.Map `ebpf:"drops"`
+	Entered    *ebpf.Map `ebpf:"entered"`
+	Flows      *ebpf.Map `ebpf:"flows"`
+	Fragments  *ebpf.Map `ebpf:"fragments"`
+	Known      *ebpf.Map `ebpf:"known"`
+	Loads      *ebpf.Map `ebpf:"loads"`
+	MeshHooks  *ebpf.Map `ebpf:"mesh_hooks"`
+	Node       *ebpf.Map `ebpf:"node"`
+	NodeAddrs  *ebpf.Map `ebpf:"node_addrs"`
+	Published  *ebpf.Map `ebpf:"published"`
+	Scratch    *ebpf.Map `ebpf:"scratch"`
+	Services   *ebpf.Map `ebpf:"services"`
+	Slots      *ebpf.Map `ebpf:"slots"`
+	Sockets    *ebpf.Map `ebpf:"sockets"`
+	Strangers  *ebpf.Map `ebpf:"strangers"`
+	Turns      *ebpf.Map `ebpf:"turns"`
 }
 
 func (m *balanceMaps) Close() error {
 	return _BalanceClose(
+		m.Affinities,
 		m.Backends,
 		m.Clients,
 		m.Counters,
@@ -165,6 +175,7 @@ func (m *balanceMaps) Close() error {
 		m.Flows,
 		m.Fragments,
 		m.Known,
+		m.Loads,
 		m.MeshHooks,
 		m.Node,
 		m.NodeAddrs,
@@ -174,6 +185,7 @@ func (m *balanceMaps) Close() error {
 		m.Slots,
 		m.Sockets,
 		m.Strangers,
+		m.Turns,
 	)
 }
 

@@ -131,7 +131,7 @@ func (b *Balancer) refreshLocked() error {
 		return err
 	}
 	b.held, b.readAt = t, time.Now()
-	return nil
+	return b.recount(t)
 }
 
 // runLocked puts the programs where they work. Every Set looks whether they still

@@ -50,7 +50,7 @@ const (
 	OriginOutside   Origin = "outside"   // to a published port
 )
 
-// Flow is a connection that this node leads to a backend, packet by packet.
+// Flow is a connection that this node leads to a backend.
 type Flow struct {
 	// Key and Service are those of what was asked for; Service may be empty for
 	// one that was removed meanwhile.
@@ -86,9 +86,9 @@ func (b *Balancer) Flows() ([]Flow, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load balancer services: %w", err)
 	}
-	var clock unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &clock); err != nil {
-		return nil, fmt.Errorf("time since boot: %w", err)
+	now, err := secondsSinceBoot()
+	if err != nil {
+		return nil, err
 	}
 	var out []Flow
 	err = eachFlow(flows, func(k flowKey, f flow) {
@@ -96,13 +96,22 @@ func (b *Balancer) Flows() ([]Flow, error) {
 			return
 		}
 		key := keys[f.Service]
-		out = append(out, flowOf(k, f, key, names[key], clock.Sec))
+		out = append(out, flowOf(k, f, key, names[key], now))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("load balancer connections: %w", err)
 	}
 	slices.SortFunc(out, compareFlows)
 	return out, nil
+}
+
+// secondsSinceBoot is the programs' clock.
+func secondsSinceBoot() (int64, error) {
+	var clock unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &clock); err != nil {
+		return 0, fmt.Errorf("time since boot: %w", err)
+	}
+	return clock.Sec, nil
 }
 
 func flowOf(k flowKey, f flow, key ipvs.Key, name string, now int64) Flow {
@@ -114,6 +123,9 @@ func flowOf(k flowKey, f flow, key ipvs.Key, name string, now int64) Flow {
 		Origin:  OriginContainer,
 		Idle:    time.Duration(max(now-int64(f.Seen), 0)) * time.Second,
 		Closing: f.Flags&flowClosing != 0,
+	}
+	if out.To == out.Backend && key.VIP.IsValid() {
+		out.To = netip.AddrPortFrom(key.VIP, out.To.Port()) // its socket was led
 	}
 	switch {
 	case f.Flags&flowFromLo != 0:

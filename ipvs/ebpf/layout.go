@@ -3,6 +3,8 @@ package ebpf
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
+	"time"
 
 	"github.com/meshd/meshd/ipvs"
 )
@@ -21,14 +23,18 @@ type (
 	}
 	service struct {
 		ID, Generation, Count uint32
+		Affinity              uint32 // seconds
+		Algorithm             uint8
+		Local                 uint8
+		_                     uint16
 	}
 	slotKey struct {
 		Service, Generation, Index uint32
 	}
 	slot struct {
-		Addr addr
-		Port port
-		_    uint16
+		Addr   addr
+		Port   port
+		Weight uint16
 	}
 	backendKey struct {
 		Service uint32
@@ -57,8 +63,11 @@ type (
 )
 
 const (
-	serving  uint32 = 0
-	draining uint32 = 1
+	// What a backend is: bits, and the weight above.
+	serving     uint32 = 0
+	draining    uint32 = 1
+	hereabouts  uint32 = 2
+	weightShift        = 16
 	// portWords is PORT_WORDS.
 	portWords = 1024
 	// clientNetworks is CLIENT_NETWORKS.
@@ -119,6 +128,42 @@ func (k serviceKey) key() ipvs.Key {
 
 func backendKeyOf(id uint32, b ipvs.Backend) backendKey {
 	return backendKey{Service: id, Addr: addrOf(b.Addr), Port: portOf(b.Port)}
+}
+
+func stateOf(b ipvs.Backend) uint32 {
+	state := serving | uint32(max(b.Weight, 1))<<weightShift
+	if b.Draining {
+		state |= draining
+	}
+	if b.Local {
+		state |= hereabouts
+	}
+	return state
+}
+
+func (k backendKey) backend(state uint32) ipvs.Backend {
+	return ipvs.Backend{
+		Addr: k.Addr.netip(), Port: k.Port.number(), Weight: uint16(state >> weightShift),
+		Draining: state&draining != 0, Local: state&hereabouts != 0,
+	}
+}
+
+// serviceOf is how a service is written, but for who it is and its slots.
+func serviceOf(s ipvs.Service) service {
+	out := service{Affinity: uint32(s.Affinity / time.Second)}
+	out.Algorithm = uint8(max(slices.Index(algorithms(), s.Algorithm), 0))
+	if s.PreferLocal {
+		out.Local = 1
+	}
+	return out
+}
+
+func (v service) read(k ipvs.Key) ipvs.Service {
+	out := ipvs.Service{Key: k, Affinity: time.Duration(v.Affinity) * time.Second, PreferLocal: v.Local != 0}
+	if all := algorithms(); int(v.Algorithm) < len(all) {
+		out.Algorithm = all[v.Algorithm]
+	}
+	return out
 }
 
 // publishedBits is the content of the map published.

@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	localMapAffinities         = "affinities"
 	localMapBackends           = "backends"
 	localMapClients            = "clients"
 	localMapCounters           = "counters"
@@ -25,6 +26,7 @@ const (
 	localMapFragments          = "fragments"
 	localMapKnown              = "known"
 	localMapLed                = "led"
+	localMapLoads              = "loads"
 	localMapNode               = "node"
 	localMapNodeAddrs          = "node_addrs"
 	localMapPublished          = "published"
@@ -32,6 +34,7 @@ const (
 	localMapSlots              = "slots"
 	localMapSockets            = "sockets"
 	localMapStrangers          = "strangers"
+	localMapTurns              = "turns"
 	localProgLocalConnect4     = "local_connect4"
 	localProgLocalConnect6     = "local_connect6"
 	localProgLocalGetpeername4 = "local_getpeername4"
@@ -98,22 +101,25 @@ type localProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type localMapSpecs struct {
-	Backends  *ebpf.MapSpec `ebpf:"backends"`
-	Clients   *ebpf.MapSpec `ebpf:"clients"`
-	Counters  *ebpf.MapSpec `ebpf:"counters"`
-	Drops     *ebpf.MapSpec `ebpf:"drops"`
-	Entered   *ebpf.MapSpec `ebpf:"entered"`
-	Flows     *ebpf.MapSpec `ebpf:"flows"`
-	Fragments *ebpf.MapSpec `ebpf:"fragments"`
-	Known     *ebpf.MapSpec `ebpf:"known"`
-	Led       *ebpf.MapSpec `ebpf:"led"`
-	Node      *ebpf.MapSpec `ebpf:"node"`
-	NodeAddrs *ebpf.MapSpec `ebpf:"node_addrs"`
-	Published *ebpf.MapSpec `ebpf:"published"`
-	Services  *ebpf.MapSpec `ebpf:"services"`
-	Slots     *ebpf.MapSpec `ebpf:"slots"`
-	Sockets   *ebpf.MapSpec `ebpf:"sockets"`
-	Strangers *ebpf.MapSpec `ebpf:"strangers"`
+	Affinities *ebpf.MapSpec `ebpf:"affinities"`
+	Backends   *ebpf.MapSpec `ebpf:"backends"`
+	Clients    *ebpf.MapSpec `ebpf:"clients"`
+	Counters   *ebpf.MapSpec `ebpf:"counters"`
+	Drops      *ebpf.MapSpec `ebpf:"drops"`
+	Entered    *ebpf.MapSpec `ebpf:"entered"`
+	Flows      *ebpf.MapSpec `ebpf:"flows"`
+	Fragments  *ebpf.MapSpec `ebpf:"fragments"`
+	Known      *ebpf.MapSpec `ebpf:"known"`
+	Led        *ebpf.MapSpec `ebpf:"led"`
+	Loads      *ebpf.MapSpec `ebpf:"loads"`
+	Node       *ebpf.MapSpec `ebpf:"node"`
+	NodeAddrs  *ebpf.MapSpec `ebpf:"node_addrs"`
+	Published  *ebpf.MapSpec `ebpf:"published"`
+	Services   *ebpf.MapSpec `ebpf:"services"`
+	Slots      *ebpf.MapSpec `ebpf:"slots"`
+	Sockets    *ebpf.MapSpec `ebpf:"sockets"`
+	Strangers  *ebpf.MapSpec `ebpf:"strangers"`
+	Turns      *ebpf.MapSpec `ebpf:"turns"`
 }
 
 // localVariableSpecs contains global variables before they are loaded into the kernel.
@@ -142,26 +148,30 @@ func (o *localObjects) Close() error {
 //
 // It can be passed to loadLocalObjects or ebpf.CollectionSpec.LoadAndAssign.
 type localMaps struct {
-	Backends  *ebpf.Map `ebpf:"backends"`
-	Clients   *ebpf.Map `ebpf:"clients"`
-	Counters  *ebpf.Map `ebpf:"counters"`
-	Drops     *ebpf.Map `ebpf:"drops"`
-	Entered   *ebpf.Map `ebpf:"entered"`
-	Flows     *ebpf.Map `ebpf:"flows"`
-	Fragments *ebpf.Map `ebpf:"fragments"`
-	Known     *ebpf.Map `ebpf:"known"`
-	Led       *ebpf.Map `ebpf:"led"`
-	Node      *ebpf.Map `ebpf:"node"`
-	NodeAddrs *ebpf.Map `ebpf:"node_addrs"`
-	Published *ebpf.Map `ebpf:"published"`
-	Services  *ebpf.Map `ebpf:"services"`
-	Slots     *ebpf.Map `ebpf:"slots"`
-	Sockets   *ebpf.Map `ebpf:"sockets"`
-	Strangers *ebpf.Map `ebpf:"strangers"`
+	Affinities *ebpf.Map `ebpf:"affinities"`
+	Backends   *ebpf.Map `ebpf:"backends"`
+	Clients    *ebpf.Map `ebpf:"clients"`
+	Counters   *ebpf.Map `ebpf:"counters"`
+	Drops      *ebpf.Map `ebpf:"drops"`
+	Entered    *ebpf.Map `ebpf:"entered"`
+	Flows      *ebpf.Map `ebpf:"flows"`
+	Fragments  *ebpf.Map `ebpf:"fragments"`
+	Known      *ebpf.Map `ebpf:"known"`
+	Led        *ebpf.Map `ebpf:"led"`
+	Loads      *ebpf.Map `ebpf:"loads"`
+	Node       *ebpf.Map `ebpf:"node"`
+	NodeAddrs  *ebpf.Map `ebpf:"node_addrs"`
+	Published  *ebpf.Map `ebpf:"published"`
+	Services   *ebpf.Map `ebpf:"services"`
+	Slots      *ebpf.Map `ebpf:"slots"`
+	Sockets    *ebpf.Map `ebpf:"sockets"`
+	Strangers  *ebpf.Map `ebpf:"strangers"`
+	Turns      *ebpf.Map `ebpf:"turns"`
 }
 
 func (m *localMaps) Close() error {
 	return _LocalClose(
+		m.Affinities,
 		m.Backends,
 		m.Clients,
 		m.Counters,
@@ -171,6 +181,7 @@ func (m *localMaps) Close() error {
 		m.Fragments,
 		m.Known,
 		m.Led,
+		m.Loads,
 		m.Node,
 		m.NodeAddrs,
 		m.Published,
@@ -178,6 +189,7 @@ func (m *localMaps) Close() error {
 		m.Slots,
 		m.Sockets,
 		m.Strangers,
+		m.Turns,
 	)
 }
 

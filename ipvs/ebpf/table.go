@@ -13,8 +13,8 @@ import (
 
 // entry is a service as the maps hold it.
 type entry struct {
-	service
-	backends []ipvs.Backend
+	ipvs.Service // without a name
+	id           service
 	// broken: the slots do not fit the backends, as after a process that died half-way.
 	broken bool
 }
@@ -58,7 +58,7 @@ func read(maps *balanceMaps, netns uint64, flags uint32) (*table, error) {
 	byID := map[uint32]ipvs.Key{}
 	for k, v := range all[serviceKey, service](maps.Services, &err) {
 		byID[v.ID] = k.key()
-		t.held[k.key()] = entry{service: v}
+		t.held[k.key()] = entry{Service: v.read(k.key()), id: v}
 		t.nextID = max(t.nextID, v.ID+1)
 	}
 	t.readBackends(byID, &err)
@@ -70,8 +70,8 @@ func read(maps *balanceMaps, netns uint64, flags uint32) (*table, error) {
 	if err == nil {
 		err = t.readNode()
 	}
-	for k, e := range t.held {
-		t.state.Services = append(t.state.Services, ipvs.Service{Key: k, Backends: e.backends})
+	for _, e := range t.held {
+		t.state.Services = append(t.state.Services, e.Service)
 	}
 	return t, err
 }
@@ -113,11 +113,11 @@ func (t *table) readBackends(byID map[uint32]ipvs.Key, err *error) {
 			continue
 		}
 		e := t.held[key]
-		e.backends = append(e.backends, ipvs.Backend{Addr: k.Addr.netip(), Port: k.Port.number(), Draining: state&draining != 0})
+		e.Backends = append(e.Backends, k.backend(state))
 		t.held[key] = e
 	}
 	for key, e := range t.held {
-		slices.SortFunc(e.backends, func(a, b ipvs.Backend) int {
+		slices.SortFunc(e.Backends, func(a, b ipvs.Backend) int {
 			if c := a.Addr.Compare(b.Addr); c != 0 {
 				return c
 			}
@@ -130,33 +130,22 @@ func (t *table) readBackends(byID map[uint32]ipvs.Key, err *error) {
 func (t *table) readSlots(byID map[uint32]ipvs.Key, err *error) {
 	found := map[slotKey]slot{}
 	for k, v := range all[slotKey, slot](t.maps.Slots, err) {
-		if e, ok := t.held[byID[k.Service]]; !ok || e.Generation != k.Generation || k.Index >= e.Count {
+		if e, ok := t.held[byID[k.Service]]; !ok || e.id.Generation != k.Generation || k.Index >= e.id.Count {
 			t.straySlots = append(t.straySlots, k)
 			continue
 		}
 		found[k] = v
 	}
 	for key, e := range t.held {
-		want := slotsOf(e.backends)
-		e.broken = len(want) != int(e.Count)
+		want := slotsOf(e.Service)
+		e.broken = len(want) != int(e.id.Count)
 		for i, s := range want {
-			if found[slotKey{e.ID, e.Generation, uint32(i)}] != s {
+			if found[slotKey{e.id.ID, e.id.Generation, uint32(i)}] != s {
 				e.broken = true
 			}
 		}
 		t.held[key] = e
 	}
-}
-
-// slotsOf lists what new connections pick from.
-func slotsOf(backends []ipvs.Backend) []slot {
-	var out []slot
-	for _, b := range backends {
-		if !b.Draining {
-			out = append(out, slot{Addr: addrOf(b.Addr), Port: portOf(b.Port)})
-		}
-	}
-	return out
 }
 
 // apply makes the maps equal to a normalized state.
@@ -213,50 +202,57 @@ func (t *table) alsoBroken(put []ipvs.Service, want ipvs.State) []ipvs.Service {
 // the new one, whole.
 func (t *table) put(s ipvs.Service) error {
 	old, known := t.held[s.Key]
-	now := entry{service: service{ID: old.ID, Generation: old.Generation + 1}, backends: s.Backends}
+	now := entry{Service: s, id: serviceOf(s)}
+	now.Name = ""
+	now.id.ID, now.id.Generation = old.id.ID, old.id.Generation+1
 	if !known {
-		now.ID = t.nextID
+		now.id.ID = t.nextID
 		t.nextID++
-		if err := t.putCounters(now.ID); err != nil {
+		if err := t.putCounters(now.id.ID); err != nil {
 			return err
 		}
 	}
 	for _, b := range s.Backends {
-		state := serving
-		if b.Draining {
-			state = draining
-		}
-		if err := t.maps.Backends.Put(backendKeyOf(now.ID, b), state); err != nil {
+		if err := t.putBackend(backendKeyOf(now.id.ID, b), stateOf(b)); err != nil {
 			return fmt.Errorf("backend %s: %w", b.Addr, err)
 		}
 	}
-	slots := slotsOf(s.Backends)
-	now.Count = uint32(len(slots))
+	slots := slotsOf(s)
+	now.id.Count = uint32(len(slots))
 	for i, v := range slots {
-		if err := t.maps.Slots.Put(slotKey{now.ID, now.Generation, uint32(i)}, v); err != nil {
+		if err := t.maps.Slots.Put(slotKey{now.id.ID, now.id.Generation, uint32(i)}, v); err != nil {
 			return fmt.Errorf("slot %d: %w", i, err)
 		}
 	}
-	if err := t.maps.Services.Put(keyOf(s.Key), now.service); err != nil {
+	if err := t.maps.Services.Put(keyOf(s.Key), now.id); err != nil {
 		return err
 	}
 	t.held[s.Key] = now
 	return t.drop(old, s.Backends)
 }
 
+func (t *table) putBackend(k backendKey, state uint32) error {
+	err := t.maps.Loads.Update(k, int32(0), ebpf.UpdateNoExist)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+		return err
+	}
+	return t.maps.Backends.Put(k, state)
+}
+
 // drop deletes what a service had and does not have any more.
 func (t *table) drop(old entry, keep []ipvs.Backend) error {
-	for i := range old.Count {
-		if err := gone(t.maps.Slots.Delete(slotKey{old.ID, old.Generation, i})); err != nil {
+	for i := range old.id.Count {
+		if err := gone(t.maps.Slots.Delete(slotKey{old.id.ID, old.id.Generation, i})); err != nil {
 			return fmt.Errorf("old slot %d: %w", i, err)
 		}
 	}
-	for _, b := range old.backends {
+	for _, b := range old.Backends {
 		same := func(k ipvs.Backend) bool { return k.Addr == b.Addr && k.Port == b.Port }
 		if slices.ContainsFunc(keep, same) {
 			continue
 		}
-		if err := gone(t.maps.Backends.Delete(backendKeyOf(old.ID, b))); err != nil {
+		key := backendKeyOf(old.id.ID, b)
+		if err := errors.Join(gone(t.maps.Backends.Delete(key)), gone(t.maps.Loads.Delete(key))); err != nil {
 			return fmt.Errorf("old backend %s: %w", b.Addr, err)
 		}
 	}
@@ -269,7 +265,7 @@ func (t *table) remove(k ipvs.Key) error {
 		return err
 	}
 	delete(t.held, k)
-	return errors.Join(t.drop(e, nil), gone(t.maps.Counters.Delete(e.ID)))
+	return errors.Join(t.drop(e, nil), gone(t.maps.Counters.Delete(e.id.ID)), gone(t.maps.Turns.Delete(e.id.ID)))
 }
 
 func (t *table) putCounters(id uint32) error {
@@ -277,7 +273,7 @@ func (t *table) putCounters(id uint32) error {
 	if err != nil {
 		return err
 	}
-	return t.maps.Counters.Put(id, make([]counters, cpus))
+	return errors.Join(t.maps.Counters.Put(id, make([]counters, cpus)), t.maps.Turns.Put(id, uint32(0)))
 }
 
 func (t *table) applyClients(plan ipvs.Plan) error {
@@ -328,7 +324,7 @@ func (t *table) putBits(bits []uint64) error {
 func (t *table) sweep() error {
 	for _, k := range t.straySlots {
 		e, ok := t.byID(k.Service)
-		if ok && e.Generation == k.Generation && k.Index < e.Count {
+		if ok && e.id.Generation == k.Generation && k.Index < e.id.Count {
 			continue // its number has been given out again meanwhile
 		}
 		if err := gone(t.maps.Slots.Delete(k)); err != nil {
@@ -336,7 +332,7 @@ func (t *table) sweep() error {
 		}
 	}
 	for _, k := range t.strayBackends {
-		if err := gone(t.maps.Backends.Delete(k)); err != nil {
+		if err := errors.Join(gone(t.maps.Backends.Delete(k)), gone(t.maps.Loads.Delete(k))); err != nil {
 			return fmt.Errorf("stray backend: %w", err)
 		}
 	}
@@ -346,7 +342,7 @@ func (t *table) sweep() error {
 
 func (t *table) byID(id uint32) (entry, bool) {
 	for _, e := range t.held {
-		if e.ID == id {
+		if e.id.ID == id {
 			return e, true
 		}
 	}

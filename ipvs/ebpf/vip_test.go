@@ -200,8 +200,8 @@ func TestRestartAdoptsConnections(t *testing.T) {
 	r.restart()
 	r.set(state)
 	for k, e := range before {
-		if now := r.b.held.held[k]; now.service != e.service {
-			t.Errorf("%s was written anew: %+v, was %+v", k, now.service, e.service)
+		if now := r.b.held.held[k]; now.id != e.id {
+			t.Errorf("%s was written anew: %+v, was %+v", k, now.id, e.id)
 		}
 	}
 	for i, want := range dst {

@@ -22,7 +22,19 @@ struct service_key {
 struct service {
 	__u32 id;
 	__u32 generation;
-	__u32 count; /* backends that take new connections */
+	__u32 count;    /* of slots; zero: nobody takes new connections */
+	__u32 affinity; /* seconds */
+	__u8 algorithm;
+	__u8 local; /* user space prefers backends of this node; told for its own sake */
+	__u16 pad;
+};
+
+/* Keep in step with ../slots.go, which makes the slots that each of them needs. */
+enum algorithm {
+	RANDOM2 = 0,
+	ROUND_ROBIN = 1,
+	LEAST_CONN = 2,
+	MAGLEV = 3,
 };
 
 struct slot_key {
@@ -34,7 +46,7 @@ struct slot_key {
 struct slot {
 	struct mesh_addr addr;
 	__be16 port; /* zero: keep the client's */
-	__u16 pad;
+	__u16 weight;
 };
 
 /* Who may keep connections: every packet of one is checked against this. */
@@ -46,6 +58,19 @@ struct backend_key {
 };
 
 #define BACKEND_DRAINING 1
+/* For user space alone: 2 = on this node; the weight is in the upper half. */
+
+struct affinity_key {
+	__u32 service;
+	struct mesh_addr client;
+};
+
+struct affinity {
+	struct mesh_addr addr;
+	__be16 port; /* as in backend_key */
+	__u16 pad;
+	__u32 seen; /* seconds since boot */
+};
 
 struct node {
 	__u64 netns; /* cookie of the node's own network namespace */
@@ -197,6 +222,34 @@ struct {
 	PINNED;
 } backends SEC(".maps");
 
+/* TCP connections by backend; user space counts them again now and then. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 20);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct backend_key);
+	__type(value, __s32);
+	PINNED;
+} loads SEC(".maps");
+
+/* Round-robin: whose turn it is, by service. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, __u32);
+	PINNED;
+} turns SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct affinity_key);
+	__type(value, struct affinity);
+	PINNED;
+} affinities SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);
@@ -306,6 +359,11 @@ static __always_inline int is_published(__be16 port, __u8 proto)
 	__u64 *word = bpf_map_lookup_elem(&published, &at);
 
 	return word && (*word >> (bpf_ntohs(port) & 63)) & 1;
+}
+
+static __always_inline __u32 now(void)
+{
+	return bpf_ktime_get_ns() / 1000000000;
 }
 
 static __always_inline void count(__u32 service, int connections)

@@ -62,6 +62,7 @@ static __always_inline int ingress(struct __sk_buff *skb, struct scratch *s, __u
 			return forward(skb, hook);
 		}
 		if (fit == AGAIN) {
+			forget(s, f);
 			f = NULL;
 		} else {
 			touch(s, f, REVERSE);

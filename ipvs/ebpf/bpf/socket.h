@@ -93,12 +93,14 @@ static __always_inline int answers(struct bpf_sock_addr *ctx, const struct servi
 }
 
 /* chosen makes `to` of a new choice and remembers it, for the answers; a datagram socket stays with it. */
-static __always_inline int chosen(struct socket_key *k, const struct service_key *service, struct socket_peer *to)
+static __always_inline int chosen(struct socket_key *k, const struct service_key *service, const struct mesh_addr *own, struct socket_peer *to)
 {
+	/* The source port is not known yet. */
+	struct client_id who = { .addr = *own, .hash = bpf_get_prandom_u32() };
 	struct socket_peer back = {};
 	struct choice c;
 
-	if (pick(service, &c))
+	if (pick(service, &who, &c))
 		return -1;
 	__builtin_memset(to, 0, sizeof(*to));
 	to->addr = c.slot.addr;
@@ -142,7 +144,7 @@ static __always_inline int to_backend(struct bpf_sock_addr *ctx, const struct me
 		count(to->service, 0);
 		return 0;
 	}
-	if (chosen(&k, &service, to))
+	if (chosen(&k, &service, &own, to))
 		return -1;
 	/* TCP is counted when its first packet is seen. */
 	if (ctx->protocol == IPPROTO_UDP)

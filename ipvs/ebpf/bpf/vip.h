@@ -120,6 +120,7 @@ static __always_inline int request(struct __sk_buff *skb, struct scratch *s, __u
 				return drop(DROP_REWRITE);
 			return forward(skb, MESH_BALANCE_CONTAINER);
 		}
+		forget(s, f);
 		bpf_map_delete_elem(&flows, &s->key);
 	}
 	if (bpf_map_lookup_elem(&services, &service))
