@@ -21,6 +21,8 @@ type Config struct {
 	DataPathPort uint16
 	// LoadBalancer says where VIPs become backends; see ipvs/ebpf's Mode. Empty: auto.
 	LoadBalancer string
+	// MetricsAddr is where metrics are served over TCP, to anyone; empty: only on Socket.
+	MetricsAddr string
 	// Version is shown by the API.
 	Version string
 	Logger  *slog.Logger

@@ -27,6 +27,7 @@ import (
 	"github.com/meshd/meshd/ipvs"
 	"github.com/meshd/meshd/ipvs/ebpf"
 	"github.com/meshd/meshd/meshd/api"
+	"github.com/meshd/meshd/meshd/observe"
 	"github.com/meshd/meshd/orchestrator/runner"
 	"github.com/meshd/meshd/overlay"
 	"github.com/meshd/meshd/overlay/attach"
@@ -43,6 +44,7 @@ type Daemon struct {
 	resolver *dns.Server
 	data     *dataplane
 	runner   *runner.Runner
+	observer *observe.Observer
 
 	// ctx is the daemon's life; memberships begun by a request live in it.
 	ctx context.Context
@@ -80,8 +82,12 @@ func Run(ctx context.Context, cfg Config) error {
 	g.Go(func() error {
 		return api.New(api.Config{
 			Node: d, Engine: cfg.Engine, Version: cfg.Version, Logger: d.log, HostRoutes: overlay.HostRoutes,
+			Observer: d.observer,
 		}).Serve(ctx, socket)
 	})
+	if cfg.MetricsAddr != "" {
+		g.Go(func() error { return d.observer.Serve(ctx, cfg.MetricsAddr) })
+	}
 	if err := d.resume(); err != nil {
 		d.log.Error("this node cannot take up its place in the swarm", "error", err)
 		d.failure = err
@@ -126,6 +132,16 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 	d.runner, err = runner.New(runner.Config{Socket: cfg.Engine, ResolvConf: cfg.resolvConf(), Logger: cfg.Logger})
 	if err != nil {
 		return nil, fmt.Errorf("open the engine's client: %w", err)
+	}
+	d.observer, err = observe.New(observe.Config{
+		Sources: observe.Sources{
+			Overlay: d.overlay, Keeper: d.balancer, Balancer: balancer, Resolver: d.resolver,
+			View: d.data.look, Member: d.member,
+		},
+		Version: cfg.Version, Logger: cfg.Logger,
+	})
+	if err != nil {
+		return nil, err
 	}
 	return d, nil
 }

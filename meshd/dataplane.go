@@ -51,6 +51,8 @@ type dataplane struct {
 	view    agent.View
 	held    map[string]uint64 // network ID -> revision that the kernel holds
 	changed chan struct{}     // closed and replaced whenever held changes
+	// behind is since when held is less than the view, by network ID.
+	behind map[string]time.Time
 }
 
 func newDataplane(o overlayPart, d dnsPart, b ipvsPart, resolvConf string, log *slog.Logger) *dataplane {
@@ -80,7 +82,7 @@ func (d *dataplane) leave() { d.reset(identity{}, true) }
 func (d *dataplane) reset(self identity, blank bool) {
 	d.mu.Lock()
 	d.self, d.blank, d.view = self, blank, agent.View{}
-	d.held = map[string]uint64{}
+	d.held, d.behind = map[string]uint64{}, nil
 	d.mu.Unlock()
 	d.poke()
 }
@@ -89,6 +91,7 @@ func (d *dataplane) reset(self identity, blank bool) {
 func (d *dataplane) Update(v agent.View) {
 	d.mu.Lock()
 	d.view = v
+	d.noteBehind(time.Now())
 	d.mu.Unlock()
 	d.poke()
 }
@@ -171,12 +174,7 @@ func (d *dataplane) apply() error {
 	if len(view.Nodes) == 0 && !blank {
 		return nil // nobody has told us yet; what a former daemon left goes on
 	}
-	addrs, upstreams := d.surroundings()
-	out := plan.Compile(plan.Input{
-		Self: self.node, SelfAddr: self.addr, DataPathPort: self.port,
-		Nodes: view.Nodes, Networks: view.Networks, Tasks: view.Tasks,
-		NodeAddrs: addrs, Upstreams: upstreams,
-	})
+	out := d.compile(self, view)
 	if err := d.overlay.Set(out.Overlay); err != nil {
 		return fmt.Errorf("overlay: %w", err)
 	}
@@ -189,6 +187,16 @@ func (d *dataplane) apply() error {
 	}
 	d.hold(self, view)
 	return nil
+}
+
+// compile says what a view means for each part.
+func (d *dataplane) compile(self identity, view agent.View) plan.Output {
+	addrs, upstreams := d.surroundings()
+	return plan.Compile(plan.Input{
+		Self: self.node, SelfAddr: self.addr, DataPathPort: self.port,
+		Nodes: view.Nodes, Networks: view.Networks, Tasks: view.Tasks,
+		NodeAddrs: addrs, Upstreams: upstreams,
+	})
 }
 
 // writeResolvConf tells tasks where their resolver is. They mount the file, so
@@ -221,6 +229,7 @@ func (d *dataplane) hold(self identity, view agent.View) {
 		held[n.ID] = n.Revision
 	}
 	d.held = held
+	d.noteBehind(time.Now())
 	close(d.changed)
 	d.changed = make(chan struct{})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/moby/moby/api/types/swarm"
@@ -34,6 +35,8 @@ type node struct {
 	// manager is nil on workers.
 	manager *manager
 	roles   roleWatch
+	// agent is there once the node runs.
+	agent atomic.Pointer[agent.Agent]
 
 	mu         sync.Mutex
 	membership membership
@@ -70,7 +73,7 @@ func (d *Daemon) startNode(n *node) {
 	if n.manager != nil {
 		g.Go(func() error { return n.manager.Run(ctx) })
 	}
-	g.Go(func() error { return n.newAgent().Run(ctx) })
+	g.Go(func() error { return n.runningAgent().Run(ctx) })
 	g.Go(func() error { return n.renew(ctx) })
 	g.Go(func() error { return n.awaitRole(ctx) })
 	go func() {

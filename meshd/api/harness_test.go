@@ -109,6 +109,7 @@ func newRig(t *testing.T) *rig {
 	server := New(Config{
 		Node: r.node, Engine: "unix://" + r.engine.socket, Version: "0.1.0", Logger: slog.New(slog.DiscardHandler),
 		HostRoutes: func() ([]netip.Prefix, error) { return r.hosts, nil },
+		Observer:   fakeObserver{},
 	})
 	r.socket = filepath.Join(t.TempDir(), "meshd.sock")
 	serve(t, r.socket, server.Serve)

@@ -62,7 +62,9 @@ type Config struct {
 	// HostRoutes lists the address ranges in use on this host, which overlay
 	// networks may not overlap. Nil: none.
 	HostRoutes func() ([]netip.Prefix, error)
-	Logger     *slog.Logger
+	// Observer answers /metrics and /mesh/net; nil: they are refused.
+	Observer Observer
+	Logger   *slog.Logger
 }
 
 // Server answers the Engine API.
@@ -73,6 +75,8 @@ type Server struct {
 	hosts   func() ([]netip.Prefix, error)
 	log     *slog.Logger
 	routes  []route
+	// observer may be nil.
+	observer Observer
 }
 
 // New returns a server; it opens nothing yet.
@@ -84,7 +88,8 @@ func New(c Config) *Server {
 		c.HostRoutes = func() ([]netip.Prefix, error) { return nil, nil }
 	}
 	s := &Server{node: c.Node, version: c.Version, hosts: c.HostRoutes, log: c.Logger, engine: newEngine(c.Engine, c.Logger)}
-	s.routes = s.routeTable()
+	s.observer = c.Observer
+	s.routes = append(s.routeTable(), s.meshRoutes()...)
 	return s
 }
 

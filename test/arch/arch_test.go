@@ -54,6 +54,7 @@ func doors() []door {
 		{"github.com/hashicorp/memberlist", []string{"overlay/gossip"}, "its callbacks run under its locks; only one place has to know"},
 		{"github.com/miekg/dns", []string{"dns", "test/sample"}, "messages are parsed and bounded in one place"},
 		{"github.com/moby/moby/client", []string{"orchestrator/runner", "cmd/meshctl", "test"}, "the engine has one driver; meshctl and the lab are clients of meshd"},
+		{"github.com/prometheus/client_golang", []string{"meshd/observe"}, "metrics are read from the parts by one collector; the parts only count"},
 		{"github.com/docker/cli", []string{"cmd/meshctl"}, "a command line is no library for a daemon"},
 	}
 }

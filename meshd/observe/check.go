@@ -1,0 +1,137 @@
+package observe
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/meshd/meshd/orchestrator/protocol"
+	"github.com/meshd/meshd/overlay"
+)
+
+// Report is what a comparison of desired and actual found on one node.
+type Report struct {
+	// Node is the node's ID, Hostname its name if the managers know one.
+	Node, Hostname string
+	// Networks and Tasks are how many of them the node was told of.
+	Networks, Tasks int
+	Differences     []Difference
+}
+
+// Difference is one thing that is not as the managers want it.
+type Difference struct {
+	// Part is overlay, balancer, resolver, or node: what the node has not got to yet.
+	Part, Kind, What string
+	// Want and Have are for people.
+	Want, Have string
+}
+
+// settleTime is how long a difference must last: what is being changed at the
+// moment of the look is no fault.
+const settleTime = 300 * time.Millisecond
+
+// probeTime is how long an address of the resolver may take to answer.
+const probeTime = time.Second
+
+// Check compares what should be with what the kernel holds. It looks twice when
+// it finds differences, and reports those that last.
+func (o *Observer) Check(ctx context.Context) (Report, error) {
+	report, err := o.compare(ctx)
+	if err != nil || len(report.Differences) == 0 {
+		return report, err
+	}
+	select {
+	case <-ctx.Done():
+		return report, ctx.Err()
+	case <-time.After(settleTime):
+	}
+	again, err := o.compare(ctx)
+	if err != nil {
+		return report, err
+	}
+	again.Differences = slices.DeleteFunc(again.Differences, func(d Difference) bool {
+		return !slices.ContainsFunc(report.Differences, func(old Difference) bool {
+			return old.Part == d.Part && old.Kind == d.Kind && old.What == d.What
+		})
+	})
+	return again, nil
+}
+
+func (o *Observer) compare(ctx context.Context) (Report, error) {
+	v, err := o.told()
+	if err != nil {
+		return Report{}, err
+	}
+	r := Report{Node: v.Self, Hostname: v.node(v.Self).Hostname, Networks: len(v.Networks), Tasks: len(v.Tasks), Differences: behind(v)}
+	r.Differences = append(r.Differences, missingInterfaces(v, o.Overlay.Attachments())...)
+	fromOverlay, err := o.Overlay.Differences(v.Desired.Overlay)
+	if err != nil {
+		return r, fmt.Errorf("compare the overlay: %w", err)
+	}
+	for _, d := range fromOverlay {
+		r.Differences = append(r.Differences, Difference{"overlay", d.Kind, d.What, d.Want, d.Have})
+	}
+	fromBalancer, err := o.Keeper.Differences(v.Desired.IPVS)
+	if err != nil {
+		return r, fmt.Errorf("compare the load balancer: %w", err)
+	}
+	for _, d := range fromBalancer {
+		r.Differences = append(r.Differences, Difference{"balancer", d.Kind, d.What, d.Want, d.Have})
+	}
+	for _, d := range o.Resolver.Differences(v.Desired.DNS) {
+		r.Differences = append(r.Differences, Difference{"resolver", "name", d.What, d.Want, d.Have})
+	}
+	for addr, err := range o.Resolver.Probe(ctx, probeTime) {
+		r.Differences = append(r.Differences, Difference{"resolver", "listener", "resolver at " + addr.String(), "answers", err.Error()})
+	}
+	slices.SortFunc(r.Differences, func(a, b Difference) int {
+		return cmp.Or(strings.Compare(a.Part, b.Part), strings.Compare(a.Kind, b.Kind), strings.Compare(a.What, b.What))
+	})
+	return r, nil
+}
+
+// behind lists the networks of which the kernel holds less than was told.
+func behind(v View) []Difference {
+	var out []Difference
+	for _, n := range v.Networks {
+		if held := v.Held[n.ID]; held < n.Revision {
+			out = append(out, Difference{
+				"node", "revision", "network " + n.Name, fmt.Sprintf("revision %d", n.Revision), fmt.Sprintf("revision %d", held),
+			})
+		}
+	}
+	return out
+}
+
+// missingInterfaces lists the addresses that other nodes send to this one for,
+// and that no container's interface here has.
+func missingInterfaces(v View, attached []overlay.Attachment) []Difference {
+	type place struct {
+		vni  uint32
+		addr netip.Addr
+	}
+	here := map[place]bool{}
+	for _, a := range attached {
+		for _, p := range a.Addrs {
+			here[place{a.VNI, p.Addr()}] = true
+		}
+	}
+	var out []Difference
+	for _, n := range v.Networks {
+		for _, e := range n.Endpoints {
+			if e.NodeID != v.Self || e.State != protocol.EndpointServing {
+				continue
+			}
+			for _, a := range e.Addrs {
+				if !here[place{n.VNI, a}] {
+					out = append(out, Difference{"overlay", "attachment", fmt.Sprintf("%s at %s on network %s", e.Name, a, n.Name), "an interface on this node", "none"})
+				}
+			}
+		}
+	}
+	return out
+}

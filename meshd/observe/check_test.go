@@ -1,0 +1,65 @@
+package observe
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/meshd/meshd/overlay"
+)
+
+func TestCheckFindsNothingWhereAllIsWell(t *testing.T) {
+	r, err := twoNodes().observer(t).Check(t.Context())
+	if err != nil || len(r.Differences) != 0 || r.Node != "a" || r.Hostname != "node1" || r.Networks != 3 || r.Tasks != 2 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+func TestCheckNamesWhatLasts(t *testing.T) {
+	f := twoNodes()
+	f.differences = []overlay.Difference{{Kind: "route", What: "route to 10.255.0.11", Want: "device 7", Have: "nothing"}}
+	f.lasting = -1
+	f.held.Services = f.held.Services[1:]
+	f.attached = f.attached[1:]
+	f.view.Held["n1"] = 18
+	f.view.Desired.DNS.Zones["n1"].Names["new"] = f.view.Desired.DNS.Zones["n1"].Names["web"]
+	f.deaf = map[netip.AddrPort]error{ap("10.255.0.1:53"): errBroken}
+	r, err := f.observer(t).Check(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, d := range r.Differences {
+		got = append(got, fmt.Sprint(d.Part, " ", d.Kind, " ", d.What))
+	}
+	want := "balancer service web|node revision network front|overlay attachment web.1.t1 at 10.255.0.11 on network ingress|" +
+		"overlay route route to 10.255.0.11|resolver listener resolver at 10.255.0.1:53|resolver name name new on network front"
+	if strings.Join(got, "|") != want {
+		t.Errorf("got  %s\nwant %s", strings.Join(got, "|"), want)
+	}
+}
+
+// What was just being changed at the first look is no difference.
+func TestCheckForgivesWhatPasses(t *testing.T) {
+	f := twoNodes()
+	f.differences = []overlay.Difference{{Kind: "route", What: "route to 10.255.0.11"}}
+	f.lasting = 1
+	if r, err := f.observer(t).Check(t.Context()); err != nil || len(r.Differences) != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+func TestCheckNeedsToBeTold(t *testing.T) {
+	f := twoNodes()
+	f.view = View{}
+	if _, err := f.observer(t).Check(t.Context()); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "not part of a swarm") {
+		t.Error(err)
+	}
+	f.view.Self = "a"
+	if _, err := f.observer(t).Check(t.Context()); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "No manager has told") {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,133 @@
+package observe
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/dns"
+	"github.com/meshd/meshd/ipvs"
+	"github.com/meshd/meshd/ipvs/ebpf"
+	"github.com/meshd/meshd/meshd/plan"
+	"github.com/meshd/meshd/orchestrator/consensus"
+	"github.com/meshd/meshd/orchestrator/protocol"
+	"github.com/meshd/meshd/overlay"
+)
+
+// Sources are the parts of a node that can be asked.
+type Sources struct {
+	Overlay  Overlay
+	Keeper   Keeper
+	Balancer Balancer
+	Resolver Resolver
+	// View is what the managers said and how far the node got with it.
+	View func() View
+	// Member is the node's own part in the swarm.
+	Member func() Member
+}
+
+// Overlay is what is asked of the overlay networks.
+type Overlay interface {
+	// Drops and Repairs count by reason and by kind.
+	Drops() (map[string]uint64, error)
+	Repairs() map[string]uint64
+	// Differences compares the kernel with a state.
+	Differences(overlay.State) ([]overlay.Difference, error)
+	// Path is where the kernel sends packets to an address on a network.
+	Path(vni uint32, to netip.Addr) (overlay.Path, error)
+	// Attachments are the containers' interfaces that there are.
+	Attachments() []overlay.Attachment
+}
+
+// Keeper is what is asked of who keeps the load balancer as it should be.
+type Keeper interface {
+	Repairs() map[string]uint64
+	Differences(ipvs.State) ([]ipvs.Difference, error)
+}
+
+// Balancer is what is asked of the load balancer itself.
+type Balancer interface {
+	Stats() (ebpf.Stats, error)
+	Flows() ([]ebpf.Flow, error)
+	// Held is what its maps hold.
+	Held() (ipvs.State, error)
+}
+
+// Resolver is what is asked of the resolver.
+type Resolver interface {
+	Stats() dns.Stats
+	Lookup(from netip.Addr, name string) dns.Answer
+	Differences(dns.State) []dns.Difference
+	// Probe returns the addresses that do not answer over the network.
+	Probe(ctx context.Context, timeout time.Duration) map[netip.AddrPort]error
+}
+
+// View is what the managers told a node, and how far it got.
+type View struct {
+	// Self is this node's ID; empty outside of a swarm. Told: a manager has spoken.
+	Self string
+	Told bool
+
+	Nodes    []protocol.Node
+	Networks []protocol.Network
+	// Tasks are those assigned to this node that have not ended.
+	Tasks []protocol.Assignment
+	// Held is the revision of each network that the kernel holds, by network ID.
+	Held map[string]uint64
+	// Behind is since when the kernel holds less than was told, by network ID.
+	Behind map[string]time.Time
+	// Desired is what the newest view means for each part.
+	Desired plan.Output
+}
+
+// Member is a node's part in the swarm. The zero value is that of a node outside.
+type Member struct {
+	// CertificateExpires is zero for a node without.
+	CertificateExpires time.Time
+	Tasks              map[swarm.TaskState]int
+	// Raft is nil on workers.
+	Raft *consensus.Stats
+}
+
+// network finds a network by its VXLAN identifier.
+func (v View) network(vni uint32) (protocol.Network, bool) {
+	for _, n := range v.Networks {
+		if n.VNI == vni {
+			return n, true
+		}
+	}
+	return protocol.Network{}, false
+}
+
+// node finds a node by its ID.
+func (v View) node(id string) protocol.Node {
+	for _, n := range v.Nodes {
+		if n.ID == id {
+			return n
+		}
+	}
+	return protocol.Node{ID: id}
+}
+
+// nodeName is a node as people call it.
+func nodeName(n protocol.Node) string {
+	if n.Hostname != "" {
+		return n.Hostname
+	}
+	return n.ID
+}
+
+// endpoint finds who has an address on a network.
+func (v View) endpoint(vni uint32, addr netip.Addr) (protocol.Endpoint, bool) {
+	n, _ := v.network(vni)
+	for _, e := range n.Endpoints {
+		for _, a := range e.Addrs {
+			if a == addr {
+				return e, true
+			}
+		}
+	}
+	return protocol.Endpoint{}, false
+}
