@@ -19,6 +19,8 @@ type Config struct {
 	PluginDir string
 	// DataPathPort is the UDP port of VXLAN unless `swarm init` chooses another.
 	DataPathPort uint16
+	// DirectRouting sends to nodes on the same link without VXLAN; see overlay/DESIGN.md.
+	DirectRouting bool
 	// LoadBalancer says where VIPs become backends; see ipvs/ebpf's Mode. Empty: auto.
 	LoadBalancer string
 	// MetricsAddr is where metrics are served over TCP, to anyone; empty: only on Socket.

@@ -100,7 +100,7 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, log: cfg.Logger, ctx: ctx}
 	var err error
 	d.overlay, err = overlay.New(overlay.Config{
-		RunDir: cfg.RunDir, VXLANPort: cfg.DataPathPort, Logger: cfg.Logger,
+		RunDir: cfg.RunDir, VXLANPort: cfg.DataPathPort, Direct: cfg.DirectRouting, Logger: cfg.Logger,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the overlay data plane: %w", err)

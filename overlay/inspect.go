@@ -21,9 +21,7 @@ const nothing = "nothing"
 
 // Differences compares the kernel with a state and changes neither.
 func (o *Overlay) Differences(s State) ([]Difference, error) {
-	if s.VXLANPort == 0 {
-		s.VXLANPort = o.cfg.VXLANPort
-	}
+	s = o.cfg.complete(s)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	f, err := o.kernel.facts(s, true)
@@ -139,7 +137,7 @@ func (o *Overlay) Path(vni uint32, to netip.Addr) (Path, error) {
 	if err != nil {
 		return Path{}, err
 	}
-	p := Path{Place: PlaceNowhere, Overhead: overhead(s.Local), MTU: innerMTU(s, f), Tunnel: f.tunnel != 0}
+	p := Path{Place: PlaceNowhere, Overhead: overhead(s.Local), MTU: innerMTU(s, f, true), Tunnel: f.tunnel != 0}
 	for object, v := range held {
 		if sub, ok := object.(subnetObject); ok && v == any(vni) {
 			bits := int(sub.key.Bits)

@@ -110,6 +110,8 @@ type lab struct {
 	hub   string
 	world string
 	nodes []*node
+	// transport is that between all nodes.
+	transport Transport
 }
 
 // worldAddr is a machine that is not of the cluster.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,6 +24,8 @@ type Config struct {
 	// Resync is how often everything is compared with the kernel; 0 means 30 s.
 	// Most disturbances are noticed at once.
 	Resync time.Duration
+	// Direct makes TransportDirect the default. It must be the same on all nodes.
+	Direct bool
 	// NoTCX attaches programs as clsact filters even where there is tcx.
 	NoTCX  bool
 	Logger *slog.Logger
@@ -224,12 +227,23 @@ func (p port) sharesAddress(a Attachment) bool {
 
 // desired is the newest state with what it leaves to the configuration.
 func (o *Overlay) desired() State {
-	var s State
-	if o.state != nil {
-		s = *o.state
+	if o.state == nil {
+		return o.cfg.complete(State{})
 	}
+	return o.cfg.complete(*o.state)
+}
+
+func (c Config) complete(s State) State {
 	if s.VXLANPort == 0 {
-		s.VXLANPort = o.cfg.VXLANPort
+		s.VXLANPort = c.VXLANPort
+	}
+	if c.Direct {
+		s.Peers = slices.Clone(s.Peers)
+		for i, p := range s.Peers {
+			if p.Transport == TransportDefault {
+				s.Peers[i].Transport = TransportDirect
+			}
+		}
 	}
 	return s
 }

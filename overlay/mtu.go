@@ -11,16 +11,21 @@ const (
 	leastMTU6 = 1280
 )
 
-// innerMTU is what fits into the tunnel to every peer: one figure for all
-// containers of the node, since their networks' members may be anywhere.
-func innerMTU(s State, f facts) int {
+// innerMTU is what fits into the transport to every peer: one figure for all
+// containers of the node, since their networks' members may be anywhere. The
+// mesh network always has the tunnel.
+func innerMTU(s State, f facts, mesh bool) int {
 	least := 0
 	for _, p := range s.Peers {
 		path, ok := f.paths[p.Addr]
 		if !ok {
 			continue
 		}
-		if inner := path.MTU - overhead(p.Addr); least == 0 || inner < least {
+		inner := path.MTU
+		if mesh || !f.direct(p) {
+			inner -= overhead(p.Addr)
+		}
+		if least == 0 || inner < least {
 			least = inner
 		}
 	}
@@ -32,7 +37,7 @@ func innerMTU(s State, f facts) int {
 
 // attachmentMTU is that of one container's interface.
 func attachmentMTU(s State, f facts, a Attachment) int {
-	mtu := innerMTU(s, f)
+	mtu := innerMTU(s, f, a.Mesh)
 	for _, p := range a.Addrs {
 		if is6(p.Addr()) {
 			mtu = max(mtu, leastMTU6)

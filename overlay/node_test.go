@@ -35,7 +35,7 @@ func (l *lab) stateOf(n *node, containers []*container) State {
 	s := State{Local: n.addr, Networks: []Network{meshNetwork(), userNetwork(1), userNetwork(2)}}
 	for _, peer := range l.nodes {
 		if peer != n {
-			s.Peers = append(s.Peers, Peer{ID: peer.ns, Addr: peer.addr, Transport: TransportVXLAN})
+			s.Peers = append(s.Peers, Peer{ID: peer.ns, Addr: peer.addr, Transport: l.transport})
 		}
 	}
 	for _, c := range containers {

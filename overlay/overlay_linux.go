@@ -106,8 +106,14 @@ func (k *linuxKernel) pathsTo(f *facts, devices map[int]link.Device, peers []Pee
 				return err
 			}
 		}
-		if ok {
-			f.paths[p.Addr] = path
+		if !ok {
+			continue
+		}
+		f.paths[p.Addr] = path
+		if fresh && f.direct(p) {
+			if err := k.door.Resolve(link.Neighbour{Ifindex: path.Ifindex, Addr: p.Addr}); err != nil {
+				return err
+			}
 		}
 	}
 	k.paths = f.paths
@@ -187,6 +193,12 @@ func (k *linuxKernel) readTables(held objects) error {
 		readTable(k.path.Subnets, func(key datapath.SubnetKey, vni uint32) { held[subnetObject{key}] = vni }),
 		readTable(k.path.Endpoints, func(key datapath.EndpointKey, e datapath.Endpoint) { held[endpointObject{key}] = e }),
 		readTable(k.path.Ifaces, func(index uint32, i datapath.Iface) { held[ifaceObject{index}] = i }),
+		readTable(k.path.Direct, func(a datapath.Addr, index uint32) { held[directObject{a}] = index }),
+		readTable(k.path.Switches, func(_ uint32, v uint32) {
+			if v != 0 {
+				held[switchesObject{}] = v
+			}
+		}),
 		readTable(k.path.Peers, func(a datapath.Addr, _ uint32) { held[peerObject{a}] = present{} }),
 	)
 }
@@ -319,6 +331,10 @@ func (k *linuxKernel) put(op op) error {
 		return k.path.Ifaces.Put(o.ifindex, op.value.(datapath.Iface))
 	case peerObject:
 		return k.path.Peers.Put(o.addr, 1)
+	case directObject:
+		return k.path.Direct.Put(o.addr, op.value.(uint32))
+	case switchesObject:
+		return k.path.Switches.Put(0, op.value.(uint32))
 	case hookObject:
 		return k.attach(o.hook)
 	case neighbourObject:
@@ -354,6 +370,10 @@ func (k *linuxKernel) remove(op op) error {
 		return k.path.Ifaces.Delete(o.ifindex)
 	case peerObject:
 		return k.path.Peers.Delete(o.addr)
+	case directObject:
+		return k.path.Direct.Delete(o.addr)
+	case switchesObject:
+		return k.path.Switches.Put(0, 0)
 	case hookObject:
 		return k.detach(o.hook)
 	case neighbourObject:

@@ -103,6 +103,10 @@ func nameOf(o object) (kind, name string) {
 		return "interface", fmt.Sprintf("interface rule of device %d", o.ifindex)
 	case peerObject:
 		return "peer", "peer " + o.addr.Netip().String()
+	case directObject:
+		return "direct", "direct way to peer " + o.addr.Netip().String()
+	case switchesObject:
+		return "settings", "data path switches"
 	case hookObject:
 		return "program", fmt.Sprintf("program %s on device %d", o.hook.Program, o.hook.Ifindex)
 	case neighbourObject:

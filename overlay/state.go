@@ -23,7 +23,14 @@ type Transport string
 
 // The transports.
 const (
+	// TransportDefault is as Config.Direct says.
+	TransportDefault Transport = ""
+	// TransportVXLAN is the tunnel.
 	TransportVXLAN Transport = "vxlan"
+	// TransportDirect sends without encapsulation as long as the peer is on a link
+	// of this node's, and else through the tunnel. Both nodes must have it for each
+	// other. The mesh network's packets take the tunnel in any case. See DESIGN.md.
+	TransportDirect Transport = "direct"
 )
 
 // Peer is another node.

@@ -27,6 +27,8 @@ const (
 	rankEndpoint
 	rankIface
 	rankPeer
+	rankDirect
+	rankSwitches
 	rankHook
 	rankNeighbour
 	rankRoute
@@ -47,6 +49,8 @@ type (
 	endpointObject   struct{ key datapath.EndpointKey } // datapath.Endpoint
 	ifaceObject      struct{ ifindex uint32 }           // datapath.Iface
 	peerObject       struct{ addr datapath.Addr }       // present
+	directObject     struct{ addr datapath.Addr }       // uint32: device
+	switchesObject   struct{}                           // uint32
 	hookObject       struct{ hook datapath.Hook }       // present
 	neighbourObject  struct{ key link.Neighbour }       // datapath.MAC
 	routeObject      struct{ to netip.Addr }            // link.Route
@@ -67,6 +71,8 @@ func (subnetObject) rank() rank     { return rankSubnet }
 func (endpointObject) rank() rank   { return rankEndpoint }
 func (ifaceObject) rank() rank      { return rankIface }
 func (peerObject) rank() rank       { return rankPeer }
+func (directObject) rank() rank     { return rankDirect }
+func (switchesObject) rank() rank   { return rankSwitches }
 func (hookObject) rank() rank       { return rankHook }
 func (neighbourObject) rank() rank  { return rankNeighbour }
 func (routeObject) rank() rank      { return rankRoute }
@@ -166,6 +172,7 @@ func gateways(s State) []gateway {
 func want(s State, f facts, vxlanPort uint16) objects {
 	w := make(objects, len(s.Endpoints)+len(s.Peers)+8*len(f.ports)+16)
 	wantCluster(w, s)
+	wantDirect(w, s, f)
 	wantAccept(w, s, f)
 	for _, p := range f.ports {
 		wantPort(w, s, p)
@@ -196,7 +203,9 @@ func wantHooks(w objects, f facts, vxlanPort uint16) {
 // wantCluster gives what follows from the state alone.
 func wantCluster(w objects, s State) {
 	var out []netip.Prefix
+	mesh := map[uint32]bool{}
 	for _, n := range s.Networks {
+		mesh[n.VNI] = n.Mesh
 		for _, subnet := range n.Subnets {
 			w[subnetObject{datapath.SubnetKeyOf(subnet)}] = n.VNI
 		}
@@ -205,9 +214,14 @@ func wantCluster(w objects, s State) {
 		}
 	}
 	for _, e := range s.Endpoints {
-		if e.Node.IsValid() && e.Node != s.Local {
-			w[endpointObject{datapath.EndpointKey{VNI: e.VNI, Addr: datapath.AddrOf(e.Addr)}}] = datapath.RemoteEndpoint(e.Node)
+		if !e.Node.IsValid() || e.Node == s.Local {
+			continue
 		}
+		remote := datapath.RemoteEndpoint(e.Node)
+		if mesh[e.VNI] {
+			remote = datapath.TunnelEndpoint(e.Node)
+		}
+		w[endpointObject{datapath.EndpointKey{VNI: e.VNI, Addr: datapath.AddrOf(e.Addr)}}] = remote
 	}
 	for _, g := range gateways(s) {
 		w[endpointObject{datapath.EndpointKey{VNI: g.vni, Addr: datapath.AddrOf(g.addr)}}] = datapath.HostEndpoint()
@@ -219,6 +233,25 @@ func wantCluster(w objects, s State) {
 	}
 	if key := nft.Key(out); key != "" {
 		w[masqueradeObject{}] = key
+	}
+}
+
+// direct says whether a peer is sent to without encapsulation. An IPv6 underlay
+// is not: the kernel's lookup wants forwarding switched on, which takes router
+// advertisements from the node.
+func (f facts) direct(p Peer) bool {
+	return p.Transport == TransportDirect && p.Addr.Is4() && f.paths[p.Addr].OnLink
+}
+
+// wantDirect gives the peers that need no tunnel.
+func wantDirect(w objects, s State, f facts) {
+	for _, p := range s.Peers {
+		if p.Transport == TransportDirect {
+			w[switchesObject{}] = datapath.SwitchDirect
+		}
+		if f.direct(p) {
+			w[directObject{datapath.AddrOf(p.Addr)}] = uint32(f.paths[p.Addr].Ifindex)
+		}
 	}
 }
 

@@ -40,6 +40,7 @@ func parse(args []string) (meshd.Config, error) {
 	engine := fs.String("engine", meshd.DefaultEngine, "`address` of the local Docker Engine")
 	fs.StringVar(&cfg.PluginDir, "plugin-dir", meshd.DefaultPluginDir, "`directory` in which the engine looks for network drivers")
 	port := fs.Uint("data-path-port", meshd.DefaultDataPathPort, "UDP `port` of VXLAN unless the cluster says otherwise")
+	fs.BoolVar(&cfg.DirectRouting, "direct-routing", false, "send to nodes on the same link without VXLAN; all nodes must have it, and the network must not filter addresses")
 	fs.StringVar(&cfg.LoadBalancer, "load-balancer", "auto", "`mode` of leading connections to virtual addresses: auto, socket (refuse to work without it), packet")
 	fs.StringVar(&cfg.MetricsAddr, "metrics-addr", "", "`address` at which Prometheus may read metrics over TCP, e.g. 127.0.0.1:9323 (they are on the API's socket in any case)")
 	fs.TextVar(&level, "log-level", &level, "least `level` that is logged: DEBUG, INFO, WARN, ERROR")

@@ -62,7 +62,7 @@ func compileOverlay(in Input, nodes map[string]protocol.Node) overlay.State {
 	s := overlay.State{Local: in.SelfAddr, VXLANPort: in.DataPathPort}
 	for _, n := range in.Nodes {
 		if n.ID != in.Self && n.DataAddr.IsValid() {
-			s.Peers = append(s.Peers, overlay.Peer{ID: n.ID, Addr: n.DataAddr, Transport: overlay.TransportVXLAN})
+			s.Peers = append(s.Peers, overlay.Peer{ID: n.ID, Addr: n.DataAddr})
 		}
 	}
 	for _, n := range in.Networks {

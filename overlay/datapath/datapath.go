@@ -45,7 +45,11 @@ type Datapath struct {
 	Endpoints Table[EndpointKey, Endpoint]
 	Subnets   Table[SubnetKey, uint32]
 	Peers     Table[Addr, uint32]
-	Settings  Table[uint32, Settings]
+	// Direct are the peers that are sent to without a tunnel, and the device to each.
+	Direct   Table[Addr, uint32]
+	Settings Table[uint32, Settings]
+	// Switches has one entry, SwitchDirect or 0.
+	Switches Table[uint32, uint32]
 
 	dir string
 	obj overlayObjects
@@ -72,6 +76,8 @@ func Load(dir string) (*Datapath, error) {
 	d.Endpoints = Table[EndpointKey, Endpoint]{"endpoints", d.obj.MeshEndpoints}
 	d.Subnets = Table[SubnetKey, uint32]{"subnets", d.obj.MeshSubnets}
 	d.Peers = Table[Addr, uint32]{"peers", d.obj.MeshPeers}
+	d.Direct = Table[Addr, uint32]{"direct", d.obj.MeshDirect}
+	d.Switches = Table[uint32, uint32]{"switches", d.obj.MeshSwitches}
 	d.Settings = Table[uint32, Settings]{"settings", d.obj.MeshConfig}
 	if err := d.takeOver(); err != nil {
 		return nil, errors.Join(err, d.Close())

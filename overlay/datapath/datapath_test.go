@@ -69,6 +69,8 @@ func TestLayoutsMatchTheProgramsMaps(t *testing.T) {
 		{"mesh_endpoints", EndpointKey{}, Endpoint{}},
 		{"mesh_subnets", SubnetKey{}, uint32(0)},
 		{"mesh_peers", Addr{}, uint32(0)},
+		{"mesh_direct", Addr{}, uint32(0)},
+		{"mesh_switches", uint32(0), uint32(0)},
 		{"mesh_config", uint32(0), Settings{}},
 	} {
 		m := spec.Maps[c.name]

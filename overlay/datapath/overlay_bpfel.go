@@ -17,12 +17,14 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	overlayMapMeshConfig        = "mesh_config"
+	overlayMapMeshDirect        = "mesh_direct"
 	overlayMapMeshDrops         = "mesh_drops"
 	overlayMapMeshEndpoints     = "mesh_endpoints"
 	overlayMapMeshHooks         = "mesh_hooks"
 	overlayMapMeshIfaces        = "mesh_ifaces"
 	overlayMapMeshPeers         = "mesh_peers"
 	overlayMapMeshSubnets       = "mesh_subnets"
+	overlayMapMeshSwitches      = "mesh_switches"
 	overlayProgForwardContainer = "forward_container"
 	overlayProgForwardLocal     = "forward_local"
 	overlayProgForwardTunnel    = "forward_tunnel"
@@ -90,12 +92,14 @@ type overlayProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type overlayMapSpecs struct {
 	MeshConfig    *ebpf.MapSpec `ebpf:"mesh_config"`
+	MeshDirect    *ebpf.MapSpec `ebpf:"mesh_direct"`
 	MeshDrops     *ebpf.MapSpec `ebpf:"mesh_drops"`
 	MeshEndpoints *ebpf.MapSpec `ebpf:"mesh_endpoints"`
 	MeshHooks     *ebpf.MapSpec `ebpf:"mesh_hooks"`
 	MeshIfaces    *ebpf.MapSpec `ebpf:"mesh_ifaces"`
 	MeshPeers     *ebpf.MapSpec `ebpf:"mesh_peers"`
 	MeshSubnets   *ebpf.MapSpec `ebpf:"mesh_subnets"`
+	MeshSwitches  *ebpf.MapSpec `ebpf:"mesh_switches"`
 }
 
 // overlayVariableSpecs contains global variables before they are loaded into the kernel.
@@ -125,23 +129,27 @@ func (o *overlayObjects) Close() error {
 // It can be passed to loadOverlayObjects or ebpf.CollectionSpec.LoadAndAssign.
 type overlayMaps struct {
 	MeshConfig    *ebpf.Map `ebpf:"mesh_config"`
+	MeshDirect    *ebpf.Map `ebpf:"mesh_direct"`
 	MeshDrops     *ebpf.Map `ebpf:"mesh_drops"`
 	MeshEndpoints *ebpf.Map `ebpf:"mesh_endpoints"`
 	MeshHooks     *ebpf.Map `ebpf:"mesh_hooks"`
 	MeshIfaces    *ebpf.Map `ebpf:"mesh_ifaces"`
 	MeshPeers     *ebpf.Map `ebpf:"mesh_peers"`
 	MeshSubnets   *ebpf.Map `ebpf:"mesh_subnets"`
+	MeshSwitches  *ebpf.Map `ebpf:"mesh_switches"`
 }
 
 func (m *overlayMaps) Close() error {
 	return _OverlayClose(
 		m.MeshConfig,
+		m.MeshDirect,
 		m.MeshDrops,
 		m.MeshEndpoints,
 		m.MeshHooks,
 		m.MeshIfaces,
 		m.MeshPeers,
 		m.MeshSubnets,
+		m.MeshSwitches,
 	)
 }
 

@@ -67,7 +67,13 @@ type EndpointKey struct {
 }
 
 // Endpoint flags.
-const endpointHost = 1
+const (
+	endpointHost   = 1
+	endpointTunnel = 2
+)
+
+// SwitchDirect says that there may be peers in Datapath.Direct.
+const SwitchDirect uint32 = 1
 
 // Endpoint says where an address is (struct endpoint): make one with
 // LocalEndpoint, RemoteEndpoint or HostEndpoint.
@@ -86,6 +92,12 @@ func LocalEndpoint(ifindex int, mac MAC) Endpoint {
 
 // RemoteEndpoint is a container of another node.
 func RemoteEndpoint(node netip.Addr) Endpoint { return Endpoint{Node: AddrOf(node)} }
+
+// TunnelEndpoint is likewise, but is reached through the tunnel even where the
+// node is sent to directly: its packets may carry others' source addresses.
+func TunnelEndpoint(node netip.Addr) Endpoint {
+	return Endpoint{Node: AddrOf(node), Flags: endpointTunnel}
+}
 
 // HostEndpoint is an address of the node itself.
 func HostEndpoint() Endpoint { return Endpoint{Flags: endpointHost} }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -37,4 +38,16 @@ func (d *Door) PathTo(to netip.Addr, devices map[int]Device) (Path, bool, error)
 		p.MTU = min(p.MTU, r.MTU)
 	}
 	return p, true, nil
+}
+
+// Resolve makes the kernel look for a neighbour's MAC if it does not know it
+// (NTF_USE), as if there were a packet for it.
+func (d *Door) Resolve(n Neighbour) error {
+	err := d.h.NeighSet(&netlink.Neigh{
+		LinkIndex: n.Ifindex, Family: netlink.FAMILY_V4, Flags: netlink.NTF_USE, IP: n.Addr.AsSlice(),
+	})
+	if err != nil && !missing(err) {
+		return fmt.Errorf("look for neighbour %s: %w", n.Addr, err)
+	}
+	return nil
 }

@@ -19,6 +19,7 @@ struct iface {
 
 /* Whose address is it? Exactly one of ifindex, node and ENDPOINT_HOST is set. */
 #define ENDPOINT_HOST 1 /* an address of this node: the gateway of the mesh network */
+#define ENDPOINT_TUNNEL 2 /* elsewhere, and never reached but through the tunnel */
 
 struct endpoint_key {
 	__u32 vni;
@@ -97,6 +98,26 @@ struct {
 	__type(value, __u32);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } mesh_peers SEC(".maps");
+
+/* Peers on a link of ours that are sent to without a tunnel; the value is the device. See DESIGN.md. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct mesh_addr);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} mesh_direct SEC(".maps");
+
+#define SWITCH_DIRECT 1 /* there may be entries in mesh_direct */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} mesh_switches SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -23,6 +23,7 @@
 #include <bpf/bpf_endian.h>
 
 #include "packet.h"
+#include "direct.h"
 
 #define ARPOP_REQUEST 1
 #define ARPOP_REPLY 2
@@ -100,6 +101,12 @@ static __always_inline int to_endpoint(struct __sk_buff *skb, __u32 vni, const s
 
 	struct mesh_addr node = to->node;
 
+	if (!(to->flags & ENDPOINT_TUNNEL)) {
+		int sent = send_direct(skb, &node);
+
+		if (sent >= 0)
+			return sent;
+	}
 	return tunnel(skb, vni, &node);
 }
 
@@ -351,6 +358,39 @@ static __always_inline int not_ours(struct __sk_buff *skb)
 	return c && udp->dest == c->vxlan_port;
 }
 
+/*
+ * from_link looks whether the packet is for an overlay network: a negative number
+ * says no. If so it has to be from a container of a peer, in a frame of that
+ * peer's, to a container here on the same network, or goes no further.
+ */
+static __always_inline int from_link(struct __sk_buff *skb)
+{
+	struct subnet_key key = { .prefixlen = 128 };
+	struct endpoint *from;
+	struct mesh_addr node;
+	struct packet p;
+	__u32 *vni;
+
+	if (parse(skb, &p))
+		return -1;
+	key.addr = p.dst;
+	vni = bpf_map_lookup_elem(&mesh_subnets, &key);
+	if (!vni)
+		return -1;
+	/* Another VLAN is another link; and what a switch floods is not for us. */
+	if (skb->vlan_present || skb->pkt_type != PACKET_HOST)
+		return drop(DROP_UNKNOWN_PEER);
+	from = endpoint(*vni, &p.src);
+	if (!from || from->ifindex || from->flags)
+		return drop(DROP_FORGED_ADDRESS);
+	node = from->node;
+	if (!is_sender(skb, &node, p.source_mac))
+		return drop(DROP_UNKNOWN_PEER);
+	mark(skb, *vni, &node);
+	bpf_tail_call(skb, &mesh_hooks, MESH_BALANCE_TUNNEL);
+	return forward_to(skb, &p);
+}
+
 SEC("tc")
 int from_underlay(struct __sk_buff *skb)
 {
@@ -358,6 +398,12 @@ int from_underlay(struct __sk_buff *skb)
 
 	if (not_ours(skb))
 		return TCX_NEXT;
+	if (direct_on()) {
+		int taken = from_link(skb);
+
+		if (taken >= 0)
+			return taken;
+	}
 	mark(skb, 0, &none);
 	bpf_tail_call(skb, &mesh_hooks, MESH_BALANCE_UNDERLAY);
 	return TCX_NEXT;
