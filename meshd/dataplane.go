@@ -49,6 +49,7 @@ type dataplane struct {
 	// from not having been told anything yet.
 	blank   bool
 	view    agent.View
+	dead    map[string]bool   // nodes that cannot serve right now
 	held    map[string]uint64 // network ID -> revision that the kernel holds
 	changed chan struct{}     // closed and replaced whenever held changes
 	// behind is since when held is less than the view, by network ID.
@@ -81,7 +82,7 @@ func (d *dataplane) leave() { d.reset(identity{}, true) }
 
 func (d *dataplane) reset(self identity, blank bool) {
 	d.mu.Lock()
-	d.self, d.blank, d.view = self, blank, agent.View{}
+	d.self, d.blank, d.view, d.dead = self, blank, agent.View{}, nil
 	d.held, d.behind = map[string]uint64{}, nil
 	d.mu.Unlock()
 	d.poke()
@@ -194,7 +195,7 @@ func (d *dataplane) compile(self identity, view agent.View) plan.Output {
 	addrs, upstreams := d.surroundings()
 	return plan.Compile(plan.Input{
 		Self: self.node, SelfAddr: self.addr, DataPathPort: self.port,
-		Nodes: view.Nodes, Networks: view.Networks, Tasks: view.Tasks,
+		Nodes: view.Nodes, Dead: d.masked(), Networks: view.Networks, Tasks: view.Tasks,
 		NodeAddrs: addrs, Upstreams: upstreams,
 	})
 }

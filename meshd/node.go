@@ -27,6 +27,7 @@ import (
 // | agent     | this node's tasks              | stop           |
 // | renewal   | the certificate                | stop           |
 // | roles     | whether the role still holds   | stop           |
+// | liveness  | who cannot serve right now     | stop           |
 // | watcher   | err, done                      | the others     |
 type node struct {
 	d      *Daemon
@@ -35,6 +36,7 @@ type node struct {
 	// manager is nil on workers.
 	manager *manager
 	roles   roleWatch
+	live    *liveness
 	// agent is there once the node runs.
 	agent atomic.Pointer[agent.Agent]
 
@@ -54,6 +56,7 @@ func (d *Daemon) openNode(m membership, k *certs.Keeper) (*node, error) {
 	n := &node{
 		d: d, keeper: k, client: remote.NewClient(k), membership: m, done: make(chan struct{}),
 		roles: roleWatch{d.data, m.NodeID, make(chan swarm.NodeRole, 1)},
+		live:  newLiveness(d, m),
 	}
 	if k.Identity().Role != certs.RoleManager {
 		return n, nil
@@ -76,6 +79,7 @@ func (d *Daemon) startNode(n *node) {
 	g.Go(func() error { return n.runningAgent().Run(ctx) })
 	g.Go(func() error { return n.renew(ctx) })
 	g.Go(func() error { return n.awaitRole(ctx) })
+	g.Go(func() error { return n.live.Run(ctx) })
 	go func() {
 		err := g.Wait()
 		n.mu.Lock()
@@ -107,7 +111,7 @@ func (n *node) newAgent() *agent.Agent {
 	return agent.New(agent.Config{
 		NodeID: m.NodeID, DataAddr: m.DataAddr, StateDir: n.d.cfg.agentDir(),
 		Managers: n.preferred(m), SaveManagers: n.saveManagers,
-		Client: agent.Remote(n.client), Runner: n.d.runner, Engine: n.d.runner, Dataplane: n.roles,
+		Client: agent.Remote(n.client), Runner: n.d.runner, Engine: n.d.runner, Dataplane: liveWatch{n.roles, n.live},
 		Logger: n.d.log,
 	})
 }

@@ -98,6 +98,23 @@ func TestDownNodeIsMaskedEverywhere(t *testing.T) {
 	}
 }
 
+// What gossip says masks as what the managers say does, but nobody is dead to itself.
+func TestDeadNodeIsMaskedAsADownOne(t *testing.T) {
+	down, dead := fixture(), fixture()
+	down.Nodes[1].Down = true
+	dead.Dead = map[string]bool{"a": true, "b": true, "unknown": true}
+	want, got := Compile(down), Compile(dead)
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("with b dead:\n%+v\nwith b down:\n%+v", got, want)
+	}
+	if alive := Compile(fixture()); !reflect.DeepEqual(got.Overlay, alive.Overlay) {
+		t.Errorf("routes to a dead node go: %+v, want %+v", got.Overlay, alive.Overlay)
+	}
+	if dead.Nodes[1].Down {
+		t.Error("the input was modified")
+	}
+}
+
 func TestDrainingKeepsItsConnectionsOnly(t *testing.T) {
 	in := fixture()
 	in.Networks[1].Endpoints[0].State = protocol.EndpointDraining

@@ -121,6 +121,14 @@ func (g *Gossip) Down() map[string]bool {
 	return maps.Clone(g.down)
 }
 
+// Alive are the nodes that gossip sees now, this one included; none before it runs.
+func (g *Gossip) Alive() map[string]bool {
+	if list := g.open(); list != nil {
+		return alive(list)
+	}
+	return map[string]bool{}
+}
+
 // Changes is sent to after Down has changed; several changes may be one.
 func (g *Gossip) Changes() <-chan struct{} { return g.changes }
 

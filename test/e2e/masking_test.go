@@ -1,0 +1,152 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+const maskingLab = "e2emask"
+
+// How long a dead node may get new connections. Gossip takes about a second; the
+// rest is for a machine that is busy with something else.
+const maskLimit = 2500 * time.Millisecond
+
+// TestMasking: a dead node's tasks get no new connections from anywhere, at once
+// and without a manager's help, and get them again when it is back.
+func TestMasking(t *testing.T) {
+	requireMachine(t)
+	c := up(t, maskingLab, "--nodes", "4", "--managers", "3")
+	c.must("meshctl", "lab", "load", "--name", maskingLab, "../../build/sample.tar")
+	c.mustDocker("node1", "network", "create", "-d", "overlay", "back")
+	c.mustDocker("node1", "service", "create", "-d", "--no-resolve-image", "--name", "web", "--mode", "global",
+		"--hostname", "{{.Node.Hostname}}", "--network", "back", "--publish", "8080:8080", image)
+	c.running("node1", "web", 4)
+	c.answering("node1", "node1", "node2", "node3", "node4")
+	c.answering("node4", "node1", "node2", "node3", "node4")
+
+	c.dies("node2", "node1", "node4")
+	c.eventually("managers have noticed, too", func() error {
+		if r := c.docker("node1", "node", "ls", "--format", "{{.Hostname}} {{.Status}}"); !strings.Contains(r.out, "node2 Down") {
+			return fmt.Errorf("node ls: %v", r)
+		}
+		return nil
+	})
+
+	// With the second of three managers there is no quorum: nobody can declare
+	// anything down, but nobody has to.
+	c.dies("node3", "node1", "node4")
+	if r := c.docker("node1", "node", "ls"); r.code == 0 && strings.Contains(r.out, "Leader") {
+		t.Logf("there is a leader all the same:\n%s", r.out)
+	}
+
+	c.must("meshctl", "lab", "start", "--name", maskingLab, "node3")
+	c.answering("node4", "node1", "node3", "node4")
+	c.must("meshctl", "lab", "start", "--name", maskingLab, "node2")
+	c.answering("node1", "node1", "node2", "node3", "node4")
+}
+
+// answering waits until calls of web through a node's published port reach the
+// tasks on all of these nodes.
+func (c *cluster) answering(through string, want ...string) {
+	c.t.Helper()
+	url := "http://" + c.address(through) + ":8080/"
+	c.eventually(fmt.Sprintf("%s leads to %v", through, want), func() error {
+		r := c.outside("sample", "get", "-n", "40", "-timeout", "2s", "-field", "hostname", url)
+		for _, name := range want {
+			if !strings.Contains(r.out, name) {
+				return fmt.Errorf("no answer of %s: %v", name, r)
+			}
+		}
+		return nil
+	})
+}
+
+// dies kills a node under clients that call through others without pause, and
+// checks when the last call failed.
+func (c *cluster) dies(victim string, through ...string) {
+	c.t.Helper()
+	ctx, end := context.WithCancel(context.Background())
+	defer end()
+	var callers []*caller
+	var all sync.WaitGroup
+	for _, node := range through {
+		k := c.newCaller(node)
+		callers = append(callers, k)
+		all.Go(func() { k.run(ctx) })
+	}
+	c.must("meshctl", "lab", "kill", "--name", c.name, victim)
+	killed := time.Now()
+	c.within(2*maskLimit, "time has passed", func() error {
+		if time.Since(killed) < maskLimit {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	// By the VIP, from a container: every call has to find somebody alive.
+	for _, node := range through {
+		from := c.taskOn(node)
+		if r := c.in(from, "sample", "get", "-n", "20", "-timeout", "1s", "-field", "hostname", "http://web:8080/"); r.code != 0 {
+			c.t.Errorf("with %s dead, calls of the VIP on %s: %v", victim, node, r)
+		} else if strings.Contains(r.out, victim) {
+			c.t.Errorf("%s is dead but answers: %v", victim, r)
+		}
+	}
+	end()
+	all.Wait()
+	for _, k := range callers {
+		if k.calls < 10 {
+			c.t.Errorf("only %d calls were made through %s", k.calls, k.node)
+		}
+		c.t.Logf("%s dead: of %d calls through %s %d failed, the last began %.2f s after the kill",
+			victim, k.calls, k.node, k.failed, k.last.Sub(killed).Seconds())
+		if k.last.Sub(killed) > maskLimit {
+			c.t.Errorf("%s still leads to %s: %v", k.node, victim, k.err)
+		}
+	}
+}
+
+// taskOn is web's task on a node; its container is asked for, since managers may
+// not answer.
+func (c *cluster) taskOn(node string) task {
+	c.t.Helper()
+	name := c.mustDocker(node, "ps", "--filter", "name=web", "--format", "{{.Names}}")
+	service, id, ok := strings.Cut(name, ".")
+	if !ok || strings.Contains(name, "\n") {
+		c.t.Fatalf("containers of web on %s: %q", node, name)
+	}
+	return task{ID: id, Name: service, Node: node}
+}
+
+// caller calls a published port again and again from outside the cluster.
+type caller struct {
+	node, url, bin, netns string
+
+	calls, failed int
+	last          time.Time // when the last call that failed began
+	err           error
+}
+
+func (c *cluster) newCaller(node string) *caller {
+	return &caller{
+		node: node, url: "http://" + c.address(node) + ":8080/",
+		bin: filepath.Join(c.bin, "sample"), netns: c.name + "-client",
+	}
+}
+
+func (k *caller) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		start := time.Now()
+		out, err := exec.Command("ip", "netns", "exec", k.netns, k.bin, "get", "-timeout", "500ms", k.url).CombinedOutput()
+		k.calls++
+		if err != nil {
+			k.failed, k.last, k.err = k.failed+1, start, fmt.Errorf("%w: %s", err, out)
+		}
+	}
+}
