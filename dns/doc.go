@@ -5,7 +5,8 @@
 // their address is listed. A query's source address says which container asks, and so
 // which zones it sees. State is compiled (tables.go) into maps from names to
 // ready-made resource records in wire form; answering a known name is one parse,
-// a few map look-ups and one copy, without allocating (wire.go, answer.go). Set
+// a few map look-ups and one copy, without allocating (wire.go, answer.go), and
+// under load many are taken and given at once (batch_linux.go). Set
 // swaps the tables at once: every answer comes from one State as a whole.
 //
 // What no zone knows goes to the upstreams (exchange.go): those that did well lately
@@ -18,7 +19,7 @@
 // | goroutine            | owns                    | ends                       |
 // |----------------------|-------------------------|----------------------------|
 // | Run                  | which addresses listen  | its ctx                    |
-// | one per UDP socket   | socket, its two buffers | address not listed, or Run |
+// | one per UDP socket   | socket, its batch       | address not listed, or Run |
 // | one per TCP address  | listener                | address not listed, or Run |
 // | one per TCP client   | connection              | idle, or as its listener   |
 // | one per UDP forward  | its query               | answered, at most ~5 s     |

@@ -185,41 +185,64 @@ func (s *Server) serveUDP(ctx, listening context.Context, addr netip.AddrPort) e
 		return err
 	}
 	defer closeAfter(listening, conn)()
-	in, out := make([]byte, 4096), make([]byte, 0, 4096)
+	queries, err := newBatch(conn)
+	if err != nil {
+		return err
+	}
 	var q query
 	for {
-		n, from, err := conn.ReadFromUDPAddrPort(in)
+		n, err := queries.read()
 		if err != nil {
 			if transient(err) {
 				continue
 			}
 			return err
 		}
-		began := time.Now()
-		asker := from.Addr().Unmap().WithZone("")
-		answer, client, what := s.tables.Load().answer(&q, out, in[:n], asker, false)
-		switch what {
-		case drop:
-		case send:
-			s.counters.count(answer, fromTables, time.Since(began))
-			s.write(conn, answer, from)
-		case forward:
-			if !s.forwards.enter(asker) {
-				answer = q.fail(out, mdns.RcodeServerFailure)
-				s.counters.count(answer, fromUpstream, time.Since(began))
-				s.write(conn, answer, from)
+		began, tables := time.Now(), s.tables.Load()
+		for i := range n {
+			packet, from := queries.query(i)
+			asker := from.Addr().Unmap().WithZone("")
+			answer, client, what := tables.answer(&q, queries.buffer(i), packet, asker, false)
+			switch what {
+			case drop:
 				continue
-			}
-			packet, size := append([]byte(nil), in[:n]...), q.udpSize
-			s.calls.Go(func() {
-				defer s.forwards.leave(asker)
-				if reply := s.fwd.ask(ctx, packet, client.upstreams, size); reply != nil {
-					s.counters.count(reply, fromUpstream, time.Since(began))
-					s.write(conn, reply, from)
+			case send:
+				s.counters.count(answer, fromTables, time.Since(began))
+			case forward:
+				if s.forwards.enter(asker) {
+					s.forward(ctx, conn, forwarded{append([]byte(nil), packet...), q.udpSize, from, asker, client.upstreams, began})
+					continue
 				}
-			})
+				answer = q.fail(queries.buffer(i), mdns.RcodeServerFailure)
+				s.counters.count(answer, fromUpstream, time.Since(began))
+			}
+			queries.add(i, answer)
+		}
+		if err := queries.flush(); err != nil && !errors.Is(err, net.ErrClosed) {
+			s.cfg.Logger.Debug("cannot send an answer", "error", err)
 		}
 	}
+}
+
+// forwarded is a query that upstreams are to answer.
+type forwarded struct {
+	packet    []byte
+	size      int
+	from      netip.AddrPort
+	asker     netip.Addr
+	upstreams []netip.AddrPort
+	began     time.Time
+}
+
+// forward answers a query whose asker has entered the quota.
+func (s *Server) forward(ctx context.Context, conn *net.UDPConn, f forwarded) {
+	s.calls.Go(func() {
+		defer s.forwards.leave(f.asker)
+		if reply := s.fwd.ask(ctx, f.packet, f.upstreams, f.size); reply != nil {
+			s.counters.count(reply, fromUpstream, time.Since(f.began))
+			s.write(conn, reply, f.from)
+		}
+	})
 }
 
 // write sends an answer; one that cannot be sent is lost like any datagram.
