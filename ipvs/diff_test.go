@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -61,6 +62,11 @@ func TestNormalizeRefuses(t *testing.T) {
 		"neither":   {Services: []Service{{Key: Key{VNI: 1, Port: 80}}}},
 		"every por": {Services: []Service{{Key: Key{VNI: 1, Port: 80, VIP: netip.MustParseAddr("10.0.0.1")}}}},
 		"address":   {Services: []Service{web(Backend{})}},
+		"two containers": {Clients: []Client{
+			{Addrs: []ClientAddr{{VNI: 1, Addr: netip.MustParseAddr("10.0.0.1")}}}, {Addrs: []ClientAddr{{VNI: 1, Addr: netip.MustParseAddr("10.0.0.1")}}}}},
+		"algorithm": {Services: []Service{{Key: web().Key, Algorithm: "fair"}}},
+		"affinity":  {Services: []Service{{Key: web().Key, Affinity: time.Millisecond}}},
+		"weight":    {Services: []Service{web(Backend{Addr: netip.MustParseAddr("10.0.0.1"), Weight: MaxWeight + 1})}},
 	} {
 		if _, err := Normalize(s); err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("%s: %v", what, err)
@@ -114,7 +120,7 @@ func follow(have State, p Plan, want State) State {
 	for _, k := range p.Remove {
 		delete(services, k)
 	}
-	all := State{MeshVNI: want.MeshVNI, NodeAddrs: want.NodeAddrs}
+	all := State{MeshVNI: want.MeshVNI, NodeAddrs: want.NodeAddrs, Clients: followClients(have.Clients, p)}
 	for _, s := range services {
 		all.Services = append(all.Services, s)
 	}
@@ -125,8 +131,35 @@ func follow(have State, p Plan, want State) State {
 	return out
 }
 
+// followClients keeps what a balancer keeps: for each address, the whole client.
+func followClients(have []Client, p Plan) []Client {
+	held := byAddr(have)
+	for _, c := range p.PutClients {
+		for _, a := range c.Addrs {
+			held[a] = c
+		}
+	}
+	for _, a := range p.RemoveClients {
+		delete(held, a)
+	}
+	var out []Client
+	for a, c := range held {
+		if c.Addrs[0] == a {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
 func randomState(r *rand.Rand) State {
 	s := State{MeshVNI: uint32(1 + r.IntN(3)), NodeAddrs: addrs("192.0.2.1", "192.0.2.2")[:r.IntN(3)]}
+	for i := range r.IntN(4) {
+		c := Client{Addrs: []ClientAddr{{VNI: 1, Addr: netip.AddrFrom4([4]byte{10, 9, 0, byte(i)})}}}
+		for j := range r.IntN(3) {
+			c.Addrs = append(c.Addrs, ClientAddr{VNI: 2, Addr: netip.AddrFrom4([4]byte{10, 9, byte(i), byte(j)})})
+		}
+		s.Clients = append(s.Clients, c)
+	}
 	for i := range r.IntN(6) {
 		svc := Service{Key: Key{VNI: 7, VIP: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})}}
 		if r.IntN(2) == 0 {
@@ -134,8 +167,9 @@ func randomState(r *rand.Rand) State {
 		}
 		for range r.IntN(4) {
 			a := netip.AddrFrom4([4]byte{10, 0, 1, byte(r.IntN(4))})
-			svc.Backends = append(svc.Backends, Backend{Addr: a, Draining: r.IntN(2) == 0})
+			svc.Backends = append(svc.Backends, Backend{Addr: a, Draining: r.IntN(2) == 0, Weight: uint16(r.IntN(3)), Local: r.IntN(2) == 0})
 		}
+		svc.Algorithm, svc.PreferLocal = Algorithms()[r.IntN(4)], r.IntN(2) == 0
 		s.Services = append(s.Services, svc)
 	}
 	return s

@@ -20,8 +20,8 @@ func choosable(s ipvs.Service) []ipvs.Backend {
 	return serving
 }
 
-// slotsOf lists what the programs pick from. The programs know no weights but in
-// least-conn: elsewhere a backend stands there as often as it weighs.
+// slotsOf lists what the programs pick from: all is so often there that picking
+// evenly is right. Where connections are compared, they are so by weight.
 func slotsOf(s ipvs.Service) []slot {
 	backends := choosable(s)
 	var order []int
@@ -38,11 +38,7 @@ func slotsOf(s ipvs.Service) []slot {
 	out := make([]slot, 0, len(order))
 	for _, i := range order {
 		b := backends[i]
-		v := slot{Addr: addrOf(b.Addr), Port: portOf(b.Port), Weight: 1}
-		if s.Algorithm == ipvs.LeastConn {
-			v.Weight = max(b.Weight, 1)
-		}
-		out = append(out, v)
+		out = append(out, slot{Addr: addrOf(b.Addr), Port: portOf(b.Port), Weight: max(b.Weight, 1)})
 	}
 	return out
 }

@@ -3,6 +3,7 @@ package ipvstest
 import (
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -47,7 +48,8 @@ func example(last byte, draining bool) ipvs.State {
 			},
 			{
 				Key: ipvs.Key{VNI: 4097, VIP: netip.MustParseAddr("10.0.1.2")}, Name: "web",
-				Backends: []ipvs.Backend{{Addr: netip.MustParseAddr("10.0.1.7")}, {Addr: task, Draining: draining}},
+				Backends:  []ipvs.Backend{{Addr: netip.MustParseAddr("10.0.1.7"), Weight: 7, Local: true}, {Addr: task, Draining: draining}},
+				Algorithm: ipvs.Maglev, Affinity: 90 * time.Second, PreferLocal: true,
 			},
 			{
 				Key: ipvs.Key{VNI: 4097, VIP: netip.MustParseAddr("fd00::2")}, Name: "web",
@@ -111,7 +113,15 @@ func changes(t *testing.T, open func() Holder) {
 	}
 	other := example(4, false)
 	other.MeshVNI = 5000
-	for _, s := range []ipvs.State{example(2, false), example(2, true), example(3, false), less, empty, other, {}, example(9, true)} {
+	rr := example(9, true)
+	for i := range rr.Services {
+		rr.Services[i].Algorithm, rr.Services[i].Backends[0].Weight = ipvs.RoundRobin, 3
+	}
+	least := example(9, true)
+	for i := range least.Services {
+		least.Services[i].Algorithm, least.Services[i].Affinity = ipvs.LeastConn, 0
+	}
+	for _, s := range []ipvs.State{rr, least, example(2, false), example(2, true), example(3, false), less, empty, other, {}, example(9, true)} {
 		set(t, b, s)
 		expect(t, b, s)
 	}
@@ -124,6 +134,11 @@ func refuses(t *testing.T, open func() Holder) {
 	bad.Services = append(bad.Services, bad.Services[0])
 	if b.Set(bad) == nil {
 		t.Fatal("two services with one key were taken")
+	}
+	bad = example(3, false)
+	bad.Services[0].Algorithm = "fair"
+	if b.Set(bad) == nil {
+		t.Fatal("an unknown algorithm was taken")
 	}
 	expect(t, b, example(2, false))
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/moby/moby/api/types/swarm"
 
+	"github.com/meshd/meshd/meshd/plan"
 	"github.com/meshd/meshd/orchestrator/placement"
 )
 
@@ -39,6 +40,9 @@ func validateName(name string) error {
 func validateService(s *swarm.ServiceSpec) error {
 	if err := validateName(s.Name); err != nil {
 		return err
+	}
+	if err := plan.CheckBalance(s.Labels); err != nil {
+		return invalid("%v", err)
 	}
 	if err := validateTask(&s.TaskTemplate); err != nil {
 		return err

@@ -23,6 +23,8 @@ func TestValidateService(t *testing.T) {
 		{`{"Name":"a-b_c"}`, ok},
 		{`{"Name":"` + strings.Repeat("a", 63) + `"}`, ok},
 		{`{"Name":"` + strings.Repeat("a", 64) + `"}`, "63 characters or fewer"},
+		{`{"Labels":{"mesh.lb":"leastconn","mesh.lb.affinity":"10m","mesh.lb.locality":"node"}}`, ok},
+		{`{"Labels":{"mesh.lb":"fair"}}`, "mesh.lb=fair: must be one of"},
 
 		{template(`"Runtime":"attachment"`), "unsupported runtime"},
 		{template(`"Runtime":"odd"`), "unsupported runtime"},

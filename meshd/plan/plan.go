@@ -91,19 +91,20 @@ func compileIPVS(in Input, nodes map[string]protocol.Node) ipvs.State {
 		if n.Ingress {
 			s.MeshVNI = n.VNI
 		}
-		backends := backendsByService(n, nodes)
+		backends := backendsByService(n, nodes, in.Self)
 		if n.Ingress {
 			s.Services = append(s.Services, hosted(n, in.Tasks, nodes)...)
 		}
 		for _, svc := range n.Services {
 			if n.Ingress {
-				s.Services = append(s.Services, published(n.VNI, svc.Name, ingressPorts(svc.Ports), backends[svc.ID])...)
+				ports := published(n.VNI, svc.Name, ingressPorts(svc.Ports), backends[svc.ID])
+				s.Services = append(s.Services, spread(ports, svc.Labels)...)
 				continue
 			}
 			for _, vip := range svc.VIPs {
-				s.Services = append(s.Services, ipvs.Service{
+				s.Services = append(s.Services, spread([]ipvs.Service{{
 					Key: ipvs.Key{VNI: n.VNI, VIP: vip}, Name: svc.Name, Backends: family(backends[svc.ID], vip),
-				})
+				}}, svc.Labels)...)
 			}
 		}
 	}
@@ -124,7 +125,7 @@ func hosted(n protocol.Network, tasks []protocol.Assignment, nodes map[string]pr
 		if !ok || t.Endpoint == nil {
 			continue
 		}
-		own := backendsByService(protocol.Network{Endpoints: []protocol.Endpoint{e}}, nodes)[e.ServiceID]
+		own := backendsByService(protocol.Network{Endpoints: []protocol.Endpoint{e}}, nodes, e.NodeID)[e.ServiceID]
 		for _, s := range published(n.VNI, t.ServiceName, hostPorts(t.Endpoint.Ports), own) {
 			if i, ok := at[s.Key]; ok { // an old task still drains while its successor serves
 				out[i].Backends = append(out[i].Backends, s.Backends...)
@@ -171,7 +172,7 @@ func published(vni uint32, name string, ports []swarm.PortConfig, backends []ipv
 
 // backendsByService lists who may get connections: serving endpoints on nodes
 // that are up, and draining ones for the connections they still have.
-func backendsByService(n protocol.Network, nodes map[string]protocol.Node) map[string][]ipvs.Backend {
+func backendsByService(n protocol.Network, nodes map[string]protocol.Node, self string) map[string][]ipvs.Backend {
 	out := map[string][]ipvs.Backend{}
 	for _, e := range n.Endpoints {
 		if e.State == protocol.EndpointStarting || nodes[e.NodeID].Down {
@@ -179,7 +180,7 @@ func backendsByService(n protocol.Network, nodes map[string]protocol.Node) map[s
 		}
 		for _, a := range e.Addrs {
 			out[e.ServiceID] = append(out[e.ServiceID],
-				ipvs.Backend{Addr: a, Draining: e.State == protocol.EndpointDraining})
+				ipvs.Backend{Addr: a, Draining: e.State == protocol.EndpointDraining, Local: e.NodeID == self})
 		}
 	}
 	return out

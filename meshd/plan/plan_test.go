@@ -72,11 +72,11 @@ func TestBalancersGetServingBackendsOnly(t *testing.T) {
 	want := []ipvs.Service{
 		{
 			Key: ipvs.Key{VNI: 4096, Port: 8080, Protocol: ipvs.TCP}, Name: "web",
-			Backends: []ipvs.Backend{{Addr: addr("10.255.0.11"), Port: 80}, {Addr: addr("10.255.0.12"), Port: 80}},
+			Backends: []ipvs.Backend{{Addr: addr("10.255.0.11"), Port: 80, Local: true}, {Addr: addr("10.255.0.12"), Port: 80}},
 		},
 		{
 			Key: ipvs.Key{VNI: 4097, VIP: addr("10.0.1.2")}, Name: "web",
-			Backends: []ipvs.Backend{{Addr: addr("10.0.1.11")}, {Addr: addr("10.0.1.12")}},
+			Backends: []ipvs.Backend{{Addr: addr("10.0.1.11"), Local: true}, {Addr: addr("10.0.1.12")}},
 		},
 	}
 	if !reflect.DeepEqual(got.Services, want) || got.MeshVNI != 4096 {
@@ -162,7 +162,7 @@ func TestHostPortsAnswerOnTheTasksNodeOnly(t *testing.T) {
 	in.Tasks[0].Endpoint = &swarm.EndpointSpec{Ports: ports}
 	want := ipvs.Service{
 		Key: ipvs.Key{VNI: 4096, Port: 9090, Protocol: ipvs.UDP}, Name: "web",
-		Backends: []ipvs.Backend{{Addr: addr("10.255.0.11"), Port: 90}},
+		Backends: []ipvs.Backend{{Addr: addr("10.255.0.11"), Port: 90, Local: true}},
 	}
 	if got := Compile(in).IPVS.Services; len(got) != 2 || !reflect.DeepEqual(got[0], want) {
 		t.Errorf("on the task's node: %+v, want first %+v", got, want)

@@ -39,6 +39,8 @@ type lab struct {
 	env    []string
 	// services tells which tasks balance, and how.
 	out map[*task]bool
+	// spread may change how the VIP's connections are spread.
+	spread func(*ipvs.Service)
 }
 
 type node struct {
@@ -160,6 +162,9 @@ func (l *lab) balanceOf(n *node) ipvs.State {
 		web.Backends = append(web.Backends, ipvs.Backend{Addr: c.user, Draining: c.draining})
 		tcp.Backends = append(tcp.Backends, ipvs.Backend{Addr: c.mesh, Port: taskPort, Draining: c.draining})
 		udp.Backends = append(udp.Backends, ipvs.Backend{Addr: c.mesh, Port: taskPort, Draining: c.draining})
+	}
+	if l.spread != nil {
+		l.spread(&web)
 	}
 	return ipvs.State{MeshVNI: meshVNI, NodeAddrs: []netip.Addr{n.addr}, Services: []ipvs.Service{web, tcp, udp}, Clients: clients}
 }
