@@ -54,12 +54,15 @@ func newGossipKey(now time.Time, use bool) store.GossipKey {
 	return k
 }
 
-// Keys is the leader's loop that renews the keys of the nodes' gossip.
+// Keys is the leader's loop that renews the keys of the nodes' gossip: when they
+// are old, and when a node was removed that knows them.
 type Keys struct {
 	store    *store.Store
 	proposer store.Proposer
 	rotation Rotation
 	log      *slog.Logger
+	// leaked: a removed node knows the key in use.
+	leaked bool
 }
 
 // NewKeys returns the loop; a zero Rotation means its defaults.
@@ -80,15 +83,24 @@ func (k *Keys) Run(ctx context.Context) error { return control.Run(ctx, k.store,
 func (k *Keys) Reset(*store.View) {}
 
 // Observe implements control.Loop.
-func (k *Keys) Observe(store.Event) {}
+func (k *Keys) Observe(e store.Event) {
+	_, node := e.Old.(*store.Node)
+	k.leaked = k.leaked || node && e.New == nil
+}
 
 // Round implements control.Loop.
 func (k *Keys) Round(ctx context.Context) (again time.Time, err error) {
 	changed := false
+	rotation := k.rotation
 	k.store.View(func(v *store.View) {
-		if c := v.Cluster(); c != nil {
-			_, again, changed = k.rotation.next(c.GossipKeys, time.Now())
+		c := v.Cluster()
+		if c == nil {
+			return
 		}
+		if settled := len(c.GossipKeys) == 1; k.leaked && settled {
+			rotation.Life = 0
+		}
+		_, again, changed = rotation.next(c.GossipKeys, time.Now())
 	})
 	if !changed {
 		return again, nil // of a cluster that is not founded yet: a commit will tell
@@ -98,7 +110,7 @@ func (k *Keys) Round(ctx context.Context) (again time.Time, err error) {
 		if c == nil {
 			return nil
 		}
-		keys, at, changed := k.rotation.next(c.GossipKeys, time.Now())
+		keys, at, changed := rotation.next(c.GossipKeys, time.Now())
 		if again = at; !changed {
 			return nil
 		}
@@ -108,6 +120,7 @@ func (k *Keys) Round(ctx context.Context) (again time.Time, err error) {
 		return nil
 	})
 	if err == nil {
+		k.leaked = k.leaked && rotation.Life != 0
 		k.log.Debug("the keys of the nodes' gossip took a step", "next", again)
 	}
 	return again, err

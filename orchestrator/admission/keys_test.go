@@ -100,6 +100,33 @@ func TestLeaderRenewsKeys(t *testing.T) {
 	}
 }
 
+// A removed node knows the keys; no need to wait twelve hours.
+func TestRemovedNodesLoseTheKey(t *testing.T) {
+	s, p := storetest.New()
+	loop := NewKeys(s, p, Rotation{Life: time.Hour, Overlap: 10 * time.Millisecond}, slog.New(slog.DiscardHandler))
+	node := &store.Node{}
+	node.ID = "n1"
+	storetest.Create(t, s, p, &store.Cluster{}, node)
+	ctx, end := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- loop.Run(ctx) }()
+	var first []byte
+	storetest.Until(t, s, "the first key", func(v *store.View) bool { // from then on the loop watches
+		if keys := v.Cluster().GossipKeys; len(keys) > 0 {
+			first = keys[0].Key
+		}
+		return first != nil
+	})
+	storetest.Do(t, s, p, func(tx *store.Tx) { tx.Remove(tx.Node("n1")) })
+	storetest.Until(t, s, "the key that the removed node knows to be forgotten", func(v *store.View) bool {
+		return !knows(v.Cluster().GossipKeys, first)
+	})
+	end()
+	if err := <-done; err != nil {
+		t.Errorf("Run: %v", err)
+	}
+}
+
 func TestFoundersHaveAKey(t *testing.T) {
 	f, err := NewCluster(Founder{})
 	must(t, err)
