@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,13 +21,18 @@ type alias struct {
 	NetworkID string         `json:"n"`
 	VNI       uint32         `json:"v"`
 	Addrs     []netip.Prefix `json:"a"`
-	MAC       string         `json:"m"`
+	MAC       string         `json:"m,omitempty"` // without colons; none: as MACFor
 	TaskID    string         `json:"t,omitempty"`
 	Mesh      bool           `json:"g,omitempty"`
 }
 
 func encodeAlias(a Attachment) (string, error) {
-	b, err := json.Marshal(alias(a))
+	short := alias(a)
+	short.MAC = strings.ReplaceAll(a.MAC, ":", "")
+	if len(a.Addrs) > 0 && a.MAC == MACFor(a.Addrs[0].Addr()) {
+		short.MAC = ""
+	}
+	b, err := json.Marshal(short)
 	return aliasPrefix + string(b), err
 }
 
@@ -39,6 +45,11 @@ func decodeAlias(s string) (Attachment, bool) {
 	var a alias
 	if err := json.Unmarshal([]byte(text), &a); err != nil || a.ID == "" {
 		return Attachment{}, false
+	}
+	if mac, err := hex.DecodeString(a.MAC); err == nil && len(mac) == 6 {
+		a.MAC = net.HardwareAddr(mac).String()
+	} else if a.MAC == "" && len(a.Addrs) > 0 {
+		a.MAC = MACFor(a.Addrs[0].Addr())
 	}
 	return Attachment(a), true
 }
@@ -75,8 +86,8 @@ func parseMAC(s string) (datapath.MAC, error) {
 	return datapath.MAC(hw), nil
 }
 
-// MACFor derives a container's MAC from its IPv4 address, as Docker's own
-// drivers do: equal on every node and without a table.
+// MACFor derives a container's MAC from its address' last four bytes, as Docker's
+// own drivers do from an IPv4 address: equal on every node and without a table.
 func MACFor(a netip.Addr) string {
 	b := a.As16()
 	return net.HardwareAddr{0x02, 0x42, b[12], b[13], b[14], b[15]}.String()

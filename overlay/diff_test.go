@@ -3,6 +3,8 @@ package overlay
 import (
 	"math/rand/v2"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/meshd/meshd/overlay/datapath"
@@ -129,7 +131,9 @@ func TestAliasesComeBack(t *testing.T) {
 	a := Attachment{
 		ID:        "37d588c4af46c807a2f0c6bc3e72d39ca3ae5aaaea6e899abc9ecdc297929098",
 		NetworkID: "abcdefghijklmnopqrstuvwxy", VNI: maxVNI, Mesh: true, MAC: "02:42:0a:ff:ff:07",
-		TaskID: "abcdefghijklmnopqrstuvwxy", Addrs: []netip.Prefix{netip.MustParsePrefix("10.255.255.107/16")},
+		TaskID: "abcdefghijklmnopqrstuvwxy", Addrs: []netip.Prefix{
+			netip.MustParsePrefix("10.255.255.107/16"), netip.MustParsePrefix("fdff:1234:5678:9abc:def0:1234:5678:9abc/128"),
+		},
 	}
 	s, err := encodeAlias(a)
 	if err != nil {
@@ -139,8 +143,19 @@ func TestAliasesComeBack(t *testing.T) {
 		t.Errorf("%d bytes are more than the kernel takes: %s", len(s), s)
 	}
 	back, ok := decodeAlias(s)
-	if !ok || back.TaskID != a.TaskID || back.Addrs[0] != a.Addrs[0] || back.ID != a.ID {
+	if !ok || back.TaskID != a.TaskID || !slices.Equal(back.Addrs, a.Addrs) || back.ID != a.ID || back.MAC != a.MAC {
 		t.Errorf("came back as %+v", back)
+	}
+	a.MAC = MACFor(a.Addrs[0].Addr())
+	if s, err = encodeAlias(a); err != nil || strings.Contains(s, `"m"`) {
+		t.Errorf("a MAC that follows from the address is kept: %s, %v", s, err)
+	}
+	if back, _ := decodeAlias(s); back.MAC != a.MAC {
+		t.Errorf("MAC came back as %s", back.MAC)
+	}
+	// As the first version wrote it.
+	if back, ok := decodeAlias(`mesh:{"i":"x","a":["10.0.1.2/24"],"m":"02:42:0a:00:01:99"}`); !ok || back.MAC != "02:42:0a:00:01:99" {
+		t.Errorf("old alias: %+v", back)
 	}
 	for _, other := range []string{"", "eth0", "mesh:", "mesh:{}", `{"i":"x"}`} {
 		if _, ok := decodeAlias(other); ok {

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -110,12 +111,17 @@ type lab struct {
 	hub   string
 	world string
 	nodes []*node
+	// six: the nodes know each other by IPv6 addresses.
+	six bool
 	// transport is that between all nodes.
 	transport Transport
 }
 
 // worldAddr is a machine that is not of the cluster.
-const worldAddr = "192.0.2.100"
+const (
+	worldAddr  = "192.0.2.100"
+	worldAddr6 = "2001:db8::100"
+)
 
 type node struct {
 	lab  *lab
@@ -132,15 +138,21 @@ type node struct {
 
 func newLab(t *testing.T, nodes int, env ...string) *lab {
 	t.Helper()
+	return newLabOn(t, false, nodes, env...)
+}
+
+func newLabOn(t *testing.T, six bool, nodes int, env ...string) *lab {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("SKIPPED: needs root for network namespaces")
 	}
-	l := &lab{t: t}
+	l := &lab{t: t, six: six}
 	l.hub = l.namespace("hub")
 	l.ip(l.hub, "link", "add", "br0", "type", "bridge")
 	l.ip(l.hub, "link", "set", "br0", "up")
 	l.world = l.namespace("world")
 	l.plug(l.world, worldAddr+"/24")
+	l.ip(l.world, "addr", "add", worldAddr6+"/64", "dev", "eth0", "nodad")
 	for i := range nodes {
 		l.nodes = append(l.nodes, l.newNode(i+1, env))
 	}
@@ -175,6 +187,11 @@ func (l *lab) newNode(i int, env []string) *node {
 		addr: netip.MustParseAddr(fmt.Sprintf("192.0.2.%d", i)), dir: l.t.TempDir(),
 	}
 	l.plug(n.ns, n.addr.String()+"/24")
+	addr6 := netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", i))
+	l.ip(n.ns, "addr", "add", addr6.String()+"/64", "dev", "eth0", "nodad")
+	if l.six {
+		n.addr = addr6
+	}
 	l.t.Cleanup(func() {
 		n.kill()
 		_ = unix.Unmount(filepath.Join(n.dir, "bpf"), unix.MNT_DETACH)
@@ -241,25 +258,35 @@ func (n *node) container() *container {
 	return &container{lab: n.lab, node: n, ns: n.lab.namespace("c")}
 }
 
-// join attaches the container to a network, as the engine does.
-func (c *container) join(network Network, addr string) *container {
+// join attaches the container to a network, as the engine does, with an address
+// or one of each family.
+func (c *container) join(network Network, addrs ...string) *container {
 	c.lab.t.Helper()
-	a := netip.MustParseAddr(addr)
-	prefix := netip.PrefixFrom(a, network.Subnets[0].Bits())
-	at := Attachment{
-		ID: fmt.Sprintf("%012x%s", a.As4(), c.ns), NetworkID: network.ID, VNI: network.VNI,
-		Addrs: []netip.Prefix{prefix}, MAC: MACFor(a), Mesh: network.Mesh,
+	at := Attachment{NetworkID: network.ID, VNI: network.VNI, Mesh: network.Mesh}
+	for _, s := range addrs {
+		a := netip.MustParseAddr(s)
+		for _, subnet := range network.Subnets {
+			if subnet.Contains(a) {
+				at.Addrs = append(at.Addrs, netip.PrefixFrom(a, subnet.Bits()))
+			}
+		}
 	}
+	last := at.Addrs[0].Addr().As16()
+	at.ID, at.MAC = fmt.Sprintf("%012x%s", last[10:], c.ns), MACFor(at.Addrs[0].Addr())
 	c.attach = append(c.attach, at)
 	peer := c.node.ask(request{Op: "attach", Attachment: at}).Name
 	dev := "eth" + strconv.Itoa(c.links)
 	c.links++
 	c.lab.ip(c.node.ns, "link", "set", peer, "netns", c.ns)
 	c.lab.ip(c.ns, "link", "set", peer, "name", dev)
-	c.lab.ip(c.ns, "addr", "add", prefix.String(), "dev", dev)
 	c.lab.ip(c.ns, "link", "set", dev, "up")
-	if network.Mesh {
-		c.lab.ip(c.ns, "route", "add", "default", "via", network.Gateways[0].String())
+	for _, p := range at.Addrs {
+		c.lab.ip(c.ns, "addr", "add", p.String(), "dev", dev)
+	}
+	for _, g := range network.Gateways {
+		if network.Mesh && slices.ContainsFunc(at.Addrs, func(p netip.Prefix) bool { return p.Contains(g) }) {
+			c.lab.ip(c.ns, "route", "add", "default", "via", g.String())
+		}
 	}
 	return c
 }

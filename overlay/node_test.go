@@ -18,8 +18,10 @@ func meshNetwork() Network {
 func userNetwork(i byte) Network {
 	return Network{
 		ID: "net" + string('0'+rune(i)), Name: "user", VNI: 4096 + uint32(i),
-		Subnets:  []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, i, 0}), 24)},
-		Gateways: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, i, 1})},
+		Subnets: []netip.Prefix{
+			netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, i, 0}), 24), netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 7: i}), 64),
+		},
+		Gateways: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, i, 1}), netip.AddrFrom16([16]byte{0xfd, 7: i, 15: 1})},
 	}
 }
 
@@ -43,7 +45,9 @@ func (l *lab) stateOf(n *node, containers []*container) State {
 			continue
 		}
 		for _, a := range c.attach {
-			s.Endpoints = append(s.Endpoints, Endpoint{VNI: a.VNI, Addr: a.Addrs[0].Addr(), Node: c.node.addr})
+			for _, p := range a.Addrs {
+				s.Endpoints = append(s.Endpoints, Endpoint{VNI: a.VNI, Addr: p.Addr(), Node: c.node.addr})
+			}
 		}
 	}
 	return s

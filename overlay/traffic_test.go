@@ -7,10 +7,12 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 )
 
 // patience is how long a test waits for a packet that should come; absence is
@@ -23,25 +25,41 @@ const (
 // ping sends one echo request with size bytes of payload from the namespace.
 func ping(ns, to string, size int, wait time.Duration) error {
 	return in(ns, func() error {
-		c, err := net.ListenPacket("ip4:icmp", "0.0.0.0")
+		network, kind := "ip4:icmp", icmp.Type(ipv4.ICMPTypeEcho)
+		if strings.Contains(to, ":") {
+			network, kind = "ip6:ipv6-icmp", ipv6.ICMPTypeEchoRequest
+		}
+		c, err := net.ListenPacket(network, "")
 		if err != nil {
 			return err
 		}
 		defer c.Close()
 		id := os.Getpid() & 0xffff
-		body := icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: id, Seq: 1, Data: bytes.Repeat([]byte("x"), size)}}
+		body := icmp.Message{Type: kind, Body: &icmp.Echo{ID: id, Seq: 1, Data: bytes.Repeat([]byte("x"), size)}}
 		b, err := body.Marshal(nil)
 		if err != nil {
 			return err
 		}
-		if _, err := c.WriteTo(b, &net.IPAddr{IP: net.ParseIP(to)}); err != nil {
+		dest, err := net.ResolveIPAddr("ip", to)
+		if err != nil {
 			return err
 		}
-		return awaitReply(c, id, size, wait)
+		if _, err := c.WriteTo(b, dest); err != nil {
+			return err
+		}
+		return awaitReply(c, protocolOf(to), id, size, wait)
 	})
 }
 
-func awaitReply(c net.PacketConn, id, size int, wait time.Duration) error {
+// protocolOf gives the protocol number of an address' ICMP.
+func protocolOf(addr string) int {
+	if strings.Contains(addr, ":") {
+		return 58
+	}
+	return 1
+}
+
+func awaitReply(c net.PacketConn, protocol, id, size int, wait time.Duration) error {
 	_ = c.SetReadDeadline(time.Now().Add(wait))
 	buf := make([]byte, 65536)
 	for {
@@ -49,11 +67,11 @@ func awaitReply(c net.PacketConn, id, size int, wait time.Duration) error {
 		if err != nil {
 			return fmt.Errorf("no reply: %w", err)
 		}
-		m, err := icmp.ParseMessage(1, buf[:n])
+		m, err := icmp.ParseMessage(protocol, buf[:n])
 		if err != nil {
 			return err
 		}
-		if e, ok := m.Body.(*icmp.Echo); ok && m.Type == ipv4.ICMPTypeEchoReply && e.ID == id {
+		if e, ok := m.Body.(*icmp.Echo); ok && (m.Type == ipv4.ICMPTypeEchoReply || m.Type == ipv6.ICMPTypeEchoReply) && e.ID == id {
 			if len(e.Data) != size {
 				return fmt.Errorf("reply has %d bytes of %d", len(e.Data), size)
 			}
@@ -84,10 +102,10 @@ func (l *lab) echo(ns string) {
 	var listener net.Listener
 	var packets net.PacketConn
 	l.within(ns, func() (err error) {
-		if listener, err = net.Listen("tcp4", ":7"); err != nil {
+		if listener, err = net.Listen("tcp", ":7"); err != nil {
 			return err
 		}
-		packets, err = net.ListenPacket("udp4", ":7")
+		packets, err = net.ListenPacket("udp", ":7")
 		return err
 	})
 	l.t.Cleanup(func() { _, _ = listener.Close(), packets.Close() })
@@ -128,7 +146,7 @@ func dial(ns, network, to string, wait time.Duration) (net.Conn, error) {
 
 // tcp sends size bytes to the echo server and back, and says whom it saw.
 func tcp(ns, to string, size int) (seen string, err error) {
-	c, err := dial(ns, "tcp4", to+":7", patience)
+	c, err := dial(ns, "tcp", net.JoinHostPort(to, "7"), patience)
 	if err != nil {
 		return "", err
 	}
@@ -161,7 +179,7 @@ func exchange(c net.Conn, size int) error {
 }
 
 func udp(ns, to string, size int) error {
-	c, err := dial(ns, "udp4", to+":7", patience)
+	c, err := dial(ns, "udp", net.JoinHostPort(to, "7"), patience)
 	if err != nil {
 		return err
 	}

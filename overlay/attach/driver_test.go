@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -175,6 +176,26 @@ func TestTheEngineAttachesAContainer(t *testing.T) {
 	e.must("NetworkDriver.DeleteNetwork", `{"NetworkID":"n1"}`, nil)
 	if got := e.call("NetworkDriver.CreateEndpoint", endpointMesh); got["Err"] == nil {
 		t.Errorf("endpoint on a deleted network: %v", got)
+	}
+}
+
+func TestTheEngineAttachesAContainerByIPv6(t *testing.T) {
+	e := newEngine(t)
+	e.must("NetworkDriver.CreateNetwork", `{"NetworkID":"n1","Options":{"com.docker.network.enable_ipv6":true,"com.docker.network.generic":{"mesh.vni":"4096","mesh.mesh":"true"}},
+		"IPv4Data":[{"Gateway":"10.255.0.1/16","Pool":"10.255.0.0/16"}],"IPv6Data":[{"Gateway":"fd00::1/64","Pool":"fd00::/64"}]}`, nil)
+	e.must("NetworkDriver.CreateEndpoint",
+		`{"NetworkID":"n1","EndpointID":"aaaaaaaaaaaaaaaa","Interface":{"Address":"10.255.0.7/16","AddressIPv6":"fd00::7/64"},"Options":{}}`,
+		map[string]any{"Interface": map[string]any{"MacAddress": "02:42:0a:ff:00:07"}})
+	e.must("NetworkDriver.Join", joinMesh, map[string]any{
+		"InterfaceName": map[string]any{"SrcName": "mpaaaaaaaaaaaa", "DstPrefix": "eth"},
+		"Gateway":       "10.255.0.1", "GatewayIPv6": "fd00::1", "DisableGatewayService": true,
+	})
+	e.must("NetworkDriver.CreateEndpoint",
+		`{"NetworkID":"n1","EndpointID":"bbbbbbbbbbbbbbbb","Interface":{"AddressIPv6":"fd00::0102:0304/64"},"Options":{}}`,
+		map[string]any{"Interface": map[string]any{"MacAddress": "02:42:01:02:03:04"}})
+	want := []netip.Prefix{netip.MustParsePrefix("10.255.0.7/16"), netip.MustParsePrefix("fd00::7/64")}
+	if got := e.overlay.all()["aaaaaaaaaaaaaaaa"].Addrs; !slices.Equal(got, want) {
+		t.Errorf("addresses: %v", got)
 	}
 }
 

@@ -106,8 +106,8 @@ func (r createNetworkRequest) network() (network, error) {
 // attachment is what CreateEndpoint asks for.
 func (r endpointRequest) attachment(n network) (overlay.Attachment, error) {
 	a := overlay.Attachment{ID: r.EndpointID, NetworkID: n.NetworkID, VNI: n.VNI, Mesh: n.Mesh}
-	if r.Interface == nil || r.Interface.Address == "" {
-		return a, errors.New("the endpoint has no IPv4 address")
+	if r.Interface == nil || r.Interface.Address == "" && r.Interface.AddressIPv6 == "" {
+		return a, errors.New("the endpoint has no address")
 	}
 	for _, s := range []string{r.Interface.Address, r.Interface.AddressIPv6} {
 		if s == "" {

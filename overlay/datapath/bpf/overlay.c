@@ -24,6 +24,7 @@
 
 #include "packet.h"
 #include "direct.h"
+#include "nd.h"
 
 #define ARPOP_REQUEST 1
 #define ARPOP_REPLY 2
@@ -226,6 +227,15 @@ int from_container(struct __sk_buff *skb)
 		return drop(DROP_NOT_IP);
 	if (!same_mac(p.source_mac, in->mac))
 		return drop(DROP_FORGED_MAC);
+	if (p.v6) {
+		struct config *c = config();
+		__u8 nd = nd_type(skb);
+
+		if (nd)
+			return c ? answer_nd(skb, in, c->router_mac, nd) : drop(DROP_ARP);
+		if (link_local(&p.dst))
+			return drop(DROP_NO_ENDPOINT);
+	}
 	if (p.multicast)
 		return drop(DROP_MULTICAST);
 	if (!same_addr(&p.src, p.v6 ? &in->addr6 : &in->addr4))
@@ -348,8 +358,17 @@ static __always_inline int not_ours(struct __sk_buff *skb)
 	struct udphdr *udp = (void *)(ip + 1);
 	struct config *c;
 
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip6 = data + sizeof(struct ethhdr);
+		struct udphdr *udp6 = (void *)(ip6 + 1);
+
+		if ((void *)(udp6 + 1) > end || ip6->nexthdr != IPPROTO_UDP)
+			return 0;
+		c = config();
+		return c && udp6->dest == c->vxlan_port;
+	}
 	if (skb->protocol != bpf_htons(ETH_P_IP))
-		return skb->protocol != bpf_htons(ETH_P_IPV6);
+		return 1;
 	if ((void *)(udp + 1) > end)
 		return 0; /* not linear: let the balancer look */
 	if (ip->protocol != IPPROTO_UDP || ip->ihl != 5)
