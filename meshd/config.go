@@ -3,6 +3,8 @@ package meshd
 import (
 	"log/slog"
 	"path/filepath"
+
+	"github.com/meshd/meshd/overlay/gossip"
 )
 
 // Config is everything a node is told from outside.
@@ -19,6 +21,9 @@ type Config struct {
 	PluginDir string
 	// DataPathPort is the UDP port of VXLAN unless `swarm init` chooses another.
 	DataPathPort uint16
+	// GossipPort is the TCP and UDP port by which nodes watch each other, the same on
+	// all nodes of a cluster. Zero: DefaultGossipPort.
+	GossipPort uint16
 	// DirectRouting sends to nodes on the same link without VXLAN; see overlay/DESIGN.md.
 	DirectRouting bool
 	// LoadBalancer says where VIPs become backends; see ipvs/ebpf's Mode. Empty: auto.
@@ -39,6 +44,7 @@ const (
 	DefaultPluginDir    = "/run/docker/plugins"
 	DefaultDataPathPort = 4789
 	DefaultControlPort  = 2377
+	DefaultGossipPort   = gossip.DefaultPort
 )
 
 func (c Config) membershipFile() string { return filepath.Join(c.StateDir, "membership.json") }

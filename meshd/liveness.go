@@ -27,7 +27,10 @@ type liveness struct {
 }
 
 func newLiveness(d *Daemon, m membership) *liveness {
-	port := uint16(gossip.DefaultPort)
+	port := d.cfg.GossipPort
+	if port == 0 {
+		port = DefaultGossipPort
+	}
 	return &liveness{data: d.data, port: port, log: d.log, gossip: gossip.New(gossip.Config{
 		NodeID: m.NodeID, Addr: netip.AddrPortFrom(m.DataAddr, port), Logger: d.log,
 	})}

@@ -40,6 +40,7 @@ func parse(args []string) (meshd.Config, error) {
 	engine := fs.String("engine", meshd.DefaultEngine, "`address` of the local Docker Engine")
 	fs.StringVar(&cfg.PluginDir, "plugin-dir", meshd.DefaultPluginDir, "`directory` in which the engine looks for network drivers")
 	port := fs.Uint("data-path-port", meshd.DefaultDataPathPort, "UDP `port` of VXLAN unless the cluster says otherwise")
+	gossipPort := fs.Uint("gossip-port", meshd.DefaultGossipPort, "TCP and UDP `port` by which nodes watch each other; the same on all nodes")
 	fs.BoolVar(&cfg.DirectRouting, "direct-routing", false, "send to nodes on the same link without VXLAN; all nodes must have it, and the network must not filter addresses")
 	fs.StringVar(&cfg.LoadBalancer, "load-balancer", "auto", "`mode` of leading connections to virtual addresses: auto, socket (refuse to work without it), packet")
 	fs.StringVar(&cfg.MetricsAddr, "metrics-addr", "", "`address` at which Prometheus may read metrics over TCP, e.g. 127.0.0.1:9323 (they are on the API's socket in any case)")
@@ -53,11 +54,14 @@ func parse(args []string) (meshd.Config, error) {
 	if *port < 1024 || *port > 49151 {
 		return cfg, fmt.Errorf("--data-path-port %d is not in 1024-49151", *port)
 	}
+	if *gossipPort < 1 || *gossipPort > 65535 {
+		return cfg, fmt.Errorf("--gossip-port %d is not in 1-65535", *gossipPort)
+	}
 	path, ok := strings.CutPrefix(*engine, "unix://")
 	if !ok {
 		return cfg, fmt.Errorf("--engine %q: only unix:// addresses are supported", *engine)
 	}
-	cfg.Engine, cfg.DataPathPort, cfg.Version = path, uint16(*port), version()
+	cfg.Engine, cfg.DataPathPort, cfg.GossipPort, cfg.Version = path, uint16(*port), uint16(*gossipPort), version()
 	cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: &level}))
 	return cfg, nil
 }

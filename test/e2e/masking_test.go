@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -30,6 +32,8 @@ func TestMasking(t *testing.T) {
 	c.running("node1", "web", 4)
 	c.answering("node1", "node1", "node2", "node3", "node4")
 	c.answering("node4", "node1", "node2", "node3", "node4")
+
+	c.outlivesItsDaemon("node4", "node1")
 
 	c.dies("node2", "node1", "node4")
 	c.eventually("managers have noticed, too", func() error {
@@ -66,6 +70,26 @@ func (c *cluster) answering(through string, want ...string) {
 		}
 		return nil
 	})
+}
+
+// outlivesItsDaemon kills a node's meshd, but not the node: another does not mask
+// it, since its kernel still answers.
+func (c *cluster) outlivesItsDaemon(node, asked string) {
+	c.t.Helper()
+	c.on(node, "sh", "-c", `for p in /proc/[0-9]*; do [ "$(cat $p/comm 2>/dev/null)" = meshd ] && kill -9 ${p#/proc/}; done; true`)
+	killed := time.Now()
+	c.within(maskLimit, "gossip has lost the daemon", func() error {
+		if time.Since(killed) < maskLimit-time.Second/2 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	c.must("meshctl", "lab", "start", "--name", c.name, node)
+	c.eventually("all nodes are ready", func() error { return readyNodes(c, asked, 4) })
+	log, err := os.ReadFile(filepath.Join("/run/meshd", c.name, asked, "meshd.log"))
+	if err != nil || bytes.Contains(log, []byte("does not answer any more")) {
+		c.t.Errorf("%s lost its daemon for a moment, and %s masked it (%v):\n%s", node, asked, err, log)
+	}
 }
 
 // dies kills a node under clients that call through others without pause, and
