@@ -2,7 +2,9 @@ package dns
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
 
 	mdns "github.com/miekg/dns"
 )
@@ -24,4 +26,14 @@ func SystemUpstreams(path string) []netip.AddrPort {
 		}
 	}
 	return out
+}
+
+// SystemSearch reads the domains that a resolv.conf completes names with; none if
+// it cannot be read.
+func SystemSearch(path string) []string {
+	conf, err := mdns.ClientConfigFromFile(path)
+	if err != nil {
+		return nil
+	}
+	return slices.DeleteFunc(conf.Search, func(s string) bool { return strings.Trim(s, ".") == "" })
 }

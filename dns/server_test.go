@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -317,13 +318,19 @@ func TestListensBeforeTheAddressExists(t *testing.T) {
 
 func TestSystemUpstreams(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "resolv.conf")
-	text := "# comment\nnameserver 192.0.2.1\nnameserver 2001:db8::1\nnameserver nonsense\nsearch x\noptions ndots:3\n"
+	text := "# comment\nnameserver 192.0.2.1\nnameserver 2001:db8::1\nnameserver nonsense\nsearch x.test . y.test\noptions ndots:3\n"
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	got := SystemUpstreams(path)
 	if len(got) != 2 || got[0].String() != "192.0.2.1:53" || got[1].String() != "[2001:db8::1]:53" {
 		t.Errorf("got %v", got)
+	}
+	if got := SystemSearch(path); !slices.Equal(got, []string{"x.test", "y.test"}) {
+		t.Errorf("search %v", got)
+	}
+	if got := SystemSearch(path + ".missing"); got != nil {
+		t.Errorf("no file: %v", got)
 	}
 	if got := SystemUpstreams(path + ".missing"); got != nil {
 		t.Errorf("no file: %v", got)

@@ -38,7 +38,9 @@ type dataplane struct {
 	// surroundings says what the machine around us is like now: its addresses and
 	// resolvers.
 	surroundings func() (addrs []netip.Addr, upstreams []netip.AddrPort)
-	wake         chan struct{}
+	// search are the domains that the machine completes names with.
+	search func() []string
+	wake   chan struct{}
 	// resolvConfPath is the tasks' resolv.conf, resolvConf what Run wrote there.
 	resolvConfPath string
 	resolvConf     string
@@ -59,7 +61,7 @@ type dataplane struct {
 func newDataplane(o overlayPart, d dnsPart, b ipvsPart, resolvConf string, log *slog.Logger) *dataplane {
 	return &dataplane{
 		overlay: o, dns: d, ipvs: b, log: log,
-		surroundings: surroundings, resolvConfPath: resolvConf,
+		surroundings: surroundings, search: func() []string { return dns.SystemSearch(systemResolvConf) }, resolvConfPath: resolvConf,
 		wake:    make(chan struct{}, 1),
 		held:    map[string]uint64{},
 		changed: make(chan struct{}),
@@ -200,12 +202,16 @@ func (d *dataplane) compile(self identity, view agent.View) plan.Output {
 	})
 }
 
-// writeResolvConf tells tasks where their resolver is. They mount the file, so
+// writeResolvConf tells tasks where their resolver is, and what the machine completes
+// names with; that comes after names as they are (ndots:0). They mount the file, so
 // it is written in place: a new file would not reach those that have the old one.
 func (d *dataplane) writeResolvConf(resolvers []netip.AddrPort) error {
 	var b strings.Builder
 	for _, r := range resolvers {
 		fmt.Fprintf(&b, "nameserver %s\n", r.Addr())
+	}
+	if search := d.search(); len(search) > 0 {
+		fmt.Fprintf(&b, "search %s\n", strings.Join(search, " "))
 	}
 	b.WriteString("options ndots:0\n")
 	if b.String() == d.resolvConf || len(resolvers) == 0 {

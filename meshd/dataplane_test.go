@@ -58,6 +58,7 @@ func startDataplane(t *testing.T) (*dataplane, *fakeOverlay) {
 	o := &fakeOverlay{}
 	d := newDataplane(o, fakeDNS{}, &ipvstest.Fake{}, filepath.Join(t.TempDir(), "resolv.conf"), slog.New(slog.DiscardHandler))
 	d.surroundings = func() ([]netip.Addr, []netip.AddrPort) { return nil, nil }
+	d.search = func() []string { return []string{"a.test", "b.test"} }
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- d.Run(ctx) }()
@@ -172,5 +173,8 @@ func TestResolvConfNamesTheGateway(t *testing.T) {
 	data, err := os.ReadFile(d.resolvConfPath)
 	if err != nil || !strings.Contains(string(data), "nameserver 10.255.0.1\n") {
 		t.Errorf("resolv.conf = %q, %v", data, err)
+	}
+	if !strings.HasSuffix(string(data), "\nsearch a.test b.test\noptions ndots:0\n") {
+		t.Errorf("resolv.conf = %q, want the machine's search list", data)
 	}
 }
