@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
 # Static binaries: they run on any distribution, and no C compiler is needed.
 export CGO_ENABLED := 0
 
-.PHONY: demo demo-down build sample setup check test bench generate go-is-there
+.PHONY: demo demo-down build sample setup check test bench bench-dns generate go-is-there
 .DEFAULT_GOAL := build
 
 demo: setup build
@@ -37,6 +37,10 @@ check: go-is-there
 
 bench: setup build
 	go run ./test/bench create
+
+bench-dns: setup build
+	@test/bench/dns/setup.sh
+	go run ./test/bench/dns -coredns build/bench/coredns
 
 # Needs the clang that the go:generate lines name; go build never does.
 generate: go-is-there

@@ -1,0 +1,198 @@
+// Command dns measures the resolver with dnsperf against CoreDNS, each on one CPU
+// with the same names, and against Docker's embedded resolver, both from inside a
+// container. All are measured in turn; it prints medians.
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/meshd/meshd/test/lab"
+)
+
+func main() {
+	if code, ran := lab.Reexec(); ran {
+		os.Exit(code)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// options are the command's flags.
+type options struct {
+	rounds, seconds int
+	coredns         string
+	dnsperf         string
+	meshd, image    string
+	profile         string
+	dir             string
+}
+
+func run(ctx context.Context) error {
+	var o options
+	flag.IntVar(&o.rounds, "rounds", 5, "how often each figure is taken")
+	flag.IntVar(&o.seconds, "seconds", 3, "how long each takes")
+	flag.StringVar(&o.coredns, "coredns", "", "the CoreDNS to compare with; without one it is left out")
+	flag.StringVar(&o.dnsperf, "dnsperf", "dnsperf", "the load generator")
+	flag.StringVar(&o.meshd, "meshd", "bin/meshd", "the daemon to measure against Docker's resolver; empty: leave that out")
+	flag.StringVar(&o.image, "image", "build/sample.tar", "the image that containers run")
+	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of the resolver there")
+	serve := flag.String("serve", "", "be the resolver to be measured, on this address (used by the command itself)")
+	flag.Parse()
+	if *serve != "" {
+		return serveNames(ctx, *serve, o.profile)
+	}
+	dir, err := os.MkdirTemp("", "bench-dns-")
+	if err != nil {
+		return err
+	}
+	o.dir = dir
+	defer os.RemoveAll(dir)
+	if err := onOneCPU(ctx, o); err != nil || o.meshd == "" {
+		return err
+	}
+	return inContainers(ctx, o)
+}
+
+// contender is one resolver under measurement.
+type contender struct {
+	name string
+	// dnsperf runs the load generator against it, and gives what it prints.
+	dnsperf func(args ...string) ([]byte, error)
+	// pid is the resolver's process if what it costs is to be told; else 0.
+	pid     int
+	rate    []float64
+	average []float64 // ms
+	cost    []float64 // µs of CPU for an answer, at full load
+}
+
+// measure takes all contenders in turn, o.rounds times after one to warm up, and
+// prints a row for each with its ratio to the last.
+func measure(o options, queries string, contenders []*contender) error {
+	for round := range o.rounds + 1 {
+		for _, c := range contenders {
+			// As fast as it can, and then the latency at a load that all can carry.
+			before, err := cpuTime(c.pid)
+			if err != nil {
+				return err
+			}
+			full, err := perf(c.dnsperf("-d", queries, "-c", "16", "-q", "200", "-l", strconv.Itoa(o.seconds)))
+			if err != nil {
+				return fmt.Errorf("%s: %w", c.name, err)
+			}
+			after, err := cpuTime(c.pid)
+			if err != nil {
+				return err
+			}
+			light, err := perf(c.dnsperf("-d", queries, "-c", "4", "-q", "20", "-Q", "2000", "-l", strconv.Itoa(o.seconds)))
+			if err != nil {
+				return fmt.Errorf("%s: %w", c.name, err)
+			}
+			cost := float64((after - before).Microseconds()) / full.completed
+			fmt.Fprintf(os.Stderr, "round %d: %s %.0f/s, %.1f µs of CPU each; %.3f ms at 2,000/s\n", round, c.name, full.rate, cost, light.average)
+			if round > 0 {
+				c.rate, c.average, c.cost = append(c.rate, full.rate), append(c.average, light.average), append(c.cost, cost)
+			}
+		}
+	}
+	last := contenders[len(contenders)-1]
+	for _, c := range contenders {
+		ratios := make([]float64, len(c.rate))
+		for i := range ratios {
+			ratios[i] = c.rate[i] / last.rate[i]
+		}
+		cost := "-"
+		if c.pid != 0 {
+			cost = fmt.Sprintf("%.1f", median(c.cost))
+		}
+		fmt.Printf("| %s | %.0f (%.0f-%.0f) | %.1f | %s | %.2f |\n", c.name,
+			median(c.rate), slices.Min(c.rate), slices.Max(c.rate), median(ratios), cost, median(c.average))
+	}
+	return nil
+}
+
+func head() {
+	fmt.Println("| resolver | answers a second (range) | ratio | CPU for an answer, µs | average latency at 2,000/s, ms |")
+	fmt.Println("|---|---|---|---|---|")
+}
+
+// figures are what dnsperf found.
+type figures struct{ rate, average, completed float64 }
+
+// perf reads dnsperf's report. Every answer must have been a good one.
+func perf(out []byte, err error) (figures, error) {
+	report := out[max(bytes.Index(out, []byte("Statistics:")), 0):]
+	if err != nil {
+		return figures{}, fmt.Errorf("dnsperf: %w\n%s", err, report)
+	}
+	number := func(pattern string) float64 {
+		m := regexp.MustCompile(pattern).FindSubmatch(out)
+		if m == nil {
+			err = fmt.Errorf("no %q in what dnsperf says:\n%s", pattern, report)
+			return 0
+		}
+		f, e := strconv.ParseFloat(string(m[1]), 64)
+		err = errors.Join(err, e)
+		return f
+	}
+	f := figures{
+		rate:      number(`Queries per second: +([0-9.]+)`),
+		average:   1000 * number(`Average Latency \(s\): +([0-9.]+)`),
+		completed: number(`Queries completed: +([0-9]+)`),
+	}
+	if good := number(`NOERROR ([0-9]+)`); err == nil && good < f.completed {
+		err = fmt.Errorf("%.0f of %.0f answers are good:\n%s", good, f.completed, report)
+	}
+	return f, err
+}
+
+// cpuTime is what a process has used, the kernel's work for it included.
+func cpuTime(pid int) (time.Duration, error) {
+	if pid == 0 {
+		return 0, nil
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := bytes.Cut(stat, []byte(") "))
+	fields := strings.Fields(string(rest)) // from the third on: proc(5)
+	var ticks int
+	for _, f := range fields[11:13] {
+		n, err := strconv.Atoi(f)
+		if err != nil {
+			return 0, err
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond, nil // USER_HZ is 100 everywhere
+}
+
+func median(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	return v[len(v)/2]
+}
+
+// queries writes what dnsperf asks.
+func queries(path string, names []string) error {
+	var b bytes.Buffer
+	for _, n := range names {
+		fmt.Fprintf(&b, "%s A\n", n)
+	}
+	return os.WriteFile(path, b.Bytes(), 0o644)
+}
