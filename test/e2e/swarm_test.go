@@ -209,6 +209,9 @@ func testRemoval(t *testing.T, c *cluster) {
 
 // testPromotion: a worker becomes a manager and a worker again, its tasks running on.
 func testPromotion(t *testing.T, c *cluster) {
+	for service, n := range map[string]int{"web": 6, "api": 2, "pinned": 2} {
+		c.running("node1", service, n)
+	}
 	before := c.docker("node4", "ps", "-q").out
 	c.mustDocker("node1", "node", "promote", "node4")
 	c.eventually("the promoted node answers as a manager", func() error { return readyNodes(c, "node4", 4) })
