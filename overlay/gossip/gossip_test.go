@@ -16,6 +16,9 @@ func TestDeathAndReturn(t *testing.T) {
 	for _, n := range []int{3, 10, 50} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			c := newCluster(t, n)
+			if n > 10 {
+				c.tune = slower
+			}
 			c.startAll()
 			c.kill(1)
 			t.Logf("%d nodes: masked on all after %v", n, c.seen(limit, 1).Round(time.Millisecond))
@@ -158,6 +161,7 @@ func TestNothingListensBeforeTheFirstKey(t *testing.T) {
 // as managers do it: new one known, new one used, old one gone.
 func TestKeyRotationLosesNobody(t *testing.T) {
 	c := newCluster(t, 10)
+	c.tune = slower
 	c.startAll()
 	for gen := byte(1); gen <= 3; gen++ {
 		old, next := key(gen), key(gen+1)

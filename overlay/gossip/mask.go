@@ -51,6 +51,32 @@ func mask(self string, members []Member, gone map[string]lost, last map[string]b
 	return out
 }
 
+// wait is for how long nodes have been missing.
+type wait struct {
+	since time.Time
+	said  bool
+}
+
+// sayAfter is how long nodes may be missing before it is said: managers give up
+// those that are dead much sooner.
+const sayAfter = 30 * time.Second
+
+// tooLong is true once in a time in which there were always some missing.
+func (w *wait) tooLong(missing int, now time.Time) bool {
+	if missing == 0 {
+		*w = wait{}
+		return false
+	}
+	if w.since.IsZero() {
+		w.since = now
+	}
+	if w.said || now.Sub(w.since) < sayAfter {
+		return false
+	}
+	w.said = true
+	return true
+}
+
 // missing lists the members worth a call: those that are neither met nor given up.
 func missing(self string, members []Member, alive map[string]bool) []Member {
 	var out []Member

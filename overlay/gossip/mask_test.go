@@ -106,3 +106,26 @@ func TestAnswers(t *testing.T) {
 		t.Errorf("an answer about one that is not lost made it so: %v", s.gone)
 	}
 }
+
+func TestMissingNodesAreNamedOnce(t *testing.T) {
+	var w wait
+	start := time.Now()
+	for _, step := range []struct {
+		after   time.Duration
+		missing int
+		want    bool
+	}{
+		{0, 2, false},
+		{sayAfter - 1, 1, false},
+		{sayAfter, 1, true},
+		{2 * sayAfter, 1, false},
+		{2 * sayAfter, 0, false}, // all there
+		{2 * sayAfter, 1, false},
+		{3*sayAfter - 1, 1, false},
+		{3 * sayAfter, 1, true},
+	} {
+		if got := w.tooLong(step.missing, start.Add(step.after)); got != step.want {
+			t.Errorf("%d missing after %v: %v", step.missing, step.after, got)
+		}
+	}
+}

@@ -141,6 +141,7 @@ func (g *Gossip) join(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	pause := firstSeek
+	var w wait
 	for {
 		select {
 		case <-ctx.Done():
@@ -151,7 +152,12 @@ func (g *Gossip) join(ctx context.Context) error {
 		}
 		_, members := g.wishes()
 		if list := g.open(); list != nil {
-			g.call(ctx, list, missing(g.cfg.NodeID, members, alive(list)))
+			lacking := missing(g.cfg.NodeID, members, alive(list))
+			if w.tooLong(len(lacking), time.Now()) {
+				g.log.Warn("nodes take no part in gossip: if they die, only managers will notice; is the port open between the nodes, TCP and UDP?",
+					"port", g.cfg.Addr.Port(), "missing", len(lacking), "one", lacking[0].ID)
+			}
+			g.call(ctx, list, lacking)
 		}
 		timer.Reset(pause + rand.N(pause))
 		pause = min(seekFactor*pause, max(leastSeek, time.Duration(len(members))*seekPerMember))

@@ -27,6 +27,10 @@ type cluster struct {
 	dead map[netip.AddrPort]bool
 }
 
+// slower is for clusters that one process can hardly carry on a busy machine, and
+// for tests of which false alarms are not the matter.
+func slower(m *memberlist.Config) { m.ProbeInterval, m.ProbeTimeout = 4*probeInterval, 4*probeTimeout }
+
 type testNode struct {
 	*Gossip
 	cancel context.CancelFunc
