@@ -60,7 +60,7 @@ func openManager(cfg Config, m *membership, k *certs.Keeper, client *remote.Clie
 			id, addr := raft.Leader()
 			return id, addr, raft.IsLeader()
 		},
-		Members: mgr.memberAddrs,
+		Members: mgr.memberAddrs, Answers: dispatcher.Answers,
 	})
 	mgr.dispatcher.Register(mgr.server)
 	if err := mgr.server.Listen(m.ListenAddr); err != nil {

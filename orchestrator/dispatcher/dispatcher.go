@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -25,6 +26,9 @@ type Config struct {
 	// Members are the managers' control addresses by node ID, as raft knows them.
 	// When nil, the addresses in the node objects are left as they are.
 	Members func() map[string]string
+	// Answers says whether a machine is there although its node is silent; such a
+	// node is given up only after DaemonGrace more. Nil: machines are not asked.
+	Answers func(ctx context.Context, addr netip.Addr) bool
 	// Heartbeat is the period that agents are told; a third of it is the longest
 	// silence of a stream. Default 1 s.
 	Heartbeat time.Duration

@@ -53,7 +53,7 @@ func (d *Dispatcher) lead(ctx context.Context, t *term, leader, addr string) {
 	}
 	t.leading, t.last, t.failing = true, now, time.Time{}
 
-	j := judge{now: now, lease: d.cfg.Lease, heard: d.ledger.heard, leader: leader, addr: addr}
+	j := judge{now: now, lease: d.cfg.Lease, heard: d.ledger.heard, leader: leader, addr: addr, spared: d.spared(ctx, now)}
 	if d.cfg.Members != nil {
 		j.members = d.cfg.Members()
 	}
@@ -93,6 +93,8 @@ type judge struct {
 	// leader and addr are the leader's; members the managers' addresses, empty if unknown.
 	leader, addr string
 	members      map[string]string
+	// spared nodes are silent, but not lost.
+	spared map[string]bool
 }
 
 // node returns the node as it should be, nil if it is so.
@@ -104,7 +106,7 @@ func (j judge) node(n *store.Node) *store.Node {
 		if n.Status.State != swarm.NodeStateReady {
 			next.Status.State, next.Status.Message = swarm.NodeStateReady, ""
 		}
-	case n.Status.State != swarm.NodeStateDown && j.now.Sub(since) > j.lease:
+	case n.Status.State != swarm.NodeStateDown && j.now.Sub(since) > j.lease && !j.spared[n.ID]:
 		next.Status.State, next.Status.Message = swarm.NodeStateDown, "heartbeat failure"
 	}
 	next.ManagerStatus = j.manager(&next)
