@@ -85,9 +85,9 @@ func newTopLevel(dockerCLI *command.DockerCli) topLevel {
 	root.SetOut(dockerCLI.Out())
 	root.SetErr(dockerCLI.Err())
 	opts, _ := cli.SetupRootCommand(root)
-	root.Annotations["additionalHelp"] = "Every command but lab is docker's own, spoken to meshd; the official docker client does the same with DOCKER_HOST=" + defaultHost
+	root.Annotations["additionalHelp"] = "Every command but lab and net is docker's own, spoken to meshd; the official docker client does the same with DOCKER_HOST=" + defaultHost
 	root.AddCommand(dockerCommands(dockerCLI)...)
-	root.AddCommand(labCommand())
+	root.AddCommand(labCommand(), netCommand(dockerCLI))
 	return topLevel{cli.NewTopLevelCommand(root, dockerCLI, opts, root.Flags()), opts}
 }
 
