@@ -1,0 +1,347 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/meshd/meshd/test/lab"
+	"github.com/meshd/meshd/test/probe"
+)
+
+const partitionLab = "e2epart"
+
+// masked is how long after a cut the other nodes may still send to the node that was cut off.
+const masked = 5 * time.Second
+
+// TestPartition cuts nodes off, stops and restarts them and their daemons, while clients call without pause.
+func TestPartition(t *testing.T) {
+	requireMachine(t)
+	c := up(t, partitionLab, "--nodes", "4", "--managers", "3")
+	c.must("meshctl", "lab", "load", "--name", c.name, "../../build/sample.tar")
+	c.mustDocker("node1", "network", "create", "--driver", "overlay", "net")
+	c.mustDocker("node1", "service", "create", "-d", "--no-resolve-image", "--name", "web", "--replicas", "6", "--network", "net", "--publish", "8080:8080", image)
+	c.mustDocker("node1", "service", "create", "-d", "--no-resolve-image", "--name", "caller", "--mode", "global", "--network", "net", image, "sleep")
+	c.running("node1", "web", 6)
+	c.running("node1", "caller", 4)
+	for _, step := range []struct {
+		name string
+		run  func(*testing.T, *cluster)
+	}{
+		{"meshd killed under load", func(t *testing.T, c *cluster) { testDaemonUnderLoad(t, c, syscall.SIGKILL) }},
+		{"meshd stopped under load", func(t *testing.T, c *cluster) { testDaemonUnderLoad(t, c, syscall.SIGTERM) }},
+		{"engine killed", testEngineKilled},
+		{"worker cut off", testWorkerCutOff},
+		{"leader cut off", testLeaderCutOff},
+		{"node stopped", testNodeStopped},
+	} {
+		if !t.Run(step.name, func(t *testing.T) { step.run(t, c.sub(t)) }) {
+			return
+		}
+	}
+}
+
+// calls are clients at work.
+type calls struct {
+	c      *cluster
+	probes []*probe.Probe
+}
+
+// call lets clients call the published port through nodes, until the test ends.
+func (c *cluster) call(nodes ...string) *calls {
+	c.t.Helper()
+	k := &calls{c: c}
+	for _, n := range nodes {
+		k.start(probe.Spec{Node: lab.Client, Sample: filepath.Join(c.bin, "sample"), Target: "http://" + c.address(n) + ":8080/"})
+	}
+	c.t.Cleanup(func() { k.stop() })
+	return k
+}
+
+// vip adds a client in a container on a node, which calls the service by its address.
+func (k *calls) vip(node string) *calls {
+	c := k.c
+	c.t.Helper()
+	var tk task
+	c.eventually("a client runs on "+node, func() error {
+		callers := c.tasks("node1", "caller")
+		i := slices.IndexFunc(callers, func(tk task) bool { return tk.Node == node })
+		if i < 0 {
+			return fmt.Errorf("clients %v", callers)
+		}
+		tk = callers[i]
+		return nil
+	})
+	pid := 0
+	if _, err := fmt.Sscan(c.mustDocker(node, "inspect", "--format", "{{.State.Pid}}", tk.Name+"."+tk.ID), &pid); err != nil {
+		c.t.Fatal(err)
+	}
+	addr := c.in(tk, "sample", "lookup", "web")
+	if addr.code != 0 {
+		c.t.Fatalf("look web up: %v", addr)
+	}
+	k.start(probe.Spec{Node: node, PID: pid, Target: "http://" + addr.out + ":8080/"})
+	return k
+}
+
+func (k *calls) start(s probe.Spec) {
+	k.c.t.Helper()
+	l, err := lab.Open(k.c.name, io.Discard)
+	if err != nil {
+		k.c.t.Fatal(err)
+	}
+	s.Every, s.Timeout = 20*time.Millisecond, 2*time.Second
+	p, err := probe.Start(l, s)
+	if err != nil {
+		k.c.t.Fatal(err)
+	}
+	k.probes = append(k.probes, p)
+}
+
+func (k *calls) stop() {
+	for _, p := range k.probes {
+		if err := p.Stop(); err != nil {
+			k.c.t.Error(err)
+		}
+	}
+	k.probes = nil
+}
+
+// none fails the test if a call that began after from failed, or if hardly any was made until now.
+func (k *calls) none(from time.Time) {
+	k.c.t.Helper()
+	until := time.Now()
+	probes := k.probes
+	k.stop() // what is under way counts
+	for _, p := range probes {
+		all, failed := p.Between(from, until), p.Failures(from, until)
+		k.c.t.Logf("%v: %d of %d calls failed", p, len(failed), len(all))
+		for i, s := range failed {
+			if i < 3 {
+				k.c.t.Errorf("%v, %.2fs after the event: %v", p, s.Start.Sub(from).Seconds(), s)
+			}
+		}
+		if len(all) < 20 {
+			k.c.t.Errorf("%v: only %d calls were made", p, len(all))
+		}
+	}
+}
+
+// hear lets the clients go on for a while: what is looked for is that nothing happens.
+func (k *calls) hear(d time.Duration) {
+	k.c.t.Helper()
+	end := time.Now().Add(d)
+	k.c.within(d+patience, fmt.Sprintf("clients called for %v", d), func() error {
+		if time.Now().Before(end) {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+}
+
+// signal reaches one daemon of a node.
+func (c *cluster) signal(node, daemon string, sig syscall.Signal) {
+	c.t.Helper()
+	l, err := lab.Open(c.name, io.Discard)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := l.Signal(ctx, node, daemon, sig); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := l.WaitEnded(ctx, node, daemon); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// testDaemonUnderLoad: neither the end of meshd nor its beginning is noticed by clients. One that starts with an empty data plane would be.
+func testDaemonUnderLoad(t *testing.T, c *cluster, sig syscall.Signal) {
+	for _, node := range []string{"node4", "node2"} {
+		before := ids(c.tasks("node1", "web"))
+		k := c.call(node, "node1").vip(node).vip("node1")
+		k.hear(time.Second)
+		from := time.Now()
+		c.signal(node, lab.Meshd, sig)
+		k.hear(4 * time.Second) // more than the lease of a node
+		c.must("meshctl", "lab", "start", "--name", c.name, node)
+		c.eventually("all nodes are ready", func() error { return readyNodes(c, "node1", 4) })
+		k.hear(4 * time.Second)
+		k.none(from)
+		if after := ids(c.tasks("node1", "web")); !slices.Equal(before, after) {
+			t.Errorf("tasks changed from %v to %v", before, after)
+		}
+	}
+}
+
+func ids(tasks []task) []string {
+	var out []string
+	for _, tk := range tasks {
+		out = append(out, tk.ID)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// testEngineKilled: containers do not mind the end of their engine (live-restore), and meshd finds it again.
+func testEngineKilled(t *testing.T, c *cluster) {
+	const node = "node4"
+	before := ids(c.tasks("node1", "web"))
+	k := c.call(node, "node1").vip(node).vip("node1")
+	k.hear(time.Second)
+	from := time.Now()
+	c.signal(node, lab.Engine, syscall.SIGKILL)
+	k.hear(3 * time.Second)
+	c.must("meshctl", "lab", "start", "--name", c.name, node)
+	c.eventually("meshd's API leads to the engine again", func() error {
+		if r := c.docker(node, "ps", "-q"); r.code != 0 || r.out == "" {
+			return fmt.Errorf("docker ps: %v", r)
+		}
+		return nil
+	})
+	k.hear(3 * time.Second)
+	k.none(from)
+	if after := ids(c.tasks("node1", "web")); !slices.Equal(before, after) {
+		t.Errorf("tasks changed from %v to %v", before, after)
+	}
+	var victim task
+	for _, tk := range c.tasks("node1", "web") {
+		if tk.Node == node {
+			victim = tk
+		}
+	}
+	c.mustDocker(node, "kill", victim.Name+"."+victim.ID)
+	c.eventually("meshd hears of what happens on the new engine", func() error {
+		now := ids(c.tasks("node1", "web"))
+		if slices.Contains(now, victim.ID) || len(now) != len(before) {
+			return fmt.Errorf("tasks %v", now)
+		}
+		return nil
+	})
+}
+
+// settled checks that what should run runs, everywhere once: no slot twice, no container too many.
+func (c *cluster) settled(node, service string, replicas int) error {
+	if err := readyNodes(c, node, 4); err != nil {
+		return err
+	}
+	tasks := c.tasks(node, service)
+	want := map[string]bool{}
+	slots := map[string]string{}
+	for _, tk := range tasks {
+		if slots[tk.Name] != "" {
+			return fmt.Errorf("slot %s has %s and %s", tk.Name, slots[tk.Name], tk.ID)
+		}
+		slots[tk.Name] = tk.ID
+		want[tk.Name+"."+tk.ID] = true
+	}
+	if len(tasks) != replicas {
+		return fmt.Errorf("%d tasks run", len(tasks))
+	}
+	have := map[string]bool{}
+	for _, n := range []string{"node1", "node2", "node3", "node4"} {
+		r := c.docker(n, "ps", "--format", "{{.Names}}", "--filter", "label=com.docker.swarm.service.name="+service)
+		for _, name := range strings.Fields(r.out) {
+			have[name] = true
+		}
+	}
+	if !maps.Equal(want, have) {
+		return fmt.Errorf("containers %v, tasks %v", slices.Sorted(maps.Keys(have)), slices.Sorted(maps.Keys(want)))
+	}
+	return nil
+}
+
+func testWorkerCutOff(t *testing.T, c *cluster) {
+	own := func() string {
+		return c.docker("node4", "ps", "-q", "--no-trunc", "--filter", "label=com.docker.swarm.service.name=web").out
+	}
+	before := own()
+	if before == "" {
+		t.Fatal("node4 has no task: nothing to see")
+	}
+	k := c.call("node1", "node2", "node3").vip("node1")
+	k.hear(time.Second)
+	cut := time.Now()
+	c.must("meshctl", "lab", "partition", "--name", c.name, "node4", "node1,node2,node3")
+	c.within(30*time.Second, "the lost node's tasks are replaced elsewhere", func() error {
+		tasks := c.tasks("node1", "web")
+		if i := slices.IndexFunc(tasks, func(tk task) bool { return tk.Node == "node4" }); i >= 0 || len(tasks) != 6 {
+			return fmt.Errorf("tasks %v", tasks)
+		}
+		return nil
+	})
+	k.hear(masked + 3*time.Second)
+	if after := own(); after != before {
+		t.Errorf("containers of the node that was cut off changed from %q to %q", before, after)
+	}
+	c.must("meshctl", "lab", "heal", "--name", c.name)
+	c.eventually("all is as desired again", func() error { return c.settled("node1", "web", 6) })
+	k.none(cut.Add(masked))
+}
+
+// testLeaderCutOff: the majority goes on, the minority says why it cannot.
+func testLeaderCutOff(t *testing.T, c *cluster) {
+	old := c.leader("node1")
+	majority := slices.DeleteFunc([]string{"node1", "node2", "node3"}, func(n string) bool { return n == old })
+	c.must("meshctl", "lab", "partition", "--name", c.name, old)
+	c.within(15*time.Second, "the majority takes writes", func() error {
+		if r := c.docker(majority[0], "service", "update", "-d", "--label-add", "after=cut", "web"); r.code != 0 {
+			return fmt.Errorf("service update: %v", r)
+		}
+		return nil
+	})
+	for _, args := range [][]string{
+		{"service", "update", "-d", "--label-add", "lost=1", "web"},
+		{"service", "create", "-d", "--no-resolve-image", "--name", "lost", image},
+		{"network", "create", "--driver", "overlay", "lost"},
+	} {
+		from := time.Now()
+		r := c.docker(old, args...)
+		took := time.Since(from)
+		t.Logf("%s on the minority after %.1fs: %v", strings.Join(args[:2], " "), took.Seconds(), r)
+		if r.code == 0 || !strings.Contains(r.err, "leader") && !strings.Contains(r.err, "quorum") || took > 12*time.Second {
+			t.Errorf("docker %v on the minority's side, after %v: %v, want a refusal that names the reason within 10 s", args, took, r)
+		}
+	}
+	c.must("meshctl", "lab", "heal", "--name", c.name)
+	for _, n := range []string{"node1", "node2", "node3"} {
+		c.within(30*time.Second, n+" agrees with the majority", func() error {
+			r := c.docker(n, "service", "inspect", "--format", `{{index .Spec.Labels "after"}},{{index .Spec.Labels "lost"}}`, "web")
+			if r.out != "cut," {
+				return fmt.Errorf("labels: %v", r)
+			}
+			if l := c.leader(n); l == "" {
+				return errors.New("no leader")
+			}
+			return nil
+		})
+	}
+	c.eventually("all is as desired again", func() error { return c.settled(old, "web", 6) })
+}
+
+func testNodeStopped(t *testing.T, c *cluster) {
+	const node = "node4"
+	k := c.call("node1", "node2").vip("node1")
+	k.hear(time.Second)
+	c.must("meshctl", "lab", "stop", "--name", c.name, node)
+	c.within(30*time.Second, "a stopped node's tasks run elsewhere", func() error {
+		if n := len(c.tasks("node1", "web")); n != 6 {
+			return fmt.Errorf("%d tasks run", n)
+		}
+		return readyNodes(c, "node1", 3)
+	})
+	replaced := time.Now() // before, the node's containers ended while nobody could know
+	k.hear(2 * time.Second)
+	c.must("meshctl", "lab", "start", "--name", c.name, node)
+	c.eventually("all is as desired again", func() error { return c.settled("node1", "web", 6) })
+	k.none(replaced)
+}
