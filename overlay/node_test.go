@@ -10,8 +10,8 @@ import (
 func meshNetwork() Network {
 	return Network{
 		ID: "ingress-id", Name: "ingress", VNI: 4096, Mesh: true,
-		Subnets:  []netip.Prefix{netip.MustParsePrefix("10.255.0.0/16")},
-		Gateways: []netip.Addr{netip.MustParseAddr("10.255.0.1")},
+		Subnets:  []netip.Prefix{netip.MustParsePrefix("10.255.0.0/16"), netip.MustParsePrefix("fd00:255::/64")},
+		Gateways: []netip.Addr{netip.MustParseAddr("10.255.0.1"), netip.MustParseAddr("fd00:255::1")},
 	}
 }
 

@@ -3,6 +3,7 @@ package overlay
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -151,7 +152,7 @@ func (k *linuxKernel) read(f facts) (objects, error) {
 }
 
 func (k *linuxKernel) readDevices(held objects) error {
-	for path := range switches() {
+	for _, path := range append(slices.Collect(maps.Keys(switches())), link.Forwarding6) {
 		value, err := link.Sysctl(path)
 		if err != nil {
 			return err
@@ -314,6 +315,9 @@ func (k *linuxKernel) do(o op) error {
 func (k *linuxKernel) put(op op) error {
 	switch o := op.object.(type) {
 	case sysctlObject:
+		if o.path == link.Forwarding6 {
+			return link.PutForwarding6()
+		}
 		return link.PutSysctl(o.path, op.value.(string))
 	case vxlanObject:
 		return k.door.PutVXLAN(op.value.(link.VXLAN))

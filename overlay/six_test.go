@@ -127,3 +127,65 @@ func TestForgedIPv6SendersAreDropped(t *testing.T) {
 		t.Errorf("not counted: %v", drops)
 	}
 }
+
+func TestMeshNetworkLeadsToTheWorldByIPv6(t *testing.T) {
+	l := newLab(t, 2)
+	n := l.nodes[0]
+	a := n.container().process().join(userNetwork(1), "fd00:0:0:1::2").join(meshNetwork(), "10.255.0.2", "fd00:255::2")
+	near := n.container().join(meshNetwork(), "10.255.0.3", "fd00:255::3")
+	lonely := n.container().join(userNetwork(1), "fd00:0:0:1::3")
+	l.settle(a, near, lonely)
+	l.addressed(a, near, lonely)
+	l.echo(l.world)
+	l.echo(n.ns)
+	l.echo(a.ns)
+	if seen, err := tcp(a.ns, worldAddr6, 1<<16); err != nil || seen != "2001:db8::1" {
+		t.Errorf("TCP to the world: seen as %q, %v", seen, err)
+	}
+	// Routers do not fragment IPv6: the first answer only tells the world our MTU.
+	l.eventually("UDP with the world", func() bool { return udp(a.ns, worldAddr6, 8000) == nil })
+	if seen, err := tcp(a.ns, "fd00:255::1", 1<<16); err != nil || seen != "fd00:255::2" {
+		t.Errorf("TCP to the gateway: seen as %q, %v", seen, err)
+	}
+	if seen, err := tcp(n.ns, "fd00:255::2", 1<<16); err != nil || seen != "fd00:255::1" {
+		t.Errorf("TCP from the node to the container: seen as %q, %v", seen, err)
+	}
+	if seen, err := tcp(a.ns, worldAddr, 1<<16); err != nil || seen != "192.0.2.1" {
+		t.Errorf("TCP to the world by IPv4: seen as %q, %v", seen, err)
+	}
+	l.pingsNot(a.ns, "fd00:255::3")
+	l.ip(lonely.ns, "route", "add", "default", "via", "fd00:0:0:1::1")
+	l.pingsNot(lonely.ns, worldAddr6)
+
+	for what, harm := range map[string]func(){
+		"gateway address": func() { l.ip(n.ns, "addr", "del", "fd00:255::1/128", "dev", "mesh0") },
+		"route":           func() { l.ip(n.ns, "-6", "route", "del", "fd00:255::2") },
+		"masquerading":    func() { l.within(n.ns, func() error { l.sh("nft", "delete", "table", "ip6", "meshd"); return nil }) },
+		"IPv6 on the container's interface": func() {
+			l.within(n.ns, func() error {
+				l.sh("sh", "-c", "for f in /proc/sys/net/ipv6/conf/mv*/disable_ipv6; do echo 1 > $f; done")
+				return nil
+			})
+		},
+	} {
+		harm()
+		l.eventually("repaired: "+what, func() bool {
+			return ping(a.ns, worldAddr6, 8, absence) == nil && ping(a.ns, "fd00:255::1", 8, absence) == nil
+		})
+	}
+	n.ask(request{Op: "detach", ID: a.attach[1].ID})
+	if routes := l.ip(n.ns, "-6", "route"); strings.Contains(routes, "fd00:255::2") || !strings.Contains(routes, "fd00:255::3") {
+		t.Errorf("routes:\n%s", routes)
+	}
+}
+
+func TestForwardingNodesStillListenToRouters(t *testing.T) {
+	l := newLab(t, 1)
+	l.settle()
+	l.within(l.nodes[0].ns, func() error {
+		if got := strings.TrimSpace(l.sh("cat", "/proc/sys/net/ipv6/conf/all/forwarding", "/proc/sys/net/ipv6/conf/eth0/accept_ra")); got != "1\n2" {
+			t.Errorf("forwarding, accept_ra: %q", got)
+		}
+		return nil
+	})
+}

@@ -140,8 +140,9 @@ func wantDevices(s State, f facts, vxlanPort uint16) objects {
 	w[vxlanObject{}] = link.VXLAN{Port: vxlanPort}
 	w[gatewayDevObject{}] = present{}
 	for _, g := range gateways(s) {
-		if g.addr.Is4() {
-			w[gatewayObject{g.addr}] = present{}
+		w[gatewayObject{g.addr}] = present{}
+		if is6(g.addr) {
+			w[sysctlObject{link.Forwarding6}] = "1"
 		}
 	}
 	return w
@@ -284,7 +285,7 @@ func wantPort(w objects, s State, p port) {
 	for _, a := range p.Addrs {
 		key := datapath.EndpointKey{VNI: p.VNI, Addr: datapath.AddrOf(a.Addr())}
 		w[endpointObject{key}] = datapath.LocalEndpoint(p.ifindex, mac)
-		if p.Mesh && a.Addr().Is4() {
+		if p.Mesh {
 			w[neighbourObject{link.Neighbour{Ifindex: p.ifindex, Addr: a.Addr()}}] = mac
 			w[routeObject{a.Addr()}] = link.Route{Ifindex: p.ifindex, Source: sourceFor(s, p.VNI, a)}
 		}

@@ -97,11 +97,15 @@ func (d *Door) PutGatewayDevice() error {
 	return d.up(GatewayName)
 }
 
-// up brings a device up that never speaks for itself, so without IPv6 addresses of its own.
+// up brings a device up that never speaks for itself, so without IPv6 addresses
+// of its own. One that is up stays as it is.
 func (d *Door) up(name string) error {
 	l, err := d.h.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
+	}
+	if l.Attrs().Flags&net.FlagUp != 0 {
+		return nil
 	}
 	if err := quiet(name); err != nil {
 		return err

@@ -20,7 +20,7 @@ type Route struct {
 // Routes lists our routes.
 func (d *Door) Routes() (map[netip.Addr]Route, error) {
 	routes, err := dump(func() ([]netlink.Route, error) {
-		return d.h.RouteListFiltered(unix.AF_INET, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
+		return d.h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
@@ -36,6 +36,9 @@ func (d *Door) Routes() (map[netip.Addr]Route, error) {
 
 // PutRoute sets the way to one address.
 func (d *Door) PutRoute(to netip.Addr, r Route) error {
+	if err := d.speak6At(to, r.Ifindex); err != nil {
+		return err
+	}
 	route := hostRoute(to)
 	route.LinkIndex, route.Scope = r.Ifindex, netlink.SCOPE_LINK
 	if r.Source.IsValid() {
@@ -45,6 +48,18 @@ func (d *Door) PutRoute(to netip.Addr, r Route) error {
 		return fmt.Errorf("route to %s: %w", to, err)
 	}
 	return nil
+}
+
+// speak6At prepares a device of ours for an address, if it is IPv6.
+func (d *Door) speak6At(a netip.Addr, ifindex int) error {
+	if a.Is4() {
+		return nil
+	}
+	l, err := d.h.LinkByIndex(ifindex)
+	if err != nil {
+		return fmt.Errorf("device %d: %w", ifindex, err)
+	}
+	return speak6(l.Attrs().Name)
 }
 
 // DeleteRoute removes our route to an address; none is no error.
@@ -70,7 +85,7 @@ type Neighbour struct {
 
 // Neighbours lists the permanent neighbours of the namespace.
 func (d *Door) Neighbours() (map[Neighbour][6]byte, error) {
-	list, err := dump(func() ([]netlink.Neigh, error) { return d.h.NeighList(0, netlink.FAMILY_V4) })
+	list, err := dump(func() ([]netlink.Neigh, error) { return d.h.NeighList(0, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list neighbours: %w", err)
 	}
@@ -85,6 +100,9 @@ func (d *Door) Neighbours() (map[Neighbour][6]byte, error) {
 
 // PutNeighbour tells the node a container's MAC, so that it need not ask.
 func (d *Door) PutNeighbour(n Neighbour, mac [6]byte) error {
+	if err := d.speak6At(n.Addr, n.Ifindex); err != nil {
+		return err
+	}
 	if err := d.h.NeighSet(neigh(n, mac[:])); err != nil {
 		return fmt.Errorf("neighbour %s: %w", n.Addr, err)
 	}
@@ -100,8 +118,12 @@ func (d *Door) DeleteNeighbour(n Neighbour) error {
 }
 
 func neigh(n Neighbour, mac net.HardwareAddr) *netlink.Neigh {
+	family := netlink.FAMILY_V4
+	if n.Addr.Is6() {
+		family = netlink.FAMILY_V6
+	}
 	return &netlink.Neigh{
-		LinkIndex: n.Ifindex, Family: netlink.FAMILY_V4, State: netlink.NUD_PERMANENT,
+		LinkIndex: n.Ifindex, Family: family, State: netlink.NUD_PERMANENT,
 		IP: n.Addr.AsSlice(), HardwareAddr: mac,
 	}
 }
@@ -116,7 +138,7 @@ func (d *Door) GatewayAddrs() (map[netip.Addr]bool, error) {
 	if err != nil {
 		return nil, err
 	}
-	addrs, err := dump(func() ([]netlink.Addr, error) { return d.h.AddrList(l, netlink.FAMILY_V4) })
+	addrs, err := dump(func() ([]netlink.Addr, error) { return d.h.AddrList(l, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("addresses of %s: %w", GatewayName, err)
 	}
@@ -131,6 +153,9 @@ func (d *Door) PutGatewayAddr(a netip.Addr) error {
 	l, err := d.h.LinkByName(GatewayName)
 	if err != nil {
 		return fmt.Errorf("%s: %w", GatewayName, err)
+	}
+	if err := d.speak6At(a, l.Attrs().Index); err != nil {
+		return err
 	}
 	if err := d.h.AddrReplace(l, hostAddr(a)); err != nil {
 		return fmt.Errorf("address %s on %s: %w", a, GatewayName, err)
@@ -151,7 +176,11 @@ func (d *Door) DeleteGatewayAddr(a netip.Addr) error {
 }
 
 func hostAddr(a netip.Addr) *netlink.Addr {
-	return &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}}
+	out := &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}}
+	if a.Is6() {
+		out.Flags = unix.IFA_F_NODAD // every node has it, and nobody else is on the device
+	}
+	return out
 }
 
 // Underlay lists the indexes of the devices that carry local or a default route.

@@ -26,6 +26,45 @@ func PutSysctl(path, value string) error {
 	return nil
 }
 
+// Forwarding6 is the switch that lets the node forward IPv6. There is none per
+// device (before Linux 6.17).
+const Forwarding6 = "net/ipv6/conf/all/forwarding"
+
+// PutForwarding6 switches it on. A node that forwards ignores router
+// advertisements, by which it may have its own address and default route, unless
+// accept_ra is 2 (kernel's ip-sysctl.rst): so that is set first where it was 1.
+func PutForwarding6() error {
+	devices, err := filepath.Glob("/proc/sys/net/ipv6/conf/*/accept_ra")
+	if err != nil {
+		return err
+	}
+	for _, file := range devices {
+		path, err := filepath.Rel("/proc/sys", file)
+		if err != nil {
+			return err
+		}
+		have, err := Sysctl(path)
+		if err != nil || have != "1" {
+			continue // gone meanwhile, or not listening
+		}
+		if err := PutSysctl(path, "2"); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return PutSysctl(Forwarding6, "1")
+}
+
+// speak6 lets a device of ours have IPv6 addresses and routes, but none that we
+// did not give it.
+func speak6(name string) error {
+	for _, s := range []struct{ key, value string }{{"addr_gen_mode", "1"}, {"accept_ra", "0"}, {"accept_redirects", "0"}, {"disable_ipv6", "0"}} {
+		if err := putIfPresent("net/ipv6/conf/"+name+"/"+s.key, s.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // quiet keeps a device from speaking for itself: no IPv6 addresses or solicitations.
 func quiet(name string) error {
 	return putIfPresent("net/ipv6/conf/"+name+"/disable_ipv6", "1")

@@ -1,16 +1,16 @@
-// Package nft is the overlay's door to nftables: one table of our own, named
-// meshd, that masquerades what containers send beyond the node. In others' tables
+// Package nft is the overlay's door to nftables: one table of our own per family,
+// named meshd, that masquerades what containers send beyond the node. In others' tables
 // nothing is touched but two rules of ours in DOCKER-USER, see PutAccept.
 package nft
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 )
@@ -24,14 +24,26 @@ const chain = "postrouting"
 // interface to another or to the tunnel keeps its address.
 func ownDevices() []string { return []string{"mesh", "mv"} }
 
-// Masquerade lists the subnets that our table masquerades; none if it is not
-// there or not as Put makes it.
+// Masquerade lists the subnets that our tables masquerade; none of a family
+// whose table is not there or not as Put makes it.
 func Masquerade() ([]netip.Prefix, error) {
 	c, err := nftables.New()
 	if err != nil {
 		return nil, fmt.Errorf("nftables: %w", err)
 	}
-	table, err := find(c)
+	var out []netip.Prefix
+	for _, v6 := range []bool{false, true} {
+		subnets, err := masqueraded(c, v6)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, subnets...)
+	}
+	return out, nil
+}
+
+func masqueraded(c *nftables.Conn, v6 bool) ([]netip.Prefix, error) {
+	table, err := find(c, v6)
 	if err != nil || table == nil {
 		return nil, err
 	}
@@ -52,24 +64,29 @@ func Masquerade() ([]netip.Prefix, error) {
 	return out, nil
 }
 
-// Put makes our table masquerade exactly these subnets' way out, in one
-// transaction. Connections that are established keep their translation.
+// Put makes our tables masquerade exactly these subnets' way out, in one
+// transaction. Connections that are established keep their translation. A family
+// without subnets has no table.
 func Put(subnets []netip.Prefix) error {
 	c, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("nftables: %w", err)
 	}
-	table := &nftables.Table{Name: Table, Family: nftables.TableFamilyIPv4}
-	// Adding first makes the deletion possible whether it was there or not.
-	c.AddTable(table)
-	c.DelTable(table)
-	c.AddTable(table)
-	post := c.AddChain(&nftables.Chain{
-		Name: chain, Table: table, Type: nftables.ChainTypeNAT,
-		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
-	})
-	for _, s := range subnets {
-		if s.Addr().Is4() {
+	for _, v6 := range []bool{false, true} {
+		table, err := remove(c, v6)
+		if err != nil {
+			return err
+		}
+		mine := slices.DeleteFunc(slices.Clone(subnets), func(p netip.Prefix) bool { return p.Addr().Is6() != v6 })
+		if len(mine) == 0 {
+			continue
+		}
+		c.AddTable(table)
+		post := c.AddChain(&nftables.Chain{
+			Name: chain, Table: table, Type: nftables.ChainTypeNAT,
+			Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
+		})
+		for _, s := range mine {
 			c.AddRule(masquerade(table, post, s))
 		}
 	}
@@ -79,23 +96,21 @@ func Put(subnets []netip.Prefix) error {
 	return nil
 }
 
-// Delete removes our table; none is no error.
-func Delete() error {
-	c, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
+// Delete removes our tables; none is no error.
+func Delete() error { return Put(nil) }
+
+// remove has our table deleted with the next flush, if it is there.
+func remove(c *nftables.Conn, v6 bool) (*nftables.Table, error) {
+	table := &nftables.Table{Name: Table, Family: family(v6)}
+	have, err := find(c, v6)
+	if err == nil && have != nil {
+		c.DelTable(table)
 	}
-	table := &nftables.Table{Name: Table, Family: nftables.TableFamilyIPv4}
-	c.AddTable(table)
-	c.DelTable(table)
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("nftables: delete table %s: %w", Table, err)
-	}
-	return nil
+	return table, err
 }
 
-func find(c *nftables.Conn) (*nftables.Table, error) {
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyIPv4)
+func find(c *nftables.Conn, v6 bool) (*nftables.Table, error) {
+	tables, err := c.ListTablesOfFamily(family(v6))
 	if err != nil {
 		return nil, fmt.Errorf("nftables: list tables: %w", err)
 	}
@@ -107,15 +122,18 @@ func find(c *nftables.Conn) (*nftables.Table, error) {
 	return nil, nil
 }
 
-// masquerade: ip saddr <subnet> oifname != "mesh*" oifname != "mv*" masquerade.
+// masquerade: ip saddr <subnet>, or ip6 saddr, oifname != "mesh*" oifname != "mv*" masquerade.
 func masquerade(t *nftables.Table, c *nftables.Chain, subnet netip.Prefix) *nftables.Rule {
-	const sourceOffset, addrLen = 12, 4 // in the IPv4 header
 	subnet = subnet.Masked()
+	sourceOffset, addrLen := uint32(12), uint32(net.IPv4len) // in the IP header
+	if subnet.Addr().Is6() {
+		sourceOffset, addrLen = 8, net.IPv6len
+	}
 	exprs := []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: sourceOffset, Len: addrLen},
 		&expr.Bitwise{
 			SourceRegister: 1, DestRegister: 1, Len: addrLen,
-			Mask: binaryutil.BigEndian.PutUint32(^uint32(0) << (32 - subnet.Bits())), Xor: make([]byte, addrLen),
+			Mask: net.CIDRMask(subnet.Bits(), subnet.Addr().BitLen()), Xor: make([]byte, addrLen),
 		},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: subnet.Addr().AsSlice()},
 	}
@@ -135,9 +153,7 @@ func masquerade(t *nftables.Table, c *nftables.Chain, subnet netip.Prefix) *nfta
 func Key(subnets []netip.Prefix) string {
 	var names []string
 	for _, s := range subnets {
-		if s.Addr().Is4() {
-			names = append(names, s.Masked().String())
-		}
+		names = append(names, s.Masked().String())
 	}
 	slices.Sort(names)
 	return strings.Join(names, " ")
