@@ -132,3 +132,45 @@ func TestSameInputSameNames(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkNames: a network of 1,000 services of 10 tasks each changes.
+func BenchmarkNames(b *testing.B) {
+	in := Input{Self: "n0"}
+	for i := range 20 {
+		in.Nodes = append(in.Nodes, protocol.Node{ID: fmt.Sprint("n", i), Hostname: fmt.Sprint("node", i)})
+	}
+	n := protocol.Network{ID: "n", Name: "front", VNI: 4097}
+	for i := range 1000 {
+		s := protocol.Service{
+			ID: fmt.Sprint("s", i), Name: fmt.Sprint("service-", i),
+			VIPs:    []netip.Addr{netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)})},
+			Exposed: []swarm.PortConfig{{TargetPort: 80}},
+		}
+		n.Services = append(n.Services, s)
+		for k := range 10 {
+			number := i*10 + k
+			n.Endpoints = append(n.Endpoints, protocol.Endpoint{
+				ServiceID: s.ID, NodeID: fmt.Sprint("n", number%20), Slot: k + 1,
+				Name: fmt.Sprintf("%s.%d.abcdefghijklmnopq%d", s.Name, k+1, i), ContainerID: fmt.Sprintf("%012x", number),
+				Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, byte(number >> 8), byte(number)})}, State: protocol.EndpointServing,
+			})
+		}
+	}
+	in.Networks = []protocol.Network{n}
+	nodes := make(map[string]protocol.Node, len(in.Nodes))
+	for _, n := range in.Nodes {
+		nodes[n.ID] = n
+	}
+	b.Run("plan", func(b *testing.B) {
+		for b.Loop() {
+			compileDNS(in, nodes)
+		}
+	})
+	out := compileDNS(in, nodes)
+	s := dns.New(dns.Config{})
+	b.Run("tables", func(b *testing.B) {
+		for b.Loop() {
+			s.Set(out)
+		}
+	})
+}
