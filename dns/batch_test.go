@@ -3,6 +3,7 @@ package dns
 import (
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -26,6 +27,41 @@ func TestBursts(t *testing.T) {
 				burst(t, addr, 100)
 			}
 		})
+	}
+}
+
+// TestQueriesWait: what comes while the resolver is busy is not lost.
+func TestQueriesWait(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("SKIPPED: only root may go beyond the system's limit of buffers")
+	}
+	server, err := listenUDP(t.Context(), netip.MustParseAddrPort("127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	client, err := net.DialUDP("udp", nil, server.LocalAddr().(*net.UDPAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	const sent = 1000
+	for range sent {
+		if _, err := client.Write(make([]byte, 40)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	server.SetDeadline(time.Now().Add(10 * time.Second))
+	b, err := newBatch(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for got := 0; got < sent; {
+		n, err := b.read()
+		if err != nil {
+			t.Fatalf("after %d of %d: %v", got, sent, err)
+		}
+		got += n
 	}
 }
 

@@ -24,7 +24,32 @@ func listenUDP(ctx context.Context, addr netip.AddrPort) (*net.UDPConn, error) {
 		conn.Close()
 		return nil, fmt.Errorf("listen on %s: not a UDP socket", addr)
 	}
+	if err := roomForBursts(udp); err != nil {
+		udp.Close()
+		return nil, fmt.Errorf("listen on %s: %w", addr, err)
+	}
 	return udp, nil
+}
+
+// burstRoom is how many bytes of queries may wait at a socket. The kernel charges
+// near a kilobyte for each, and its default holds some 250: a deployment's worth of
+// containers that start at once ask for more.
+const burstRoom = 1 << 20
+
+// roomForBursts goes beyond the system's limit where it may (SO_RCVBUFFORCE, socket(7)).
+func roomForBursts(conn *net.UDPConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var forced error
+	err = raw.Control(func(fd uintptr) {
+		forced = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, burstRoom)
+	})
+	if err != nil || forced == nil {
+		return err
+	}
+	return conn.SetReadBuffer(burstRoom) // as much as is allowed without the right to it
 }
 
 func listenTCP(ctx context.Context, addr netip.AddrPort) (net.Listener, error) {
