@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
 # Static binaries: they run on any distribution, and no C compiler is needed.
 export CGO_ENABLED := 0
 
-.PHONY: demo demo-down build sample setup check test bench bench-dns generate go-is-there
+.PHONY: demo demo-down build sample setup check test bench bench-dns bench-net generate go-is-there
 .DEFAULT_GOAL := build
 
 demo: setup build
@@ -37,6 +37,9 @@ check: go-is-there
 
 bench: setup build
 	go run ./test/bench create
+
+bench-net: setup build
+	go run ./test/bench net
 
 bench-dns: setup build
 	@test/bench/dns/setup.sh

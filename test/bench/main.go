@@ -4,6 +4,8 @@
 //
 //	bench create    service create --replicas N until all tasks run, against N
 //	                containers started straight through the engines' API
+//	bench net       throughput, round trips and new connections between containers,
+//	                through a VIP and a published port, against the bare nodes
 package main
 
 import (
@@ -34,9 +36,17 @@ func run(ctx context.Context) (err error) {
 	rounds := flag.Int("rounds", 7, "how often each figure is taken")
 	meshd := flag.String("meshd", "bin/meshd", "the daemon to measure")
 	image := flag.String("image", "build/sample.tar", "the image to run")
+	sample := flag.String("sample", "bin/sample", "the program that the nodes themselves run")
+	services := flag.Int("services", 1000, "net: how many services to add for the last rows")
 	flag.Parse()
-	if flag.Arg(0) != "create" {
-		return fmt.Errorf("say what to measure: create")
+	measure := map[string]func(context.Context, *lab.Lab, int) error{
+		"create": benchCreate,
+		"net": func(ctx context.Context, l *lab.Lab, rounds int) error {
+			return benchNet(ctx, l, netOptions{rounds: rounds, services: *services, sample: *sample})
+		},
+	}[flag.Arg(0)]
+	if measure == nil {
+		return errors.New("say what to measure: create or net")
 	}
 	const name = "bench"
 	if err := lab.Down(ctx, name, os.Stderr); err != nil {
@@ -52,5 +62,5 @@ func run(ctx context.Context) (err error) {
 	if err := l.Load(ctx, *image); err != nil {
 		return err
 	}
-	return benchCreate(ctx, l, *rounds)
+	return measure(ctx, l, *rounds)
 }

@@ -4,6 +4,8 @@
 //	sample serve              HTTP on :8080 (or $PORT), UDP on :9000 (or $UDP_PORT)
 //	sample get URL            call a server; status 1 unless every answer is 200 (-n N, -timeout D, -field NAME of the JSON answer)
 //	sample probe URL|NAME     call or look up in a steady beat, a line for each (-every D, -timeout D, -for D, -stdin, -lookup)
+//	sample bench-serve        what bench-client measures the way to (-listen ADDR)
+//	sample bench-client HOST:PORT  bytes, round trips or connections per second (-mode stream|echo|connect, -for D)
 //	sample udp HOST:PORT      send one datagram, print the answer
 //	sample lookup NAME|ADDR   ask the resolver (-type T, -tcp, -reverse)
 //	sample sleep [DURATION]   wait (default for ever); ends at once on SIGTERM
@@ -57,6 +59,10 @@ func run(ctx context.Context, args []string) error {
 		return get(ctx, rest)
 	case "probe":
 		return probe(ctx, rest)
+	case "bench-serve":
+		return benchServe(ctx, rest)
+	case "bench-client":
+		return benchClient(ctx, rest)
 	case "udp":
 		return sendUDP(ctx, rest)
 	case "lookup":
@@ -70,7 +76,7 @@ func run(ctx context.Context, args []string) error {
 	case "false":
 		return exitStatus(1)
 	}
-	return fmt.Errorf("unknown command %q: serve, get, probe, udp, lookup, sleep or exit", command)
+	return fmt.Errorf("unknown command %q: serve, get, probe, bench-serve, bench-client, udp, lookup, sleep or exit", command)
 }
 
 // sleep takes seconds, as sleep(1), or Go's durations. Being asked to end is no failure.

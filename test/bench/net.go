@@ -1,0 +1,315 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/client"
+
+	"github.com/meshd/meshd/test/lab"
+)
+
+const (
+	netPort   = 7000             // of the server, in containers and on nodes
+	published = 7001             // of the service
+	netTime   = time.Second      // of one measurement
+	netFirst  = 30 * time.Second // bounds the start of what is measured
+)
+
+// modes are what is measured, in units per second.
+var modes = []struct {
+	name, unit string
+	per        float64
+}{
+	{"stream", "Gbit/s", 8e-9}, {"echo", "round trips/s", 1}, {"connect", "connections/s", 1},
+}
+
+type netOptions struct {
+	rounds, services int
+	sample           string
+}
+
+// way is a client and what it calls.
+type way struct {
+	name   string
+	node   string // of the client, or lab.Client
+	pid    int    // of the client's container; zero: the node itself
+	target string
+	// against is the way that this one is compared to.
+	against string
+}
+
+// netBench is the cluster with all that is measured.
+type netBench struct {
+	netOptions
+	lab     *lab.Lab
+	api     *client.Client
+	network string
+	address map[string]string // of nodes
+}
+
+// benchNet prints a table for each mode: what each way does, and the ratio to the way that it is compared to, in the same round.
+func benchNet(ctx context.Context, l *lab.Lab, o netOptions) error {
+	b := &netBench{netOptions: o, lab: l, address: map[string]string{}}
+	var err error
+	if b.sample, err = filepath.Abs(o.sample); err != nil {
+		return err
+	}
+	nodes, err := l.Ls(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		b.address[n.Name] = n.Address
+	}
+	if b.api, err = l.MeshdClient("node1"); err != nil {
+		return err
+	}
+	stop := b.serveOn("node2")
+	defer func() { err = errors.Join(err, stop()) }()
+	ways, err := b.deploy(ctx)
+	if err != nil {
+		return err
+	}
+	results := map[string][]float64{}
+	if err := b.measure(ctx, ways, results); err != nil {
+		return err
+	}
+	more, err := b.manyServices(ctx, ways)
+	if err != nil {
+		return err
+	}
+	if err := b.measure(ctx, more, results); err != nil {
+		return err
+	}
+	printNet(append(ways, more...), results)
+	return nil
+}
+
+// serveOn runs the server on a node itself; call the result to end it.
+func (b *netBench) serveOn(node string) (stop func() error) {
+	cmd := exec.Command(b.sample, "bench-serve", "-listen", net.JoinHostPort(b.address[node], strconv.Itoa(netPort)))
+	done := make(chan error, 1)
+	started := make(chan struct{})
+	go func() {
+		close(started)
+		done <- b.lab.Exec(node, cmd)
+	}()
+	<-started
+	return func() error {
+		if cmd.Process == nil {
+			return <-done
+		}
+		return errors.Join(cmd.Process.Signal(os.Interrupt), <-done)
+	}
+}
+
+// deploy starts the services and says which ways there are.
+func (b *netBench) deploy(ctx context.Context) ([]way, error) {
+	n, err := b.api.NetworkCreate(ctx, "bench", client.NetworkCreateOptions{Driver: "overlay", Scope: "swarm"})
+	if err != nil {
+		return nil, err
+	}
+	b.network = n.ID
+	far, err := b.service(ctx, "far", "node2", "sample", "bench-serve")
+	if err != nil {
+		return nil, err
+	}
+	near, err := b.service(ctx, "near", "node1", "sample", "bench-serve")
+	if err != nil {
+		return nil, err
+	}
+	caller, err := b.service(ctx, "caller", "node1", "sleep")
+	if err != nil {
+		return nil, err
+	}
+	at := func(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
+	return []way{
+		{"node to node, bare", "node1", 0, at(b.address["node2"], netPort), ""},
+		{"container to container, across nodes", "node1", caller.pid, at(far.addr, netPort), "node to node, bare"},
+		{"container to container, same node", "node1", caller.pid, at(near.addr, netPort), "node to node, bare"},
+		{"VIP, across nodes", "node1", caller.pid, at(far.vip, netPort), "container to container, across nodes"},
+		{"outside to node, bare", lab.Client, 0, at(b.address["node2"], netPort), ""},
+		{"published port, task on the entry node", lab.Client, 0, at(b.address["node2"], published), "outside to node, bare"},
+		{"published port, task on another node", lab.Client, 0, at(b.address["node1"], published), "outside to node, bare"},
+	}, nil
+}
+
+// instance is a service of one task.
+type instance struct {
+	addr, vip string
+	pid       int
+}
+
+func (b *netBench) service(ctx context.Context, name, node string, args ...string) (instance, error) {
+	one := uint64(1)
+	spec := swarm.ServiceSpec{
+		Annotations: swarm.Annotations{Name: name},
+		TaskTemplate: swarm.TaskSpec{
+			ContainerSpec: &swarm.ContainerSpec{Image: benchImage, Args: args},
+			Networks:      []swarm.NetworkAttachmentConfig{{Target: b.network}},
+			Placement:     &swarm.Placement{Constraints: []string{"node.hostname==" + node}},
+		},
+		Mode: swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: &one}},
+	}
+	if name == "far" {
+		spec.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{{Protocol: network.TCP, TargetPort: netPort, PublishedPort: published}}}
+	}
+	created, err := b.api.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: spec})
+	if err != nil {
+		return instance{}, fmt.Errorf("service %s: %w", name, err)
+	}
+	var out instance
+	ctx, cancel := context.WithTimeout(ctx, netFirst)
+	defer cancel()
+	err = until(ctx, func() (bool, error) {
+		r, err := b.api.TaskList(ctx, client.TaskListOptions{Filters: make(client.Filters).Add("service", created.ID)})
+		if err != nil || len(r.Items) != 1 || r.Items[0].Status.State != swarm.TaskStateRunning {
+			return false, err
+		}
+		for _, a := range r.Items[0].NetworksAttachments {
+			if a.Network.ID == b.network {
+				out.addr = a.Addresses[0].Addr().String()
+			}
+		}
+		out.pid, err = b.pid(ctx, node, r.Items[0].Status.ContainerStatus.ContainerID)
+		return true, err
+	})
+	if err != nil {
+		return out, fmt.Errorf("service %s: %w", name, err)
+	}
+	r, err := b.api.ServiceInspect(ctx, created.ID, client.ServiceInspectOptions{})
+	for _, v := range r.Service.Endpoint.VirtualIPs {
+		if v.NetworkID == b.network {
+			out.vip = v.Addr.Addr().String()
+		}
+	}
+	return out, err
+}
+
+func (b *netBench) pid(ctx context.Context, node, container string) (int, error) {
+	engine, err := b.lab.EngineClient(node)
+	if err != nil {
+		return 0, err
+	}
+	defer engine.Close()
+	c, err := engine.ContainerInspect(ctx, container, client.ContainerInspectOptions{})
+	if err != nil {
+		return 0, err
+	}
+	return c.Container.State.Pid, nil
+}
+
+// manyServices adds services to the network that have no task, and returns the ways to measure again.
+func (b *netBench) manyServices(ctx context.Context, ways []way) ([]way, error) {
+	none := uint64(0)
+	start := time.Now()
+	for i := range b.services {
+		port := swarm.PortConfig{Protocol: network.TCP, TargetPort: netPort, PublishedPort: uint32(20000 + i)}
+		_, err := b.api.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: swarm.ServiceSpec{
+			Annotations: swarm.Annotations{Name: fmt.Sprintf("other%d", i)},
+			TaskTemplate: swarm.TaskSpec{
+				ContainerSpec: &swarm.ContainerSpec{Image: benchImage},
+				Networks:      []swarm.NetworkAttachmentConfig{{Target: b.network}},
+			},
+			Mode:         swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: &none}},
+			EndpointSpec: &swarm.EndpointSpec{Ports: []swarm.PortConfig{port}},
+		}})
+		if err != nil {
+			return nil, fmt.Errorf("service %d of %d: %w", i, b.services, err)
+		}
+	}
+	fmt.Fprintf(os.Stderr, "%d services made in %.1fs\n", b.services, time.Since(start).Seconds())
+	suffix := fmt.Sprintf(", beside %d services", b.services)
+	var out []way
+	for _, w := range ways {
+		if strings.HasSuffix(w.name, "same node") || strings.HasSuffix(w.name, "entry node") {
+			continue
+		}
+		w.name += suffix
+		if w.against != "" {
+			w.against += suffix // in the same rounds
+		}
+		out = append(out, w)
+	}
+	return out, nil
+}
+
+// measure takes all ways in turn, so that what the machine does besides hits all alike.
+func (b *netBench) measure(ctx context.Context, ways []way, results map[string][]float64) error {
+	for round := range b.rounds + 1 {
+		for _, w := range ways {
+			for _, m := range modes {
+				value, err := b.once(w, m.name)
+				if err != nil {
+					return fmt.Errorf("%s, %s: %w", w.name, m.name, err)
+				}
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				fmt.Fprintf(os.Stderr, "round %d: %s: %.2f %s\n", round, w.name, value*m.per, m.unit)
+				if round > 0 { // the first warms caches
+					results[m.name+w.name] = append(results[m.name+w.name], value*m.per)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (b *netBench) once(w way, mode string) (float64, error) {
+	args := []string{b.sample}
+	if w.pid != 0 {
+		args = []string{"nsenter", "-t", strconv.Itoa(w.pid), "-n", "-m", "/bin/sample"}
+	}
+	args = append(args, "bench-client", "-mode", mode, "-for", netTime.String(), w.target)
+	cmd := exec.Command(args[0], args[1:]...)
+	var out, complaint bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &complaint
+	if err := b.lab.Exec(w.node, cmd); err != nil {
+		return 0, fmt.Errorf("%w: %s", err, bytes.TrimSpace(complaint.Bytes()))
+	}
+	return strconv.ParseFloat(strings.TrimSpace(out.String()), 64)
+}
+
+func printNet(ways []way, results map[string][]float64) {
+	for _, m := range modes {
+		fmt.Printf("\n| %s | median (range) | ratio (median of rounds) | to |\n|---|---|---|---|\n", m.unit)
+		for _, w := range ways {
+			v := results[m.name+w.name]
+			ratio := ""
+			if w.against != "" {
+				ratio = fmt.Sprintf("%.2f", median(ratios(v, results[m.name+w.against])))
+			}
+			fmt.Printf("| %s | %s (%s-%s) | %s | %s |\n", w.name, short(median(v)), short(slices.Min(v)), short(slices.Max(v)), ratio, w.against)
+		}
+	}
+}
+
+func ratios(v, to []float64) []float64 {
+	out := make([]float64, len(v))
+	for i := range v {
+		out[i] = v[i] / to[i]
+	}
+	return out
+}
+
+// short has three digits that count.
+func short(v float64) string {
+	if v >= 100 {
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	}
+	return strconv.FormatFloat(v, 'g', 3, 64)
+}
