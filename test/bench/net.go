@@ -61,9 +61,8 @@ type netBench struct {
 }
 
 // benchNet prints a table for each mode: what each way does, and the ratio to the way that it is compared to, in the same round.
-func benchNet(ctx context.Context, l *lab.Lab, o netOptions) error {
+func benchNet(ctx context.Context, l *lab.Lab, o netOptions) (err error) {
 	b := &netBench{netOptions: o, lab: l, address: map[string]string{}}
-	var err error
 	if b.sample, err = filepath.Abs(o.sample); err != nil {
 		return err
 	}
