@@ -1,0 +1,139 @@
+package e2e
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// A lab of its own: what is damaged here shows in no other test.
+const observeLab = "e2eobserve"
+
+func TestNetworkCanBeSeen(t *testing.T) {
+	requireMachine(t)
+	c := up(t, observeLab, "--nodes", "2", "--managers", "1")
+	c.must("meshctl", "lab", "load", "--name", observeLab, "../../build/sample.tar")
+	for _, network := range []string{"front", "back"} {
+		c.mustDocker("node1", "network", "create", "--driver", "overlay", network)
+	}
+	c.mustDocker("node1", "service", "create", "--name", "web", "--network", "front", "--mode", "global", "--publish", "8080:8080", "-d", image)
+	c.mustDocker("node1", "service", "create", "--name", "client", "--network", "front", "--mode", "global", "-d", image)
+	c.mustDocker("node1", "service", "create", "--name", "db", "--network", "back", "-d", image)
+	c.running("node1", "web", 2)
+	c.running("node1", "client", 2)
+	c.running("node1", "db", 1)
+	for _, step := range []struct {
+		name string
+		run  func(*testing.T, *cluster)
+	}{
+		{"check", testNetCheck},
+		{"trace", testNetTrace},
+		{"flows", testNetFlows},
+		{"repairs", testRepairsAreSeen},
+	} {
+		if !t.Run(step.name, func(t *testing.T) { step.run(t, c.sub(t)) }) {
+			return
+		}
+	}
+}
+
+// Nothing differs on either node, manager or worker.
+func testNetCheck(_ *testing.T, c *cluster) {
+	for _, node := range []string{"node1", "node2"} {
+		c.eventually(node+" is as it should be", func() error {
+			if r := c.meshctl(node, "net", "check"); r.code != 0 || !strings.Contains(r.err, node+": ") {
+				return fmt.Errorf("net check: %v", r)
+			}
+			return nil
+		})
+	}
+	r := c.meshctl("node1", "net", "check", "unix://"+c.socket("node1"), "unix://"+c.socket("node2"))
+	if r.code != 0 || !strings.Contains(r.err, "node1: ") || !strings.Contains(r.err, "node2: ") {
+		c.t.Errorf("both nodes: %v", r)
+	}
+}
+
+// A worker traces its own containers; the end of each way is the right one.
+func testNetTrace(t *testing.T, c *cluster) {
+	from := ""
+	for _, tk := range c.tasks("node1", "client") {
+		if tk.Node == "node2" {
+			from = tk.Name + "." + tk.ID
+		}
+	}
+	for to, want := range map[string]string{
+		"web:8080":       "is on node node1 at " + c.address("node1"),
+		"tasks.web":      "is on this node, interface mv",
+		"node1:8080":     "port 8080/tcp of node node1 of service web",
+		"198.51.100.1:1": "this node's own routing",
+	} {
+		if r := c.meshctl("node2", "net", "trace", from, to); r.code != 0 || !strings.Contains(r.out, want) {
+			t.Errorf("trace to %s does not say %q: %v", to, want, r)
+		}
+	}
+	r := c.meshctl("node2", "net", "trace", from, "db")
+	if r.code != 1 || !strings.Contains(r.out, "BROKEN") {
+		t.Errorf("trace to another network: %v", r)
+	}
+	c.refused(c.meshctl("node1", "net", "trace", from, "web"), "is on node node2")
+}
+
+// A connection from outside is listed where it entered, with its real client.
+func testNetFlows(t *testing.T, c *cluster) {
+	if r := c.outside("curl", "-sf", "-m", "5", "http://"+c.address("node2")+":8080/"); r.code != 0 {
+		t.Fatalf("curl: %v", r)
+	}
+	r := c.meshctl("node2", "net", "flows", "--all", "--service", "web", "--format", "{{.Service}} {{.To}} {{.Origin}} {{.Task}}")
+	if r.code != 0 || !strings.Contains(r.out, "web "+c.address("node2")+":8080 outside web.") {
+		t.Errorf("flows: %v", r)
+	}
+	if n := c.metric("node2", `meshd_service_connections_total{network="ingress",port="8080",protocol="tcp",service="web",vip=""}`); n < 1 {
+		t.Errorf("%v connections counted", n)
+	}
+}
+
+// What somebody deletes comes back, and shows as a repair.
+func testRepairsAreSeen(t *testing.T, c *cluster) {
+	const repairs = `meshd_repairs_total{kind="route",part="overlay"}`
+	before := c.metric("node2", repairs)
+	routes := c.on("node2", "ip", "route", "show", "proto", "109") // our routes' protocol, see overlay/link
+	victim, _, _ := strings.Cut(routes.out, " ")
+	if r := c.on("node2", "ip", "route", "del", victim); r.code != 0 {
+		t.Fatalf("delete the route to %q: %v", victim, r)
+	}
+	c.eventually("the route is back and counted", func() error {
+		if n := c.metric("node2", repairs); n != before+1 {
+			return fmt.Errorf("%v repairs, %v before", n, before)
+		}
+		if r := c.on("node2", "ip", "route", "show", "proto", "109"); !strings.Contains(r.out, victim+" ") {
+			return fmt.Errorf("no route to %s: %v", victim, r)
+		}
+		return nil
+	})
+	if r := c.run(t, "logs", "meshctl", "lab", "logs", "--name", observeLab, "node2"); !strings.Contains(r.out, "put back route to "+victim) {
+		t.Error("the log does not say what was repaired")
+	}
+	if r := c.meshctl("node2", "net", "check"); r.code != 0 {
+		t.Errorf("after the repair: %v", r)
+	}
+}
+
+// metric reads a metric of a node; one that is not there is 0.
+func (c *cluster) metric(node, name string) float64 {
+	c.t.Helper()
+	r := c.run(c.t, "metrics", "curl", "-sf", "--unix-socket", c.socket(node), "http://meshd/metrics")
+	if r.code != 0 {
+		c.t.Fatalf("metrics of %s: %v", node, r)
+	}
+	for _, line := range strings.Split(r.out, "\n") {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			n, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			return n
+		}
+	}
+	return 0
+}
