@@ -96,7 +96,7 @@ func byAddr(clients []Client) map[ClientAddr]Client {
 }
 
 // Published tells whether the key is a published port and not a VIP.
-func (k Key) Published() bool { return !k.VIP.IsValid() }
+func (k Key) Published() bool { return !k.VIP.IsValid() || k.VIP == netip.IPv6Unspecified() }
 
 // First4 is the first IPv4 address of the node: where connections to 127.0.0.1 go.
 func (s State) First4() netip.Addr {
@@ -168,7 +168,11 @@ func compareClientAddrs(a, b ClientAddr) int {
 // String gives the key as people write it.
 func (k Key) String() string {
 	if k.Published() {
-		return fmt.Sprintf("published %d/%d on network %d", k.Port, k.Protocol, k.VNI)
+		family := ""
+		if k.VIP.IsValid() {
+			family = " (IPv6)"
+		}
+		return fmt.Sprintf("published %d/%d%s on network %d", k.Port, k.Protocol, family, k.VNI)
 	}
 	return fmt.Sprintf("VIP %s on network %d", k.VIP, k.VNI)
 }
@@ -190,6 +194,9 @@ func normalizeService(s Service) (Service, error) {
 			return s, fmt.Errorf("backend %s of %s has weight %d, more than %d", b.Addr, s.Key, b.Weight, MaxWeight)
 		}
 		b.Addr, b.Weight = b.Addr.Unmap(), max(b.Weight, 1)
+		if b.Addr.Is4() != (s.VIP.Is4() || !s.VIP.IsValid()) {
+			return s, fmt.Errorf("backend %s of %s is of another IP version", b.Addr, s.Key)
+		}
 		backends = append(backends, b)
 	}
 	// One that both serves and drains serves: it sorts first and wins.

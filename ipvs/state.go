@@ -43,7 +43,8 @@ const (
 type Key struct {
 	// VNI is the network on which the VIP is seen; for published ports the mesh's.
 	VNI uint32
-	// VIP is the virtual address; the zero Addr means every address of the node.
+	// VIP is the virtual address. Of published ports, the zero Addr means every IPv4
+	// address of the node, and netip.IPv6Unspecified() every IPv6 one.
 	VIP netip.Addr
 	// Port is zero for VIPs, which pass every port through.
 	Port     uint16

@@ -33,7 +33,7 @@
 // are filled before the programs that use them take over; connections through
 // VIPs do not survive that.
 //
-// Known limits. IPv6 passes untouched. A UDP socket that
+// Known limits. Behind more than four extension headers IPv6 passes untouched. A UDP socket that
 // talks to a task both directly and through a VIP sees all its answers come from the
 // VIP. By packets, two connections of one container from the
 // same source port to the same task, the older one direct and the newer one

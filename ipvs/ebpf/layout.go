@@ -97,16 +97,30 @@ func (c clientEntry) client() ipvs.Client {
 	return out
 }
 
+// anyIPv6 stands for every IPv6 address of the node, addr{} for every IPv4 one.
+func anyIPv6() (a addr) {
+	for i := range a {
+		a[i] = 0xff
+	}
+	return a
+}
+
 func addrOf(a netip.Addr) addr {
-	if !a.IsValid() {
+	switch {
+	case !a.IsValid():
 		return addr{}
+	case a == netip.IPv6Unspecified():
+		return anyIPv6()
 	}
 	return a.As16()
 }
 
 func (a addr) netip() netip.Addr {
-	if a == (addr{}) {
+	switch a {
+	case addr{}:
 		return netip.Addr{}
+	case anyIPv6():
+		return netip.IPv6Unspecified()
 	}
 	return netip.AddrFrom16(a).Unmap()
 }

@@ -47,6 +47,10 @@ func example(last byte, draining bool) ipvs.State {
 				Backends: []ipvs.Backend{{Addr: task, Port: 80, Draining: draining}},
 			},
 			{
+				Key: ipvs.Key{VNI: 4096, VIP: netip.IPv6Unspecified(), Port: 8080, Protocol: ipvs.TCP}, Name: "web",
+				Backends: []ipvs.Backend{{Addr: netip.MustParseAddr("fd00::7"), Port: 80}},
+			},
+			{
 				Key: ipvs.Key{VNI: 4097, VIP: netip.MustParseAddr("10.0.1.2")}, Name: "web",
 				Backends:  []ipvs.Backend{{Addr: netip.MustParseAddr("10.0.1.7"), Weight: 7, Local: true}, {Addr: task, Draining: draining}},
 				Algorithm: ipvs.Maglev, Affinity: 90 * time.Second, PreferLocal: true,
@@ -134,6 +138,11 @@ func refuses(t *testing.T, open func() Holder) {
 	bad.Services = append(bad.Services, bad.Services[0])
 	if b.Set(bad) == nil {
 		t.Fatal("two services with one key were taken")
+	}
+	bad = example(3, false)
+	bad.Services[0].Backends[0].Addr = netip.MustParseAddr("fd00::8")
+	if b.Set(bad) == nil {
+		t.Fatal("an IPv6 backend of an IPv4 service was taken")
 	}
 	bad = example(3, false)
 	bad.Services[0].Algorithm = "fair"

@@ -31,6 +31,32 @@ func TestLabelsSayHowConnectionsAreSpread(t *testing.T) {
 	}
 }
 
+func TestPublishedPortsOfBothIPVersions(t *testing.T) {
+	in := fixture()
+	e := in.Networks[0].Endpoints
+	e[0].Addrs = append(e[0].Addrs, addr("fd00::11"))
+	for _, s := range Compile(in).IPVS.Services {
+		if !s.Published() {
+			continue
+		}
+		want := 2
+		if s.VIP == addr("::") {
+			want = 1
+		}
+		if len(s.Backends) != want {
+			t.Errorf("%s: %v, want %d backends", s.Key, s.Backends, want)
+		}
+		for _, b := range s.Backends {
+			if b.Addr.Is4() == s.VIP.IsValid() {
+				t.Errorf("%s leads to %s", s.Key, b.Addr)
+			}
+		}
+	}
+	if n := len(Compile(in).IPVS.Services); n != 3 {
+		t.Errorf("%d services, want a VIP and a port of two versions", n)
+	}
+}
+
 func TestCheckBalance(t *testing.T) {
 	for what, c := range map[string]struct {
 		labels map[string]string

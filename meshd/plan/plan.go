@@ -146,7 +146,8 @@ func hostPorts(ports []swarm.PortConfig) []swarm.PortConfig {
 	return slices.DeleteFunc(slices.Clone(ports), func(p swarm.PortConfig) bool { return p.PublishMode != swarm.PortConfigPublishModeHost })
 }
 
-// published makes one service per port.
+// published makes one service per port, and another one for IPv6 where there are
+// tasks that speak it.
 func published(vni uint32, name string, ports []swarm.PortConfig, backends []ipvs.Backend) []ipvs.Service {
 	var out []ipvs.Service
 	for _, p := range ports {
@@ -161,11 +162,20 @@ func published(vni uint32, name string, ports []swarm.PortConfig, backends []ipv
 			Key:  ipvs.Key{VNI: vni, Port: uint16(p.PublishedPort), Protocol: proto},
 			Name: name,
 		}
+		six := s
+		six.VIP = netip.IPv6Unspecified()
 		for _, b := range backends {
 			b.Port = uint16(p.TargetPort)
-			s.Backends = append(s.Backends, b)
+			if b.Addr.Is4() {
+				s.Backends = append(s.Backends, b)
+			} else {
+				six.Backends = append(six.Backends, b)
+			}
 		}
 		out = append(out, s)
+		if len(six.Backends) > 0 {
+			out = append(out, six)
+		}
 	}
 	return out
 }

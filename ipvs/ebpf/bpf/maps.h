@@ -9,7 +9,7 @@
 
 struct service_key {
 	__u32 vni;
-	struct mesh_addr addr; /* zero: any address of the node */
+	struct mesh_addr addr; /* zero: any IPv4 address of the node; all ones: any IPv6 one */
 	__be16 port;           /* zero: any port */
 	__u8 proto;            /* zero: any */
 	__u8 pad;
@@ -144,11 +144,11 @@ struct entered_key {
 
 struct fragment_key {
 	__u32 vni;
-	__be32 src;
-	__be32 dst;
-	__be16 id;
+	struct mesh_addr src;
+	struct mesh_addr dst;
+	__u32 id;
 	__u8 proto;
-	__u8 pad;
+	__u8 pad[3];
 };
 
 struct ports {

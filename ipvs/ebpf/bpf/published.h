@@ -10,6 +10,13 @@ static __always_inline int is_node_addr(const struct mesh_addr *a)
 	return bpf_map_lookup_elem(&node_addrs, a) != NULL;
 }
 
+static __always_inline int is_loopback(const struct packet *p)
+{
+	if (!p->v6)
+		return bpf_ntohl(p->src.w[3]) >> 24 == 127;
+	return (p->src.w[0] | p->src.w[1] | p->src.w[2]) == 0 && p->src.w[3] == bpf_htonl(1);
+}
+
 /* enters says that this packet can begin a connection to a published port. */
 static __always_inline int enters(struct scratch *s)
 {
@@ -30,12 +37,14 @@ static __always_inline int enter(struct __sk_buff *skb, struct scratch *s, __u16
 	if (!enters(s))
 		return -1;
 	__builtin_memset(&s->flow, 0, sizeof(s->flow));
+	if (s->p.v6)
+		__builtin_memset(&service.addr, 0xff, sizeof(service.addr));
 	if (choose(s, &service))
 		return -1;
 	s->flow.src = s->p.src;
 	s->flow.sport = s->p.sport;
-	/* A task cannot answer itself or 127.0.0.1 through the network: those come from the node's address. */
-	if (same_addr(&s->p.src, &s->flow.dst) || (bpf_ntohl(s->p.src.w[3]) >> 24) == 127)
+	/* A task cannot answer itself or loopback through the network: those come from the node's address. */
+	if (same_addr(&s->p.src, &s->flow.dst) || is_loopback(&s->p))
 		s->flow.src = s->p.dst;
 	s->flow.flags = FLOW_INGRESS | from;
 	s->flow.ifindex = skb->ifindex;
@@ -80,6 +89,20 @@ static __always_inline int ingress(struct __sk_buff *skb, struct scratch *s, __u
 	return forward(skb, hook);
 }
 
+static __always_inline int unpublished6(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data;
+	void *end = (void *)(long)skb->data_end;
+	struct ipv6hdr *ip = data + L3;
+	struct ports *ports = (void *)(ip + 1);
+
+	if ((void *)(ports + 1) > end)
+		return 0;
+	if (ip->nexthdr != IPPROTO_TCP && ip->nexthdr != IPPROTO_UDP)
+		return 0; /* what there is little of: errors, neighbours, extension headers */
+	return !is_published(ports->dest, ip->nexthdr);
+}
+
 /*
  * unpublished tells cheaply what is not for a published port: every packet of the
  * node comes by here.
@@ -91,6 +114,8 @@ static __always_inline int unpublished(struct __sk_buff *skb)
 	struct iphdr *ip = data + L3;
 	struct ports *ports = (void *)(ip + 1);
 
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return unpublished6(skb);
 	if (skb->protocol != bpf_htons(ETH_P_IP))
 		return 1;
 	if ((void *)(ports + 1) > end || ip->ihl != 5 || ip->frag_off & bpf_htons(FRAGMENT_OFFSET))

@@ -19,6 +19,9 @@ struct icmp {
 #define ICMP_ECHO_REPLY 0
 #define ICMP_PORT 3
 #define ICMP_ECHO 8
+#define ICMP6_PORT 4
+#define ICMP6_ECHO 128
+#define ICMP6_ECHO_REPLY 129
 
 static __always_inline __u16 fold(__u32 sum)
 {
@@ -40,16 +43,26 @@ static __always_inline int swap_macs(struct __sk_buff *skb)
 	return bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0);
 }
 
-/* turn_round sends an echo request back as its own reply. Swapped addresses leave the IP checksum as it is. */
-static __always_inline int turn_round(struct __sk_buff *skb, const struct packet *p)
+static __always_inline int swap_addrs(struct __sk_buff *skb, const struct packet *p)
 {
 	__be32 addrs[2] = { p->dst.w[3], p->src.w[3] };
-	__u8 type = ICMP_ECHO_REPLY;
 
-	if (swap_macs(skb) || bpf_skb_store_bytes(skb, L3 + offsetof(struct iphdr, saddr), addrs, 8, 0))
+	if (!p->v6)
+		return bpf_skb_store_bytes(skb, L3 + offsetof(struct iphdr, saddr), addrs, 8, 0);
+	if (bpf_skb_store_bytes(skb, L3 + offsetof(struct ipv6hdr, saddr), &p->dst, 16, 0))
+		return -1;
+	return bpf_skb_store_bytes(skb, L3 + offsetof(struct ipv6hdr, daddr), &p->src, 16, 0);
+}
+
+/* turn_round sends an echo request back as its own reply. Swapped addresses leave the checksums as they are. */
+static __always_inline int turn_round(struct __sk_buff *skb, const struct packet *p)
+{
+	__u8 from = p->v6 ? ICMP6_ECHO : ICMP_ECHO, type = p->v6 ? ICMP6_ECHO_REPLY : ICMP_ECHO_REPLY;
+
+	if (swap_macs(skb) || swap_addrs(skb, p))
 		return drop(DROP_REWRITE);
 	if (!p->later) {
-		if (bpf_l4_csum_replace(skb, p->l4 + 2, bpf_htons(ICMP_ECHO << 8), 0, 2) ||
+		if (bpf_l4_csum_replace(skb, p->l4 + 2, bpf_htons(from << 8), bpf_htons(type << 8), 2) ||
 		    bpf_skb_store_bytes(skb, p->l4, &type, 1, 0))
 			return drop(DROP_REWRITE);
 	}
@@ -99,6 +112,76 @@ struct reset {
 	struct tcphdr tcp;
 } __attribute__((packed, aligned(4)));
 
+struct pseudo6 { /* RFC 8200 8.1 */
+	struct mesh_addr src;
+	struct mesh_addr dst;
+	__be32 length;
+	__be32 proto;
+};
+
+static __always_inline __u32 pseudo6_sum(const struct packet *p, __u8 proto, __u16 length)
+{
+	struct pseudo6 pseudo = { .src = p->dst, .dst = p->src, .length = bpf_htonl(length), .proto = bpf_htonl(proto) };
+
+	return bpf_csum_diff(0, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
+}
+
+static __always_inline void ip6_header(struct ipv6hdr *ip, const struct packet *p, __u8 proto, __u16 length)
+{
+	__builtin_memset(ip, 0, sizeof(*ip));
+	ip->version = 6;
+	ip->payload_len = bpf_htons(length);
+	ip->nexthdr = proto;
+	ip->hop_limit = 64;
+	__builtin_memcpy(&ip->saddr, &p->dst, 16);
+	__builtin_memcpy(&ip->daddr, &p->src, 16);
+}
+
+/* reset_of makes the TCP part of a reset, but for its checksum. */
+static __always_inline void reset_of(struct tcphdr *r, const struct tcphdr *tcp, __u32 length)
+{
+	__builtin_memset(r, 0, sizeof(*r));
+	r->source = tcp->dest;
+	r->dest = tcp->source;
+	r->doff = 5;
+	r->rst = 1;
+	if (tcp->ack) {
+		r->seq = tcp->ack_seq;
+		return;
+	}
+	r->ack = 1;
+	r->ack_seq = bpf_htonl(bpf_ntohl(tcp->seq) + length - tcp->doff * 4 + tcp->syn + tcp->fin);
+}
+
+struct reset6 {
+	struct ipv6hdr ip;
+	struct tcphdr tcp;
+} __attribute__((packed, aligned(4)));
+
+/* reset6: what precedes is in reset. */
+static __always_inline int reset6(struct __sk_buff *skb, const struct packet *p)
+{
+	struct reset6 r;
+	struct tcphdr tcp;
+	int ours_to_sum;
+	__u32 sum;
+
+	if (p->l4 != L3 + sizeof(struct ipv6hdr) || bpf_skb_load_bytes(skb, L3 + sizeof(struct ipv6hdr), &tcp, sizeof(tcp)))
+		return TC_ACT_SHOT;
+	ours_to_sum = !partial(skb, L3 + sizeof(struct ipv6hdr) + 16);
+	ip6_header(&r.ip, p, IPPROTO_TCP, sizeof(tcp));
+	reset_of(&r.tcp, &tcp, p->length - sizeof(struct ipv6hdr));
+	sum = pseudo6_sum(p, IPPROTO_TCP, sizeof(tcp));
+	if (ours_to_sum)
+		r.tcp.check = fold(bpf_csum_diff(0, 0, (__be32 *)&r.tcp, sizeof(r.tcp), sum));
+	else
+		r.tcp.check = ~fold(sum);
+	if (bpf_skb_change_tail(skb, L3 + sizeof(r), 0) || swap_macs(skb) ||
+	    bpf_skb_store_bytes(skb, L3, &r, sizeof(r), 0))
+		return TC_ACT_SHOT;
+	return bpf_redirect(skb->ifindex, 0);
+}
+
 /* reset refuses a connection, or ends one, as RFC 9293 3.5.2 has it. */
 static __always_inline int reset(struct __sk_buff *skb, const struct packet *p, enum drop_reason reason)
 {
@@ -110,25 +193,17 @@ static __always_inline int reset(struct __sk_buff *skb, const struct packet *p, 
 	int ours_to_sum;
 
 	drop(reason);
-	if (p->later || p->tcp_flags & TCP_RST || p->l4 != L3 + sizeof(struct iphdr))
+	if (p->later || p->tcp_flags & TCP_RST)
+		return TC_ACT_SHOT;
+	if (p->v6)
+		return reset6(skb, p);
+	if (p->l4 != L3 + sizeof(struct iphdr))
 		return TC_ACT_SHOT;
 	if (bpf_skb_load_bytes(skb, L3 + sizeof(struct iphdr), &tcp, sizeof(tcp)))
 		return TC_ACT_SHOT;
 	ours_to_sum = !partial(skb, L3 + sizeof(struct iphdr) + 16);
-	__builtin_memset(&r, 0, sizeof(r));
 	ip_header(&r.ip, p, IPPROTO_TCP, sizeof(r));
-	r.tcp.source = tcp.dest;
-	r.tcp.dest = tcp.source;
-	r.tcp.doff = 5;
-	r.tcp.rst = 1;
-	if (tcp.ack) {
-		r.tcp.seq = tcp.ack_seq;
-	} else {
-		__u32 length = p->length - sizeof(struct iphdr) - tcp.doff * 4;
-
-		r.tcp.ack = 1;
-		r.tcp.ack_seq = bpf_htonl(bpf_ntohl(tcp.seq) + length + tcp.syn + tcp.fin);
-	}
+	reset_of(&r.tcp, &tcp, p->length - sizeof(struct iphdr));
 
 	__u32 sum = bpf_csum_diff(0, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
 
@@ -148,12 +223,38 @@ struct unreachable {
 	__u8 quote[sizeof(struct iphdr) + 8];
 } __attribute__((packed, aligned(4)));
 
-/* unreachable refuses a datagram with "port unreachable" (RFC 1122 3.2.2.1). */
+struct unreachable6 {
+	struct ipv6hdr ip;
+	struct icmp icmp;
+	__u8 quote[sizeof(struct ipv6hdr) + 8];
+} __attribute__((packed, aligned(4)));
+
+static __always_inline int unreachable6(struct __sk_buff *skb, const struct packet *p)
+{
+	const __u32 length = sizeof(struct unreachable6) - sizeof(struct ipv6hdr);
+	struct unreachable6 u;
+
+	if (p->l4 != L3 + sizeof(struct ipv6hdr) || bpf_skb_load_bytes(skb, L3, u.quote, sizeof(u.quote)))
+		return TC_ACT_SHOT;
+	ip6_header(&u.ip, p, IPPROTO_ICMPV6, length);
+	__builtin_memset(&u.icmp, 0, sizeof(u.icmp));
+	u.icmp.type = ICMP6_UNREACHABLE;
+	u.icmp.code = ICMP6_PORT;
+	u.icmp.checksum = fold(bpf_csum_diff(0, 0, (__be32 *)&u.icmp, length, pseudo6_sum(p, IPPROTO_ICMPV6, length)));
+	if (bpf_skb_change_tail(skb, L3 + sizeof(u), 0) || swap_macs(skb) ||
+	    bpf_skb_store_bytes(skb, L3, &u, sizeof(u), 0))
+		return TC_ACT_SHOT;
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+/* unreachable refuses a datagram with "port unreachable" (RFC 1122 3.2.2.1, RFC 4443 3.1). */
 static __always_inline int unreachable(struct __sk_buff *skb, const struct packet *p)
 {
 	struct unreachable u;
 
 	drop(DROP_NO_BACKEND);
+	if (p->v6 && !p->later)
+		return unreachable6(skb, p);
 	if (p->later || p->l4 != L3 + sizeof(struct iphdr))
 		return TC_ACT_SHOT;
 	__builtin_memset(&u, 0, sizeof(u));

@@ -82,11 +82,11 @@ static __always_inline int other_protocol(struct __sk_buff *skb, const struct pa
 
 	if (!bpf_map_lookup_elem(&services, &service))
 		return forward(skb, MESH_BALANCE_CONTAINER);
-	if (p->proto != IPPROTO_ICMP)
+	if (p->proto != (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
 		return drop(DROP_PROTOCOL);
 	if (p->later)
 		return turn_round(skb, p);
-	if (bpf_skb_load_bytes(skb, p->l4, &type, 1) || type != ICMP_ECHO)
+	if (bpf_skb_load_bytes(skb, p->l4, &type, 1) || type != (p->v6 ? ICMP6_ECHO : ICMP_ECHO))
 		return drop(DROP_PROTOCOL);
 	return turn_round(skb, p);
 }
