@@ -87,6 +87,12 @@ func differences(have, want State) []Difference {
 	for _, a := range plan.RemoveAddrs {
 		out = append(out, Difference{"node-address", "published ports on " + a.String(), nothing, "answered"})
 	}
+	for _, c := range plan.PutClients {
+		out = append(out, Difference{"container", "container at " + clientText(c.Addrs), "known to its sockets' hooks", "other addresses, or " + nothing})
+	}
+	for _, a := range plan.RemoveClients {
+		out = append(out, Difference{"container", "container at " + clientText([]ClientAddr{a}), nothing, "known to sockets' hooks"})
+	}
 	if plan.MeshChanged {
 		out = append(out, Difference{
 			"mesh", "network of published ports",
@@ -94,6 +100,14 @@ func differences(have, want State) []Difference {
 		})
 	}
 	return out
+}
+
+func clientText(addrs []ClientAddr) string {
+	texts := make([]string, len(addrs))
+	for i, a := range addrs {
+		texts[i] = fmt.Sprintf("%s on network %d", a.Addr, a.VNI)
+	}
+	return strings.Join(texts, ", ")
 }
 
 func serviceText(s Service) string {

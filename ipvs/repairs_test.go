@@ -50,12 +50,14 @@ func TestDifferencesNameEverything(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, k := keep(t)
 		have := webState("10.1.0.2")
+		have.Clients = []ipvs.Client{{Addrs: []ipvs.ClientAddr{{VNI: 4097, Addr: netip.MustParseAddr("10.1.0.8")}}}}
 		have.NodeAddrs = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
 		have.Services = append(have.Services, ipvs.Service{Key: ipvs.Key{VNI: 4096, Port: 80, Protocol: ipvs.TCP}})
 		if err := f.Set(have); err != nil {
 			t.Fatal(err)
 		}
 		want := webState()
+		want.Clients = []ipvs.Client{{Addrs: []ipvs.ClientAddr{{VNI: 4097, Addr: netip.MustParseAddr("10.1.0.9")}}}}
 		want.NodeAddrs = []netip.Addr{netip.MustParseAddr("192.0.2.2")}
 		d, err := k.Differences(want)
 		if err != nil {
@@ -65,7 +67,7 @@ func TestDifferencesNameEverything(t *testing.T) {
 		for _, x := range d {
 			kinds[x.Kind]++
 		}
-		if kinds["service"] != 2 || kinds["node-address"] != 2 || kinds["mesh"] != 1 {
+		if kinds["service"] != 2 || kinds["node-address"] != 2 || kinds["mesh"] != 1 || kinds["container"] != 2 {
 			t.Errorf("%+v", d)
 		}
 	})
