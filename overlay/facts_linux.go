@@ -1,0 +1,100 @@
+package overlay
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/meshd/meshd/overlay/link"
+	"github.com/meshd/meshd/overlay/nft"
+)
+
+func (k *linuxKernel) facts(s State, fresh bool) (facts, error) {
+	devices, err := k.door.Devices()
+	if err != nil {
+		return facts{}, err
+	}
+	names := make(map[string]bool, len(devices))
+	for _, d := range devices {
+		names[d.Name] = true
+	}
+	f := facts{mtu: defaultMTU}
+	for _, d := range devices {
+		switch {
+		case d.Name == link.VXLANName && d.Up && d.VXLANPort == s.VXLANPort:
+			f.tunnel = d.Index
+		case d.Name == "lo":
+			f.loopback = d.Index
+		case d.IsHost():
+			if a, ok := decodeAlias(d.Alias); ok {
+				f.ports = append(f.ports, port{a, d.Index, names[link.PeerName(a.ID)]})
+			}
+		}
+	}
+	slices.SortFunc(f.ports, func(a, b port) int { return strings.Compare(a.ID, b.ID) })
+	return f, errors.Join(k.underlay(&f, devices, s.Local), k.forwarding(&f), k.pathsTo(&f, devices, s.Peers, fresh))
+}
+
+// forwarding looks at iptables' tables.
+func (k *linuxKernel) forwarding(f *facts) (err error) {
+	if f.forwarding, err = nft.ForwardingOf(false); err == nil {
+		f.forwarding6, err = nft.ForwardingOf(true)
+	}
+	if err == nil && f.forwarding == nft.ForwardingDropped && !k.warned {
+		k.warned = true
+		k.cfg.Logger.Warn("iptables drops forwarded packets by default and has no chain DOCKER-USER, so containers of the mesh do not reach beyond this node",
+			"remedy", "iptables -I FORWARD -i mv+ -j ACCEPT; iptables -I FORWARD -o mv+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
+	}
+	return err
+}
+
+// pathsTo asks for the way to each peer that is not known, or to all: one call
+// of some 10 us each.
+func (k *linuxKernel) pathsTo(f *facts, devices map[int]link.Device, peers []Peer, fresh bool) error {
+	known := k.paths
+	if fresh {
+		known = nil
+	}
+	f.paths = make(map[netip.Addr]link.Path, len(peers))
+	for _, p := range peers {
+		path, ok := known[p.Addr]
+		if !ok && p.Addr.IsValid() {
+			var err error
+			if path, ok, err = k.door.PathTo(p.Addr, devices); err != nil {
+				return err
+			}
+		}
+		if !ok {
+			continue
+		}
+		f.paths[p.Addr] = path
+		if fresh && f.direct(p) {
+			if err := k.door.Resolve(link.Neighbour{Ifindex: path.Ifindex, Addr: p.Addr}); err != nil {
+				return err
+			}
+		}
+	}
+	k.paths = f.paths
+	return nil
+}
+
+// underlay finds the node's own devices and their MTU: that of the device which
+// has the local address, or else of the default route.
+func (k *linuxKernel) underlay(f *facts, devices map[int]link.Device, local netip.Addr) error {
+	byAddr, byRoute, err := k.door.Underlay(local)
+	if err != nil {
+		return err
+	}
+	for _, index := range append(byAddr, byRoute...) {
+		d, ok := devices[index]
+		if !ok || d.Ours() || !d.Ethernet || slices.Contains(f.underlay, index) {
+			continue
+		}
+		if len(f.underlay) == 0 {
+			f.mtu = d.MTU
+		}
+		f.underlay = append(f.underlay, index)
+	}
+	return nil
+}

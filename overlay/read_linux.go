@@ -1,0 +1,158 @@
+package overlay
+
+import (
+	"errors"
+	"maps"
+	"slices"
+
+	"github.com/meshd/meshd/overlay/datapath"
+	"github.com/meshd/meshd/overlay/link"
+	"github.com/meshd/meshd/overlay/nft"
+)
+
+func (k *linuxKernel) read(f facts) (objects, error) {
+	held := objects{}
+	for _, step := range []func(objects) error{k.readDevices, k.readTables, k.readRoutes, k.readMasquerade, k.readAccept} {
+		if err := step(held); err != nil {
+			return nil, err
+		}
+	}
+	return held, k.readHooks(held, f)
+}
+
+func (k *linuxKernel) readDevices(held objects) error {
+	for _, path := range append(slices.Collect(maps.Keys(switches())), link.Forwarding6) {
+		value, err := link.Sysctl(path)
+		if err != nil {
+			return err
+		}
+		held[sysctlObject{path}] = value
+	}
+	devices, err := k.door.Devices()
+	if err != nil {
+		return err
+	}
+	for _, d := range devices {
+		if !d.Up {
+			continue
+		}
+		switch d.Name {
+		case link.VXLANName:
+			held[vxlanObject{}] = link.VXLAN{Port: d.VXLANPort}
+		case link.GatewayName:
+			held[gatewayDevObject{}] = present{}
+		}
+		if a, ok := decodeAlias(d.Alias); ok && d.IsHost() {
+			held[mtuObject{a.ID}] = d.MTU
+		}
+	}
+	addrs, err := k.door.GatewayAddrs()
+	for a := range addrs {
+		held[gatewayObject{a}] = present{}
+	}
+	return err
+}
+
+func (k *linuxKernel) readTables(held objects) error {
+	return errors.Join(
+		readTable(k.path.Settings, func(_ uint32, v datapath.Settings) {
+			if v.VXLANIfindex != 0 {
+				held[settingsObject{}] = v
+			}
+		}),
+		readTable(k.path.Subnets, func(key datapath.SubnetKey, vni uint32) { held[subnetObject{key}] = vni }),
+		readTable(k.path.Endpoints, func(key datapath.EndpointKey, e datapath.Endpoint) { held[endpointObject{key}] = e }),
+		readTable(k.path.Ifaces, func(index uint32, i datapath.Iface) { held[ifaceObject{index}] = i }),
+		readTable(k.path.Direct, func(a datapath.Addr, index uint32) { held[directObject{a}] = index }),
+		readTable(k.path.Switches, func(_ uint32, v uint32) {
+			if v != 0 {
+				held[switchesObject{}] = v
+			}
+		}),
+		readTable(k.path.Peers, func(a datapath.Addr, _ uint32) { held[peerObject{a}] = present{} }),
+	)
+}
+
+func readTable[K, V comparable](t datapath.Table[K, V], each func(K, V)) error {
+	all, err := t.All()
+	for key, v := range all {
+		each(key, v)
+	}
+	return err
+}
+
+func (k *linuxKernel) readRoutes(held objects) error {
+	routes, err := k.door.Routes()
+	if err != nil {
+		return err
+	}
+	for to, r := range routes {
+		held[routeObject{to}] = r
+	}
+	devices, err := k.door.Devices()
+	if err != nil {
+		return err
+	}
+	neighbours, err := k.door.Neighbours()
+	for n, mac := range neighbours {
+		if devices[n.Ifindex].IsHost() {
+			held[neighbourObject{n}] = datapath.MAC(mac)
+		}
+	}
+	return err
+}
+
+func (k *linuxKernel) readMasquerade(held objects) error {
+	subnets, err := nft.Masquerade()
+	if err != nil {
+		return err
+	}
+	if key := nft.Key(subnets); key != "" {
+		held[masqueradeObject{}] = key
+	}
+	return nil
+}
+
+func (k *linuxKernel) readAccept(held objects) error {
+	for _, v6 := range []bool{false, true} {
+		a, err := nft.AcceptingOf(v6)
+		if err != nil {
+			return err
+		}
+		if a != nft.AcceptsNothing {
+			held[acceptObject{v6}] = a
+		}
+	}
+	return nil
+}
+
+func (k *linuxKernel) readHooks(held objects, f facts) error {
+	if !k.filters {
+		hooks, err := k.path.Attached()
+		for h := range hooks {
+			held[hookObject{h}] = present{}
+		}
+		return err
+	}
+	indexes := append([]int{f.tunnel, f.loopback}, f.underlay...)
+	for _, p := range f.ports {
+		indexes = append(indexes, p.ifindex)
+	}
+	for _, index := range indexes {
+		if index == 0 {
+			continue
+		}
+		name, id, err := k.door.Filter(index)
+		if err != nil {
+			return err
+		}
+		h := datapath.Hook{Program: datapath.Program(name), Ifindex: index}
+		// A filter of an earlier process is missing until it is swapped for ours.
+		if ours, err := k.path.ID(h.Program); err != nil {
+			return err
+		} else if name != "" && ours == id {
+			held[hookObject{h}] = present{}
+		}
+	}
+	return nil
+}
