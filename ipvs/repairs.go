@@ -72,9 +72,9 @@ func differences(have, want State) []Difference {
 	plan := Diff(have, want)
 	var out []Difference
 	for _, s := range plan.Put {
-		d := Difference{"service", serviceText(s), backendsText(s.Backends), nothing}
+		d := Difference{"service", serviceText(s), spreadText(s), nothing}
 		if old, ok := held[s.Key]; ok {
-			d.Have = backendsText(old.Backends)
+			d.Have = spreadText(old)
 		}
 		out = append(out, d)
 	}
@@ -115,6 +115,21 @@ func serviceText(s Service) string {
 		return s.Key.String()
 	}
 	return s.Name + ": " + s.Key.String()
+}
+
+// spreadText is who gets a service's connections, and how they are spread if not as usual.
+func spreadText(s Service) string {
+	text := backendsText(s.Backends)
+	if s.Algorithm != Random2 && s.Algorithm != "" {
+		text += ", by " + string(s.Algorithm)
+	}
+	if s.Affinity > 0 {
+		text += fmt.Sprintf(", clients stay for %v", s.Affinity)
+	}
+	if s.PreferLocal {
+		text += ", this node's first"
+	}
+	return text
 }
 
 func backendsText(backends []Backend) string {
