@@ -183,6 +183,12 @@ func TestMeshNetworkLeadsToTheNodeAndTheWorld(t *testing.T) {
 	if seen, err := tcp(l.nodes[0].ns, "10.255.0.2", 1<<16); err != nil || seen != "10.255.0.1" {
 		t.Errorf("TCP from the node to the container: seen as %q, %v", seen, err)
 	}
+	// Nobody beyond the node gets at a container's address by routing to it.
+	l.ip(l.world, "route", "add", "10.255.0.0/16", "via", l.nodes[0].addr.String())
+	l.pingsNot(l.world, "10.255.0.2")
+	if seen, err := tcp(l.world, "10.255.0.2", 1); err == nil {
+		t.Errorf("TCP from the world to the container's own address: seen as %q", seen)
+	}
 	l.ip(lonely.ns, "route", "add", "default", "via", "10.0.1.1")
 	l.pingsNot(lonely.ns, worldAddr)
 	l.pingsNot(lonely.ns, l.nodes[0].addr.String())

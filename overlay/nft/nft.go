@@ -1,5 +1,6 @@
 // Package nft is the overlay's door to nftables: one table of our own per family,
-// named meshd, that masquerades what containers send beyond the node. In others' tables
+// named meshd, that masquerades what containers send beyond the node, and lets
+// nobody beyond it open a connection to their addresses. In others' tables
 // nothing is touched but two rules of ours in DOCKER-USER, see PutAccept.
 package nft
 
@@ -11,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 )
@@ -18,7 +20,11 @@ import (
 // Table is the name of our table.
 const Table = "meshd"
 
-const chain = "postrouting"
+// Our chains: the first translates, the second filters.
+const (
+	chain   = "postrouting"
+	forward = "forward"
+)
 
 // The first letters of our devices' names: what goes from one container's
 // interface to another or to the tunnel keeps its address.
@@ -60,6 +66,10 @@ func masqueraded(c *nftables.Conn, v6 bool) ([]netip.Prefix, error) {
 		}
 		out = append(out, p)
 	}
+	closed, err := c.GetRules(table, &nftables.Chain{Name: forward, Table: table})
+	if err != nil || len(closed) != len(out) {
+		return nil, nil
+	}
 	slices.SortFunc(out, netip.Prefix.Compare)
 	return out, nil
 }
@@ -86,8 +96,13 @@ func Put(subnets []netip.Prefix) error {
 			Name: chain, Table: table, Type: nftables.ChainTypeNAT,
 			Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
 		})
+		filter := c.AddChain(&nftables.Chain{
+			Name: forward, Table: table, Type: nftables.ChainTypeFilter,
+			Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter,
+		})
 		for _, s := range mine {
 			c.AddRule(masquerade(table, post, s))
+			c.AddRule(closed(table, filter, s))
 		}
 	}
 	if err := c.Flush(); err != nil {
@@ -122,30 +137,69 @@ func find(c *nftables.Conn, v6 bool) (*nftables.Table, error) {
 	return nil, nil
 }
 
+// Offsets of the addresses in the IP headers.
+const (
+	source4, destination4 = 12, 16
+	source6, destination6 = 8, 24
+)
+
 // masquerade: ip saddr <subnet>, or ip6 saddr, oifname != "mesh*" oifname != "mv*" masquerade.
 func masquerade(t *nftables.Table, c *nftables.Chain, subnet netip.Prefix) *nftables.Rule {
-	subnet = subnet.Masked()
-	sourceOffset, addrLen := uint32(12), uint32(net.IPv4len) // in the IP header
-	if subnet.Addr().Is6() {
-		sourceOffset, addrLen = 8, net.IPv6len
-	}
-	exprs := []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: sourceOffset, Len: addrLen},
+	exprs := within(subnet, source4, source6)
+	exprs = append(exprs, notOurs(expr.MetaKeyOIFNAME)...)
+	return rule(t, c, subnet, append(exprs, &expr.Masq{}))
+}
+
+// closed: ip daddr <subnet>, or ip6 daddr, iifname != "mesh*" iifname != "mv*" ct state != { established, related } drop.
+// Who is on the node's link could otherwise route to a container's address past
+// the routing mesh. Answers to what containers asked for pass.
+func closed(t *nftables.Table, c *nftables.Chain, subnet netip.Prefix) *nftables.Rule {
+	exprs := within(subnet, destination4, destination6)
+	exprs = append(exprs, notOurs(expr.MetaKeyIIFNAME)...)
+	return rule(t, c, subnet, append(exprs,
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
 		&expr.Bitwise{
-			SourceRegister: 1, DestRegister: 1, Len: addrLen,
-			Mask: net.CIDRMask(subnet.Bits(), subnet.Addr().BitLen()), Xor: make([]byte, addrLen),
+			SourceRegister: 1, DestRegister: 1, Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED),
+			Xor:  binaryutil.NativeEndian.PutUint32(0),
+		},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(0)},
+		&expr.Verdict{Kind: expr.VerdictDrop}))
+}
+
+// within compares an address of the packet with a subnet.
+func within(subnet netip.Prefix, offset4, offset6 uint32) []expr.Any {
+	subnet = subnet.Masked()
+	offset, size := offset4, uint32(net.IPv4len)
+	if subnet.Addr().Is6() {
+		offset, size = offset6, net.IPv6len
+	}
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size},
+		&expr.Bitwise{
+			SourceRegister: 1, DestRegister: 1, Len: size,
+			Mask: net.CIDRMask(subnet.Bits(), subnet.Addr().BitLen()), Xor: make([]byte, size),
 		},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: subnet.Addr().AsSlice()},
 	}
+}
+
+// notOurs passes devices over that are the overlay's own.
+func notOurs(key expr.MetaKey) []expr.Any {
+	var out []expr.Any
 	for _, name := range ownDevices() {
-		exprs = append(exprs,
-			&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
+		out = append(out,
+			&expr.Meta{Key: key, Register: 1},
 			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte(name)})
 	}
-	exprs = append(exprs, &expr.Masq{})
+	return out
+}
+
+// rule carries its subnet as a comment, so that it is known again.
+func rule(t *nftables.Table, c *nftables.Chain, subnet netip.Prefix, exprs []expr.Any) *nftables.Rule {
 	return &nftables.Rule{
 		Table: t, Chain: c, Exprs: exprs,
-		UserData: userdata.AppendString(nil, userdata.TypeComment, subnet.String()),
+		UserData: userdata.AppendString(nil, userdata.TypeComment, subnet.Masked().String()),
 	}
 }
 
