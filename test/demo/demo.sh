@@ -36,12 +36,13 @@ all_run() { [ "$(mesh service ls --filter "name=$1" --format '{{.Replicas}}')" =
 
 # task_of SERVICE: socket and container of one task.
 task_of() {
-	local name container
+	local name container nodes
+	nodes=$(each_node) # whole, for who stops reading a pipe early makes its writer fail
 	while read -r name _; do
 		container=$(meshctl --host "unix:///run/meshd/$lab/$name/meshd.sock" ps -q --filter "label=com.docker.swarm.service.name=$1")
 		container=${container%%$'\n'*}
 		[ -z "$container" ] || { echo "unix:///run/meshd/$lab/$name/meshd.sock $container $name"; return; }
-	done < <(each_node)
+	done <<<"$nodes"
 	return 1
 }
 
