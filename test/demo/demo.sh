@@ -82,7 +82,8 @@ echo "-- sample lookup api; sample get http://api:8080 (in container $container 
 within 10 meshctl --host "$socket" exec "$container" sample lookup api | sed 's/^/   /' || fail "the name api does not resolve"
 within 10 meshctl --host "$socket" exec "$container" sample get 'http://api:8080/?text' | sed 's/^/   /' || fail "api does not answer by its name"
 
-read -r _ first < <(each_node)
+nodes=$(each_node)
+read -r _ first <<<"$nodes"
 say "It works. Look around:"
 cat <<END
   export PATH=$PWD/bin:\$PATH
