@@ -9,7 +9,6 @@ import (
 
 	"github.com/moby/moby/api/types/swarm"
 
-	"github.com/meshd/meshd/certs"
 	"github.com/meshd/meshd/orchestrator/admission"
 	"github.com/meshd/meshd/orchestrator/agent"
 	"github.com/meshd/meshd/orchestrator/remote"
@@ -52,18 +51,11 @@ func (n *node) awaitRole(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case role := <-n.roles.role:
-			if certRole(role) != n.keeper.Identity().Role {
+			if admission.CertRole(role) != n.keeper.Identity().Role {
 				return fmt.Errorf("%w to %s", errRoleChanged, role)
 			}
 		}
 	}
-}
-
-func certRole(r swarm.NodeRole) certs.Role {
-	if r == swarm.NodeRoleManager {
-		return certs.RoleManager
-	}
-	return certs.RoleWorker
 }
 
 // changeRole brings an ended node back in the role that the managers gave it.

@@ -158,7 +158,7 @@ func (d *Desk) join(ctx context.Context, in joinRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	cert, err := ca.Sign(in.CSR, certs.Identity{NodeID: id, ClusterID: c.ID, Role: certRole(role)}, c.Spec.CAConfig.NodeCertExpiry)
+	cert, err := ca.Sign(in.CSR, certs.Identity{NodeID: id, ClusterID: c.ID, Role: CertRole(role)}, c.Spec.CAConfig.NodeCertExpiry)
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +195,8 @@ func roleOf(c *store.Cluster, text string) (swarm.NodeRole, error) {
 	return "", refused
 }
 
-func certRole(r swarm.NodeRole) certs.Role {
+// CertRole is what a certificate says of a node with this role.
+func CertRole(r swarm.NodeRole) certs.Role {
 	if r == swarm.NodeRoleManager {
 		return certs.RoleManager
 	}
@@ -249,7 +250,7 @@ func (d *Desk) renew(ctx context.Context, in renewRequest) (any, error) {
 	if n == nil {
 		return nil, remote.Errorf(errdefs.ErrNotFound, "node %s is not part of the swarm", id.NodeID)
 	}
-	role := certRole(n.Spec.Role)
+	role := CertRole(n.Spec.Role)
 	if role == certs.RoleWorker && id.Role == certs.RoleManager && d.isMember(id.NodeID) {
 		return nil, remote.Errorf(errdefs.ErrUnavailable, "node %s is being demoted; try again", id.NodeID)
 	}

@@ -201,14 +201,23 @@ func (m *moves) tell() {
 	}
 }
 
+// otherLeader is where the leader is, if that is another manager.
+func (n *Node) otherLeader() (addr string, err error) {
+	_, addr = n.Leader()
+	if addr == "" || addr == n.cfg.Addr {
+		return "", errNotLeader()
+	}
+	return addr, nil
+}
+
 // callLeader makes a call to the leader and gives it up when another leads: a
 // leader that lost its power does not answer, and pings would take seconds to
 // notice.
 func (n *Node) callLeader(ctx context.Context, path string, in, out any) error {
 	moved := n.moves.next()
-	_, addr := n.Leader()
-	if addr == "" || addr == n.cfg.Addr {
-		return errNotLeader()
+	addr, err := n.otherLeader()
+	if err != nil {
+		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -224,7 +233,7 @@ func (n *Node) callLeader(ctx context.Context, path string, in, out any) error {
 	if !watched {
 		return errStopped()
 	}
-	err := n.cfg.Client.Call(ctx, addr, path, in, out)
+	err = n.cfg.Client.Call(ctx, addr, path, in, out)
 	cancel(nil)
 	<-done
 	if err != nil && errors.Is(context.Cause(ctx), errLeaderMoved) {

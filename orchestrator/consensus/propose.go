@@ -247,9 +247,9 @@ func (n *Node) onceOnLeader(ctx context.Context, path string, in, out any, local
 	}
 	if path == pathTransfer || path == pathRemove || path == pathAdd {
 		// These may themselves move the leader, who answers all the same.
-		_, addr := n.Leader()
-		if addr == "" || addr == n.cfg.Addr {
-			return errNotLeader()
+		addr, err := n.otherLeader()
+		if err != nil {
+			return err
 		}
 		return n.cfg.Client.Call(ctx, addr, path, in, out)
 	}
