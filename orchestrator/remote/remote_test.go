@@ -164,6 +164,9 @@ func TestStream(t *testing.T) {
 		var in note
 		_ = Read(req, &in) // before the stream, whose receiver may be gone any time
 		s := NewSender(w)
+		if in.Text == "stay" {
+			defer close(gone) // the receiver may go between any two messages
+		}
 		for i := range 3 {
 			if s.Send(note{fmt.Sprint(i)}) != nil {
 				return
@@ -171,7 +174,6 @@ func TestStream(t *testing.T) {
 		}
 		if in.Text == "stay" {
 			<-req.Context().Done()
-			close(gone)
 		}
 	})
 	s, err := r.worker.Open(t.Context(), r.addr, "/count", nil)
