@@ -3,33 +3,17 @@ package certs
 import (
 	"os"
 	"path/filepath"
+
+	"github.com/google/renameio/v2"
 )
 
 // writeFile replaces a file in one step and makes it last: after a crash the
 // old or the new is there, whole.
-func writeFile(dir, name string, data []byte) (err error) {
+func writeFile(dir, name string, data []byte) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, name+".*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err = f.Write(data); err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), filepath.Join(dir, name)); err != nil {
+	if err := renameio.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 		return err
 	}
 	return syncDir(dir)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/google/renameio/v2"
 	"github.com/meshd/meshd/orchestrator/protocol"
 )
 
@@ -59,17 +60,7 @@ func store(dir string, index uint64, assignments []protocol.Assignment) error {
 	if err != nil {
 		return fmt.Errorf("agent: encode assignments: %w", err)
 	}
-	path := filepath.Join(dir, savedFile)
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("agent: save assignments: %w", err)
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err != nil {
+	if err := renameio.WriteFile(filepath.Join(dir, savedFile), data, 0o600); err != nil {
 		return fmt.Errorf("agent: save assignments: %w", err)
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/google/renameio/v2"
 	"github.com/meshd/meshd/overlay"
 )
 
@@ -59,11 +60,7 @@ func (s *store) change(f func(*saved)) error {
 	if err != nil {
 		return err
 	}
-	next := s.path + ".new"
-	if err := os.WriteFile(next, b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(next, s.path)
+	return renameio.WriteFile(s.path, b, 0o600)
 }
 
 func (s *store) network(id string) (network, bool) {
