@@ -157,9 +157,13 @@ func (a *Agent) adopt(ctx context.Context) ([]Container, error) {
 	}
 }
 
-// apply acts on a message of the managers; only the session calls it.
-func (a *Agent) apply(ctx context.Context, m protocol.Message) {
-	d := a.picture.apply(m)
+// apply acts on a message of the managers; only the session calls it. After an
+// error the session has to begin anew.
+func (a *Agent) apply(ctx context.Context, m protocol.Message) error {
+	d, err := a.picture.apply(m)
+	if err != nil {
+		return err
+	}
 	if d.View {
 		a.cfg.Dataplane.Update(a.picture.view())
 	}
@@ -178,6 +182,7 @@ func (a *Agent) apply(ctx context.Context, m protocol.Message) {
 	if d.NetworksGone || d.Full {
 		signal(a.prunes)
 	}
+	return nil
 }
 
 // runPruner removes networks from the engine that the node has no part in any more.

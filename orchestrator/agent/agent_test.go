@@ -134,11 +134,11 @@ func mesh(a protocol.Assignment) protocol.Assignment {
 }
 
 func network(revision uint64, tasks ...string) protocol.Message {
-	n := protocol.Network{ID: "n1", Name: "ov", Revision: revision}
+	n := protocol.NetworkChange{Network: protocol.Network{ID: "n1", Name: "ov", Revision: revision}}
 	for _, id := range tasks {
 		n.Endpoints = append(n.Endpoints, protocol.Endpoint{TaskID: id})
 	}
-	return protocol.Message{Networks: []protocol.Network{n}}
+	return protocol.Message{Networks: []protocol.NetworkChange{n}}
 }
 
 func TestTaskRunsAndCompletes(t *testing.T) {
@@ -286,8 +286,8 @@ func TestStartGivesUpOnDataplane(t *testing.T) {
 	r.cfg.ReadyTimeout = 20 * time.Millisecond
 	r.plane.Freeze()
 	r.start()
-	r.send(network(8, "t1"))
 	r.send(full(mesh(task("t1", "assigned", "running"))))
+	r.send(network(8, "t1"))
 	if s := r.untilState("t1", swarm.TaskStateFailed); !strings.Contains(s.Err, "network ov was not ready on this node") {
 		t.Errorf("%+v", s)
 	}
@@ -297,8 +297,8 @@ func TestDrainBeforeStop(t *testing.T) {
 	r := newRig(t)
 	r.cfg.DrainTimeout = time.Minute
 	r.start()
-	r.send(network(1, "t1"))
 	r.send(full(mesh(task("t1", "assigned", "running"))))
+	r.send(network(1, "t1"))
 	r.untilState("t1", swarm.TaskStateRunning)
 	release := r.mgrs.HoldDrained()
 	r.send(change(mesh(task("t1", "running", "shutdown"))))
@@ -321,8 +321,8 @@ func TestDrainBeforeStop(t *testing.T) {
 func TestDrainIsBounded(t *testing.T) {
 	r := newRig(t)
 	r.start()
-	r.send(network(1, "t1"))
 	r.send(full(mesh(task("t1", "assigned", "running"))))
+	r.send(network(1, "t1"))
 	r.untilState("t1", swarm.TaskStateRunning)
 	defer r.mgrs.HoldDrained()()
 	r.send(change(mesh(task("t1", "running", "shutdown"))))

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"cmp"
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -55,21 +57,26 @@ type delta struct {
 	NetworksGone bool
 }
 
-func (p *picture) apply(m protocol.Message) delta {
+// errMissed: the manager's next message does not follow the last one.
+var errMissed = errors.New("a change of a network was missed")
+
+// apply takes in a message, or nothing of it.
+func (p *picture) apply(m protocol.Message) (delta, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	networks, err := p.changedLocked(m)
+	if err != nil {
+		return delta{}, err
+	}
 	d := delta{NetworksGone: len(m.NetworksGone) > 0}
+	p.networks = networks
 	if m.Nodes != nil {
 		p.nodes, d.View = m.Nodes, true
 	}
 	if m.GossipKeys != nil {
 		p.keys, d.View = m.GossipKeys, true
 	}
-	for _, n := range m.Networks {
-		p.networks[n.ID], d.View = n, true
-	}
-	for _, id := range m.NetworksGone {
-		delete(p.networks, id)
+	if len(m.Networks)+len(m.NetworksGone) > 0 {
 		d.View = true
 	}
 	if m.Tasks != nil {
@@ -79,7 +86,26 @@ func (p *picture) apply(m protocol.Message) delta {
 		close(p.changed)
 		p.changed = make(chan struct{})
 	}
-	return d
+	return d, nil
+}
+
+// changedLocked are the networks after a message. A full one names them all.
+func (p *picture) changedLocked(m protocol.Message) (map[string]protocol.Network, error) {
+	out := maps.Clone(p.networks)
+	if m.Tasks != nil && m.Tasks.Full {
+		clear(out)
+	}
+	for _, c := range m.Networks {
+		n, ok := c.On(out[c.ID])
+		if !ok {
+			return nil, fmt.Errorf("network %s: %w", c.Name, errMissed)
+		}
+		out[c.ID] = n
+	}
+	for _, id := range m.NetworksGone {
+		delete(out, id)
+	}
+	return out, nil
 }
 
 // behind says whether a message shows an older state than this node was told of

@@ -195,7 +195,9 @@ func (a *Agent) receive(ctx context.Context, stream Stream, alive func(protocol.
 		if seen, behind := a.picture.behind(m, a.cfg.Now(), a.cfg.LagPatience); behind {
 			return fmt.Errorf("the manager lags: it is at index %d, another was at %d", m.Tasks.Index, seen)
 		}
-		a.apply(ctx, m)
+		if err := a.apply(ctx, m); err != nil {
+			return err
+		}
 	}
 }
 

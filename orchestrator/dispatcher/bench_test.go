@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/moby/moby/api/types/swarm"
@@ -15,10 +16,10 @@ import (
 )
 
 // BenchmarkFanOut is the cost of one change of a published service's task for
-// 1,000 sessions that all have the mesh network, with 100 endpoints on it:
-// finding and encoding the difference for each.
+// 100 sessions that all have the mesh network, with 1,000 services of 10 tasks on
+// it: finding and encoding the difference for each.
 func BenchmarkFanOut(b *testing.B) {
-	const nodes, tasks = 1000, 100
+	const nodes, services, tasks = 100, 1000, 10
 	st, proposer := storetest.New()
 	change := func(fn func(*store.Tx)) {
 		if err := store.Transact(context.Background(), st, proposer, func(tx *store.Tx) error { fn(tx); return nil }); err != nil {
@@ -27,14 +28,16 @@ func BenchmarkFanOut(b *testing.B) {
 	}
 	change(func(tx *store.Tx) {
 		tx.Create(network("mesh", 4096, "10.255.0.0/16", true))
-		web := service("web", "user")
-		web.Endpoint.Ports = []swarm.PortConfig{{TargetPort: 80, PublishedPort: 80}}
-		tx.Create(web)
 		for i := range nodes {
 			tx.Create(&store.Node{Node: swarm.Node{ID: fmt.Sprint("n", i)}})
 		}
-		for i := range tasks {
-			tx.Create(task(fmt.Sprint("t", i), "web", fmt.Sprint("n", i), byte(i), swarm.TaskStateRunning))
+		for i := range services {
+			web := service(fmt.Sprint("web", i), "user")
+			web.Endpoint.Ports = []swarm.PortConfig{{TargetPort: 80, PublishedPort: uint32(30000 + i)}}
+			tx.Create(web)
+		}
+		for i := range services * tasks {
+			tx.Create(task(fmt.Sprint("t", i), fmt.Sprint("web", i%services), fmt.Sprint("n", i%nodes), byte(i), swarm.TaskStateRunning))
 		}
 	})
 	c := newCache()
@@ -49,7 +52,10 @@ func BenchmarkFanOut(b *testing.B) {
 		}
 	})
 	states := []swarm.TaskState{swarm.TaskStateShutdown, swarm.TaskStateRunning}
+	var sent atomic.Int64
+	rounds := 0
 	for i := 0; b.Loop(); i++ {
+		rounds++
 		change(func(tx *store.Tx) {
 			t := *tx.Task("t7")
 			t.DesiredState = states[i%2]
@@ -65,12 +71,15 @@ func BenchmarkFanOut(b *testing.B) {
 					if m == nil || len(m.Networks) != 1 {
 						b.Errorf("%s: %+v", s.node, m)
 					}
-					if _, err := json.Marshal(m); err != nil {
+					data, err := json.Marshal(m)
+					if err != nil {
 						b.Error(err)
 					}
+					sent.Add(int64(len(data)))
 				}
 			})
 		}
 		wg.Wait()
 	}
+	b.ReportMetric(float64(sent.Load())/float64(rounds*nodes), "bytes/node")
 }

@@ -10,15 +10,15 @@ import (
 )
 
 // cache holds the parts of pictures that sessions share, so that a change is
-// built once and not once per session. Entries are built when first asked for
-// after a commit touched them. get is called inside a view, so entries are never
+// built once and not once per session. What a commit touched is built when it is
+// first asked for after it. That happens inside a view, so entries are never
 // older than another's; the lock order is store, cache.
 type cache struct {
 	mu sync.Mutex
 	// done is the newest commit taken in: what is cached is true up to it.
-	done     uint64
-	networks map[string]protocol.Network
-	members  *membership
+	done    uint64
+	feeds   map[string]*feed
+	members *membership
 	// publishers are services that have, or had, published ports.
 	publishers map[string]bool
 	// left says at which index tasks stopped being offered.
@@ -34,7 +34,7 @@ type membership struct {
 }
 
 func newCache() *cache {
-	return &cache{networks: map[string]protocol.Network{}, publishers: map[string]bool{}, left: map[string]uint64{}}
+	return &cache{feeds: map[string]*feed{}, publishers: map[string]bool{}, left: map[string]uint64{}}
 }
 
 // reset starts over from a view. What left before stays known.
@@ -42,7 +42,7 @@ func (c *cache) reset(index uint64, services []*store.Service) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.done, c.members = index, nil
-	clear(c.networks)
+	clear(c.feeds)
 	for _, s := range services {
 		if len(published(s)) > 0 {
 			c.publishers[s.ID] = true
@@ -55,22 +55,21 @@ func (c *cache) apply(commit store.Commit) *touched {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t := newTouched()
+	publishes := func(id string) bool { return c.publishers[id] }
 	for _, e := range commit.Events {
 		if s, ok := e.New.(*store.Service); ok && len(published(s)) > 0 {
 			c.publishers[s.ID] = true
 		}
 	}
 	for _, e := range commit.Events {
-		t.add(e, func(id string) bool { return c.publishers[id] })
+		t.add(e, publishes)
 	}
-	for id, n := range c.networks {
-		stale := t.networks[id] || t.networks[n.Name] || t.shows(n)
-		if n.Ingress {
-			stale = t.mesh || t.shows(n)
+	for id, f := range c.feeds {
+		if there, defined := t.defined[id]; defined && !there {
+			delete(c.feeds, id)
+			continue
 		}
-		if stale && n.Revision < commit.Index {
-			delete(c.networks, id)
-		}
+		t.mark(f, commit.Index, publishes)
 	}
 	if t.members && c.members != nil && c.members.revision < commit.Index {
 		c.members = nil
@@ -89,18 +88,6 @@ func (c *cache) processed() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.done
-}
-
-// network returns the shared description of a network.
-func (c *cache) network(v *store.View, n *store.Network) protocol.Network {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	p, ok := c.networks[n.ID]
-	if !ok {
-		p = buildNetwork(v, n)
-		c.networks[n.ID] = p
-	}
-	return p
 }
 
 func (c *cache) membership(v *store.View) *membership {

@@ -18,7 +18,12 @@ type replica struct {
 	networks map[string]protocol.Network
 }
 
-func (r *replica) apply(m *protocol.Message) {
+func newReplica() *replica {
+	return &replica{tasks: map[string]swarm.TaskState{}, networks: map[string]protocol.Network{}}
+}
+
+func (r *replica) apply(t *testing.T, m *protocol.Message) {
+	t.Helper()
 	if m.Tasks != nil {
 		if m.Tasks.Full {
 			clear(r.tasks)
@@ -30,8 +35,15 @@ func (r *replica) apply(m *protocol.Message) {
 			delete(r.tasks, id)
 		}
 	}
-	for _, n := range m.Networks {
-		r.networks[n.ID] = n
+	if m.Tasks != nil && m.Tasks.Full {
+		clear(r.networks)
+	}
+	for _, c := range m.Networks {
+		n, ok := c.On(r.networks[c.ID])
+		if !ok {
+			t.Fatalf("%s at revision %d got a change from %d to %d", c.ID, r.networks[c.ID].Revision, c.From, c.Revision)
+		}
+		r.networks[c.ID] = n
 	}
 	for _, id := range m.NetworksGone {
 		delete(r.networks, id)
@@ -63,12 +75,8 @@ func TestRevisionsAreHonest(t *testing.T) {
 	note := func() {
 		w.store.View(func(v *store.View) {
 			for id := range history {
-				n := buildNetwork(v, v.Network(id))
-				if n.Ingress {
-					n = withOwn(v, n, node)
-				}
 				at := []string{}
-				for _, part := range parts(n) {
+				for _, part := range parts(oracle(v, v.Network(id), node)) {
 					at = append(at, print(t, part))
 				}
 				history[id][v.Index()] = at
@@ -87,12 +95,15 @@ func TestRevisionsAreHonest(t *testing.T) {
 		}
 	}
 	last := w.index()
-	r := replica{tasks: map[string]swarm.TaskState{}, networks: map[string]protocol.Network{}}
+	r := newReplica()
 	revisions := map[string]uint64{}
 	check := func(m *protocol.Message) {
 		t.Helper()
-		for _, n := range m.Networks {
-			if n.Revision <= revisions[n.ID] && slices.Contains(keys(r.networks), n.ID) {
+		before := keys(r.networks)
+		r.apply(t, m)
+		for _, c := range m.Networks {
+			n := r.networks[c.ID]
+			if n.Revision <= revisions[n.ID] && slices.Contains(before, n.ID) {
 				t.Errorf("%s: revision %d after %d", n.ID, n.Revision, revisions[n.ID])
 			}
 			revisions[n.ID] = n.Revision
@@ -102,13 +113,12 @@ func TestRevisionsAreHonest(t *testing.T) {
 				}
 			}
 		}
-		r.apply(m)
 	}
 	for _, m := range received {
 		check(m)
 	}
 	deadline := time.After(5 * time.Second)
-	for !w.agrees(t, &r, node) {
+	for !w.agrees(t, r, node) {
 		select {
 		case m := <-a.messages:
 			check(m)
@@ -118,13 +128,9 @@ func TestRevisionsAreHonest(t *testing.T) {
 	}
 }
 
-// parts are what must have been true together: a user network as a whole; of the
-// mesh network each service and endpoint by itself, for a session joins what all
-// nodes share with what it read of its own node a moment later.
+// parts are what must have been true together: each service and endpoint by
+// itself, for what a message brings may be newer than what stays.
 func parts(n protocol.Network) []protocol.Network {
-	if !n.Ingress {
-		return []protocol.Network{n}
-	}
 	bare := n
 	bare.Services, bare.Endpoints = nil, nil
 	out := []protocol.Network{bare}
@@ -164,22 +170,24 @@ func somewhere(history map[uint64][]string, first, last uint64, want string) boo
 	return false
 }
 
-func (w *world) agrees(t *testing.T, r *replica, node string) bool {
-	ok := true
-	w.store.View(func(v *store.View) {
-		want := Networks(v, node)
-		ok = len(want) == len(r.networks)
-		for _, n := range want {
-			ok = ok && print(t, n) == print(t, r.networks[n.ID])
-		}
-		tasks := 0
-		for _, x := range v.TasksOnNode(node) {
-			if assigned(x) {
-				tasks++
-				ok = ok && r.tasks[x.ID] == x.DesiredState
-			}
-		}
-		ok = ok && tasks == len(r.tasks)
-	})
+func (w *world) agrees(t *testing.T, r *replica, node string) (ok bool) {
+	w.store.View(func(v *store.View) { ok = agree(t, v, r, node) })
 	return ok
+}
+
+// agree says whether a node knows what it should.
+func agree(t *testing.T, v *store.View, r *replica, node string) bool {
+	want := oracles(v, node)
+	ok := len(want) == len(r.networks)
+	for _, n := range want {
+		ok = ok && print(t, n) == print(t, r.networks[n.ID])
+	}
+	tasks := 0
+	for _, x := range v.TasksOnNode(node) {
+		if assigned(x) {
+			tasks++
+			ok = ok && r.tasks[x.ID] == x.DesiredState
+		}
+	}
+	return ok && tasks == len(r.tasks)
 }

@@ -112,76 +112,25 @@ func networksOf(v *store.View, nodeID string) []*store.Network {
 	return out
 }
 
-// buildNetwork describes a network as all nodes see it. The mesh network, which
-// every task is on, is cut down to the services that publish ports; each node's
-// own tasks come on top (withOwn).
-func buildNetwork(v *store.View, n *store.Network) protocol.Network {
-	out := protocol.Network{
-		ID: n.ID, Name: n.Spec.Name, Revision: v.Index(), VNI: n.VNI,
+// Networks is all that a node must know of its networks.
+func Networks(v *store.View, nodeID string) []protocol.Network {
+	c, s := newCache(), newSession(nodeID, v.Index(), nil)
+	changes, _ := s.nextNetworks(v, c)
+	var out []protocol.Network
+	for _, change := range changes {
+		n, _ := change.On(protocol.Network{})
+		out = append(out, n)
+	}
+	return out
+}
+
+// headOf is a network without its services and endpoints.
+func headOf(n *store.Network) protocol.Network {
+	return protocol.Network{
+		ID: n.ID, Name: n.Spec.Name, VNI: n.VNI,
 		Ingress: n.Spec.Ingress, Internal: n.Spec.Internal,
 		Subnets: subnets(n), Options: options(n),
 	}
-	tasks := v.TasksOnNetwork(n.ID)
-	on := map[string]bool{}
-	for _, t := range tasks {
-		on[t.ServiceID] = on[t.ServiceID] || !n.Spec.Ingress && offer(t) != ""
-	}
-	for _, s := range v.Services() {
-		ports := published(s)
-		if n.Spec.Ingress {
-			on[s.ID] = len(ports) > 0
-		} else if wants(s, n) {
-			on[s.ID] = true
-		}
-		if on[s.ID] {
-			out.Services = append(out.Services, buildService(s, n, ports))
-		}
-	}
-	for _, t := range tasks {
-		if e, ok := buildEndpoint(v, t, n.ID); ok && on[t.ServiceID] {
-			out.Endpoints = append(out.Endpoints, e)
-		}
-	}
-	return out
-}
-
-// withOwn adds to the mesh network the node's own tasks of services that
-// publish nothing. It does not modify the network it is given.
-func withOwn(v *store.View, mesh protocol.Network, nodeID string) protocol.Network {
-	known := map[string]bool{}
-	for _, s := range mesh.Services {
-		known[s.ID] = true
-	}
-	added := map[string]bool{}
-	n := v.Network(mesh.ID)
-	for _, t := range v.TasksOnNode(nodeID) {
-		if n == nil || known[t.ServiceID] {
-			continue
-		}
-		e, ok := buildEndpoint(v, t, mesh.ID)
-		if !ok {
-			continue
-		}
-		mesh.Endpoints = append(slices.Clip(mesh.Endpoints), e)
-		if s := v.Service(t.ServiceID); s != nil && !added[s.ID] {
-			added[s.ID] = true
-			mesh.Services = append(slices.Clip(mesh.Services), buildService(s, n, nil))
-		}
-	}
-	return mesh
-}
-
-// Networks is all that a node must know of its networks.
-func Networks(v *store.View, nodeID string) []protocol.Network {
-	var out []protocol.Network
-	for _, n := range networksOf(v, nodeID) {
-		p := buildNetwork(v, n)
-		if p.Ingress {
-			p = withOwn(v, p, nodeID)
-		}
-		out = append(out, p)
-	}
-	return out
 }
 
 func subnets(n *store.Network) []protocol.Subnet {
@@ -220,10 +169,10 @@ func wants(s *store.Service, n *store.Network) bool {
 	return false
 }
 
-func buildService(s *store.Service, n *store.Network, ports []swarm.PortConfig) protocol.Service {
+func buildService(s *store.Service, n *store.Network) protocol.Service {
 	out := protocol.Service{ID: s.ID, Name: s.Spec.Name, Labels: s.Spec.Labels}
 	if n.Spec.Ingress {
-		out.Ports = ports
+		out.Ports = published(s)
 	} else {
 		out.Exposed = s.Endpoint.Ports
 	}

@@ -3,19 +3,20 @@
 // own replica of the store; only leases and drains are the leader's business.
 //
 // Picture: one watcher of the store feeds all sessions (loop.go). A commit is
-// reduced to what it touches (decide.go): the tasks of some nodes, some networks,
-// the list of nodes. Touched networks leave the cache (cache.go) and the sessions
-// concerned are marked and woken. A session (session.go) is one goroutine, the
-// handler of its HTTP request: woken, it compares what its node should know with
-// what it has sent and sends the difference. Nothing is queued per session, so a
-// slow one costs no memory and holds up nobody: it just gets a larger difference.
+// reduced to what it touches (touch.go): the tasks of some nodes, some services
+// and endpoints of networks, the list of nodes. The networks' feeds note it
+// (feed.go), and the sessions concerned are marked and woken. A session
+// (session.go) is one goroutine, the handler of its HTTP request: woken, it takes
+// from the feeds what changed since its last message (subscription.go), and
+// compares the rest of what its node should know with what it has sent. Nothing is
+// queued per session, so a slow one costs no memory and holds up nobody: it just
+// gets a larger difference, at worst a snapshot.
 //
-// Revision: a network is built from a view, and its revision is the index of
-// that view: "exactly the state at this index". It stays true until a commit
-// touches the network, so a session that opens later may call it by any index up
-// to the newest one processed. Revisions are therefore comparable between
-// managers, and a node that moves to a manager that lags may ignore what is older
-// than what it holds.
+// Revision: "all changes up to this index, and perhaps some later ones": a feed is
+// built from a view of the moment. It stays true until a commit touches the
+// network, so a session that opens later may call it by any index up to the newest
+// one processed. Revisions are therefore comparable between managers, and a node
+// that moves to a manager that lags may ignore what is older than what it holds.
 //
 // Liveness: every request of a node is a beat (ledger.go). Followers pass beats
 // and acknowledgements on to the leader (relay.go), which turns them into the

@@ -35,7 +35,7 @@ type session struct {
 	// What the node has; owned by the goroutine of the handler.
 	started  bool
 	tasks    map[string]sentTask
-	networks map[string]uint64
+	networks map[string]subscription
 	members  *membership
 }
 
@@ -43,7 +43,7 @@ func newSession(node string, base uint64, end context.CancelCauseFunc) *session 
 	return &session{
 		node: node, base: base, own: base, end: end,
 		wake: make(chan struct{}, 1), known: map[string]bool{},
-		tasks: map[string]sentTask{}, networks: map[string]uint64{},
+		tasks: map[string]sentTask{}, networks: map[string]subscription{},
 	}
 }
 
@@ -119,26 +119,18 @@ func (s *session) nextTasks(v *store.View) *protocol.Tasks {
 	return out
 }
 
-func (s *session) nextNetworks(v *store.View, c *cache) (set []protocol.Network, gone []string) {
+func (s *session) nextNetworks(v *store.View, c *cache) (set []protocol.NetworkChange, gone []string) {
 	s.mu.Lock()
-	own := s.own
+	at := marks{base: s.base, own: s.own}
 	s.mu.Unlock()
 	wanted := map[string]bool{}
 	for _, n := range networksOf(v, s.node) {
 		wanted[n.ID] = true
-		p := c.network(v, n)
-		p.Revision = max(p.Revision, s.base)
-		if p.Ingress {
-			p.Revision = max(p.Revision, own)
+		change, now, tell := c.follow(v, n, s.node, at, s.networks[n.ID])
+		if tell {
+			s.networks[n.ID] = now
+			set = append(set, change)
 		}
-		if sent, ok := s.networks[n.ID]; ok && sent >= p.Revision {
-			continue
-		}
-		s.networks[n.ID] = p.Revision
-		if p.Ingress {
-			p = withOwn(v, p, s.node)
-		}
-		set = append(set, p)
 	}
 	for id := range s.networks {
 		if !wanted[id] {

@@ -92,7 +92,7 @@ func (a *agent) until(what string, ok func(*protocol.Message) bool) *protocol.Me
 	}
 }
 
-func networkIn(m *protocol.Message, id string) *protocol.Network {
+func networkIn(m *protocol.Message, id string) *protocol.NetworkChange {
 	for i, n := range m.Networks {
 		if n.ID == id {
 			return &m.Networks[i]

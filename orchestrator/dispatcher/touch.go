@@ -15,8 +15,12 @@ import (
 type touched struct {
 	// nodes have changed assignments.
 	nodes map[string]bool
-	// networks changed for everyone on them.
+	// networks, by ID or name, changed for everyone on them.
 	networks map[string]bool
+	// defined are the network objects that changed; false: gone.
+	defined map[string]bool
+	// tasks changed as endpoints: their services by network ID and task.
+	tasks map[string]map[string]string
 	// services changed; also networks that only their tasks are on show them.
 	services map[string]bool
 	// mesh: the mesh network's shared part changed.
@@ -32,7 +36,10 @@ type touched struct {
 }
 
 func newTouched() *touched {
-	return &touched{nodes: map[string]bool{}, networks: map[string]bool{}, services: map[string]bool{}}
+	return &touched{
+		nodes: map[string]bool{}, networks: map[string]bool{}, defined: map[string]bool{},
+		tasks: map[string]map[string]string{}, services: map[string]bool{},
+	}
 }
 
 // add takes in one event. publishes tells of a service whether it has published
@@ -48,7 +55,8 @@ func (c *touched) add(e store.Event, publishes func(serviceID string) bool) {
 		newService, _ := e.New.(*store.Service)
 		c.service(oldService, newService)
 	case store.KindNetwork:
-		c.networks[e.Object().Key()] = true
+		id := e.Object().Key()
+		c.networks[id], c.defined[id] = true, e.New != nil
 		c.mesh, c.all = true, true
 	case store.KindNode:
 		oldNode, _ := e.Old.(*store.Node)
@@ -84,18 +92,31 @@ func (c *touched) task(old, next *store.Task, publishes func(string) bool) {
 		}
 		for _, a := range t.NetworksAttachments {
 			c.networks[a.Network.ID] = true
+			if c.tasks[a.Network.ID] == nil {
+				c.tasks[a.Network.ID] = map[string]string{}
+			}
+			c.tasks[a.Network.ID][t.ID] = t.ServiceID
 		}
 		c.mesh = c.mesh || publishes(t.ServiceID)
 	}
 }
 
-// shows says that a network describes one of the services that changed.
-func (c *touched) shows(n protocol.Network) bool {
-	if len(c.services) == 0 {
-		return false
+// mark tells a feed what it has to look at again.
+func (c *touched) mark(f *feed, index uint64, publishes func(serviceID string) bool) {
+	tasks, services := map[string]bool{}, map[string]bool{}
+	for id, service := range c.tasks[f.id] {
+		if !f.mesh || publishes(service) {
+			tasks[id] = true
+		}
 	}
-	return slices.ContainsFunc(n.Services, func(s protocol.Service) bool { return c.services[s.ID] }) ||
-		slices.ContainsFunc(n.Endpoints, func(e protocol.Endpoint) bool { return c.services[e.ServiceID] })
+	for id := range c.services {
+		if f.knows(id) || c.networks[f.id] || c.networks[f.name] || f.mesh && publishes(id) {
+			services[id] = true
+		}
+	}
+	if len(tasks)+len(services) > 0 || c.defined[f.id] {
+		f.mark(index, tasks, services)
+	}
 }
 
 func offerOf(t *store.Task) protocol.EndpointState {

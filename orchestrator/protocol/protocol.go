@@ -1,6 +1,6 @@
 // Package protocol holds the values that managers and agents exchange: plain
-// data, no behaviour. They travel as JSON over the mutually authenticated
-// control port (package remote).
+// data, and how a change of a network applies (change.go). They travel as JSON
+// over the mutually authenticated control port (package remote).
 //
 // An agent opens a session with any manager (POST /v1/session) and gets a
 // stream of Messages, first a full picture, then what changed. It reports task
@@ -44,8 +44,9 @@ type Message struct {
 	GossipKeys [][]byte `json:",omitempty"`
 	// Tasks changes what this node runs.
 	Tasks *Tasks `json:",omitempty"`
-	// Networks replaces the state of each network in it.
-	Networks []Network `json:",omitempty"`
+	// Networks brings networks to a newer revision. With a full set of tasks it
+	// names all networks of the node, each from nothing.
+	Networks []NetworkChange `json:",omitempty"`
 	// NetworksGone are the IDs of networks that do not concern this node any more.
 	NetworksGone []string `json:",omitempty"`
 }
@@ -112,8 +113,9 @@ type Network struct {
 	Internal bool              `json:",omitempty"`
 	Options  map[string]string `json:",omitempty"`
 
-	Services  []Service
-	Endpoints []Endpoint
+	// Services are ordered by ID, Endpoints by task.
+	Services  []Service  `json:",omitempty"`
+	Endpoints []Endpoint `json:",omitempty"`
 }
 
 // Subnet is an address range of a network.
