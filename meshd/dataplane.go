@@ -205,10 +205,12 @@ func (d *dataplane) compile(self identity, view agent.View) plan.Output {
 // writeResolvConf tells tasks where their resolver is, and what the machine completes
 // names with; that comes after names as they are (ndots:0). They mount the file, so
 // it is written in place: a new file would not reach those that have the old one.
+// One server is named though the resolver listens at an IPv6 address, too: some C
+// libraries ask all that are named at once.
 func (d *dataplane) writeResolvConf(resolvers []netip.AddrPort) error {
 	var b strings.Builder
-	for _, r := range resolvers {
-		fmt.Fprintf(&b, "nameserver %s\n", r.Addr())
+	if len(resolvers) > 0 {
+		fmt.Fprintf(&b, "nameserver %s\n", resolvers[0].Addr())
 	}
 	if search := d.search(); len(search) > 0 {
 		fmt.Fprintf(&b, "search %s\n", strings.Join(search, " "))

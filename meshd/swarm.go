@@ -15,6 +15,7 @@ import (
 	"github.com/meshd/meshd/orchestrator/admission"
 	"github.com/meshd/meshd/orchestrator/remote"
 	"github.com/meshd/meshd/orchestrator/store"
+	"github.com/meshd/meshd/overlay"
 )
 
 // Refusals in Docker's words, which its clients know.
@@ -157,7 +158,7 @@ func (d *Daemon) Init(ctx context.Context, r swarm.InitRequest) (string, error) 
 	}
 	found, err := admission.NewCluster(admission.Founder{
 		Request: r, Description: desc, Addr: m.AdvertiseAddr.String(), DataAddr: m.DataAddr, DataPathPort: m.DataPathPort,
-		MeshSubnet: mesh,
+		MeshSubnet: mesh, IPv6: overlay.HasIPv6(),
 	})
 	if err != nil {
 		return "", err

@@ -6,6 +6,12 @@ import (
 	"github.com/meshd/meshd/overlay/link"
 )
 
+// HasIPv6 says whether this machine's kernel speaks IPv6.
+func HasIPv6() bool {
+	have, err := link.Sysctl(link.Forwarding6)
+	return err == nil && have != ""
+}
+
 // HostRoutes lists the address ranges that the machine reaches in other ways
 // than through us; a network on such a range would cut it off from them.
 func HostRoutes() ([]netip.Prefix, error) {

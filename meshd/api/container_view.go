@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net/http"
+	"regexp"
 	"strings"
 
 	"github.com/moby/moby/api/types/network"
@@ -110,5 +111,12 @@ func replaceNetworkIDs(body []byte, ids map[string]string) []byte {
 	for engineID, id := range ids {
 		body = bytes.ReplaceAll(body, []byte(networkIDKey+engineID+`"`), []byte(networkIDKey+id+`"`))
 	}
-	return body
+	return hideStandIns(body)
+}
+
+// hideStandIns takes away the IPv4 addresses that an engine gives to containers on
+// networks without IPv4; 240.0.0.0/4 is where nothing else is.
+func hideStandIns(body []byte) []byte {
+	standIn := regexp.MustCompile(`"(IPAddress|Gateway)":"2(4\d|5[0-5])\.\d+\.\d+\.\d+"`)
+	return standIn.ReplaceAll(body, []byte(`"$1":""`))
 }

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"net/http"
+	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,7 +20,9 @@ const (
 	meshLabel  = "mesh.network" // = the ID of the swarm's network
 	meshDriver = "meshd"
 	vniOption  = "mesh.vni"
-	vxlanList  = "com.docker.network.driver.overlay.vxlanid_list"
+	// noIPv4Option: the engine's IPv4 addresses on the network stand for nothing.
+	noIPv4Option = "mesh.no-ipv4"
+	vxlanList    = "com.docker.network.driver.overlay.vxlanid_list"
 )
 
 // predefined are the engine's own networks that a service may use; their name
@@ -29,7 +33,7 @@ var predefined = map[string]bool{network.NetworkBridge: true, network.NetworkHos
 func networkView(n *store.Network) network.Network {
 	out := network.Network{
 		Name: n.Spec.Name, ID: n.ID, Created: n.CreatedAt, Scope: "swarm", Driver: "overlay",
-		EnableIPv4: true, EnableIPv6: n.Spec.IPv6Enabled, Internal: n.Spec.Internal,
+		EnableIPv4: n.IPv4Enabled(), EnableIPv6: n.Spec.IPv6Enabled, Internal: n.Spec.Internal,
 		Attachable: n.Spec.Attachable, Ingress: n.Spec.Ingress,
 		IPAM: network.IPAM{Driver: "default"}, Options: map[string]string{}, Labels: orEmpty(n.Spec.Labels),
 	}
@@ -58,6 +62,8 @@ func networkView(n *store.Network) network.Network {
 // one's form: all that a worker, which has no store, can say of it.
 func localView(n network.Network) network.Network {
 	n.ID, n.Scope, n.Driver = n.Labels[meshLabel], "swarm", "overlay"
+	n.EnableIPv4 = n.Options[noIPv4Option] == ""
+	n.IPAM.Config = slices.DeleteFunc(n.IPAM.Config, func(c network.IPAMConfig) bool { return !n.EnableIPv4 && c.Subnet.Addr().Is4() })
 	n.Options = map[string]string{vxlanList: n.Options[vniOption]}
 	labels := map[string]string{}
 	for k, v := range n.Labels {
@@ -67,6 +73,17 @@ func localView(n network.Network) network.Network {
 	}
 	n.Labels = labels
 	return n
+}
+
+// hideIPv4 takes from a network without IPv4 the addresses that an engine gives
+// its containers nevertheless, because it knows no networks without.
+func hideIPv4(n network.Inspect) {
+	for id, c := range n.Containers {
+		if !n.EnableIPv4 {
+			c.IPv4Address = netip.Prefix{}
+			n.Containers[id] = c
+		}
+	}
 }
 
 // engineNetwork asks the engine for one network; a fault of status 404 if it has none.
@@ -124,9 +141,11 @@ func (s *Server) networkInspect(w http.ResponseWriter, r *http.Request) error {
 		if ours && local.Labels[meshLabel] == n.ID {
 			out.Containers = local.Containers
 		}
+		hideIPv4(out)
 		reply(w, http.StatusOK, out)
 	case ours:
 		local.Network = localView(local.Network)
+		hideIPv4(local)
 		reply(w, http.StatusOK, local)
 	case err == nil && scope == "":
 		return s.engine.forward(w, r) // in the engine's own words

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"time"
@@ -116,10 +117,16 @@ func allocated(ctx context.Context, st *store.Store, watch *store.Watcher, id st
 }
 
 func networkSpec(req network.CreateRequest) swarm.NetworkSpec {
+	v4, v6 := families(req)
+	options := req.Options
+	if !v4 {
+		options = maps.Clone(orEmpty(options))
+		options[store.OptionIPv4] = "false"
+	}
 	spec := swarm.NetworkSpec{
 		Annotations:         swarm.Annotations{Name: req.Name, Labels: orEmpty(req.Labels)},
-		DriverConfiguration: &swarm.Driver{Name: "overlay", Options: req.Options},
-		Internal:            req.Internal, Attachable: req.Attachable, Scope: "swarm",
+		DriverConfiguration: &swarm.Driver{Name: "overlay", Options: options}, IPv6Enabled: v6,
+		Internal: req.Internal, Attachable: req.Attachable, Scope: "swarm",
 		IPAMOptions: &swarm.IPAMOptions{Driver: swarm.Driver{Name: "default"}},
 	}
 	if req.IPAM != nil {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"fmt"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -24,6 +25,30 @@ func TestNetworkCreate(t *testing.T) {
 		return `{"Name":"` + name + `","Driver":"overlay","IPAM":{"Driver":"default","Config":[{"Subnet":"` + subnet + `"}]}}`
 	}
 	create(sub("own", "10.7.0.0/24")).want(201, "")
+	sub6 := func(name, subnet string) string {
+		return strings.Replace(sub(name, subnet), `"IPAM"`, `"EnableIPv6":true,"IPAM"`, 1)
+	}
+	create(sub6("six", "fd00:7::/64")).want(201, "")
+	create(`{"Name":"only6","Driver":"overlay","EnableIPv4":false,"EnableIPv6":true,"Options":{"a":"b"}}`).want(201, "")
+	for name, want := range map[string]string{
+		"ov": "true false", "six": "true true", "only6": "false true",
+	} {
+		n := decode[network.Inspect](r.do("GET", "/networks/"+name, nil).want(200, ""))
+		if got := fmt.Sprint(n.EnableIPv4, n.EnableIPv6); got != want {
+			t.Errorf("network %s has IPv4 and IPv6: %s, want %s", name, got, want)
+		}
+	}
+	// A worker hides what an engine that knows no networks without IPv4 makes up.
+	made := network.Network{Options: map[string]string{noIPv4Option: "true"}, EnableIPv4: true, IPAM: network.IPAM{Config: []network.IPAMConfig{
+		{Subnet: netip.MustParsePrefix("fd00::/64")}, {Subnet: netip.MustParsePrefix("240.64.4.0/22")},
+	}}}
+	if v := localView(made); v.EnableIPv4 || len(v.IPAM.Config) != 1 {
+		t.Errorf("a network without IPv4 on a worker: %+v", v)
+	}
+	const inspected = `{"Gateway":"240.64.4.1","IPAddress":"240.64.4.2","Other":"24.0.0.1"},{"IPAddress":"24.1.2.3"}`
+	if got := string(hideStandIns([]byte(inspected))); got != `{"Gateway":"","IPAddress":"","Other":"24.0.0.1"},{"IPAddress":"24.1.2.3"}` {
+		t.Errorf("a container without IPv4: %s", got)
+	}
 	for _, c := range []struct {
 		body   string
 		status int
@@ -38,7 +63,14 @@ func TestNetworkCreate(t *testing.T) {
 		{`{"Name":"x","Driver":"overlay","Ingress":true}`, 409, "already present"},
 		{`{"Name":"x","Driver":"overlay","Options":{"encrypted":""}}`, 501, "encrypted"},
 		{`{"Name":"x","Driver":"overlay","IPAM":{"Driver":"odd"}}`, 404, `plugin "odd" not found`},
-		{`{"Name":"x","Driver":"overlay","EnableIPv6":true}`, 501, "IPv6"},
+		{`{"Name":"x","Driver":"overlay","EnableIPv4":false}`, 400, "IPv4 or IPv6 must be enabled"},
+		{sub("x", "fd00:9::/64"), 400, "IPv6 needs --ipv6"},
+		{sub6("x", "fd00:7::/80"), 400, "fd00:7::/80 overlaps fd00:7::/64 of network six"},
+		{sub6("x", "fd00:9::1/64"), 400, "it should be fd00:9::/64"},
+		{sub6("x", "fd00:9::/127"), 400, "no room"},
+		{sub6("x", "fe80::/64"), 400, "cannot be a subnet"},
+		{sub6("x", "::ffff:10.9.0.0/120"), 400, "cannot be a subnet"},
+		{`{"Name":"x","Driver":"overlay","EnableIPv4":false,"EnableIPv6":true,"IPAM":{"Config":[{"Subnet":"10.9.0.0/24"}]}}`, 400, "does not have"},
 		{`{"Name":"x","Driver":"meshd"}`, 400, "overlay"},
 		{`{`, 400, "invalid JSON"},
 		{sub("x", "10.7.0.128/25"), 400, "10.7.0.128/25 overlaps 10.7.0.0/24 of network own"},

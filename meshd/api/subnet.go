@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 	"net/netip"
+	"strconv"
 
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
@@ -10,9 +11,20 @@ import (
 	"github.com/meshd/meshd/orchestrator/store"
 )
 
-// maxSubnetBits leaves room for the gateway, one task and the two addresses at
+// leastHostBits leave room for the gateway, one task and the two addresses at
 // the ends.
-const maxSubnetBits = 30
+const leastHostBits = 2
+
+// families says which IP versions a network is to have: IPv4 unless it is
+// switched off, IPv6 if it is switched on.
+func families(r network.CreateRequest) (v4, v6 bool) {
+	on, err := strconv.ParseBool(r.Options[store.OptionIPv4])
+	v4 = err != nil || on
+	if r.EnableIPv4 != nil {
+		v4 = *r.EnableIPv4
+	}
+	return v4, r.EnableIPv6 != nil && *r.EnableIPv6
+}
 
 func validateNetwork(r network.CreateRequest) error {
 	if predefined[r.Name] {
@@ -22,6 +34,7 @@ func validateNetwork(r network.CreateRequest) error {
 		return err
 	}
 	_, encrypted := r.Options["encrypted"]
+	v4, v6 := families(r)
 	switch {
 	case r.Driver != "overlay":
 		return invalid("driver %q cannot be used for networks of the swarm; use overlay", r.Driver)
@@ -34,10 +47,8 @@ func validateNetwork(r network.CreateRequest) error {
 	case encrypted:
 		// Rather refuse than carry in clear what was meant to be encrypted.
 		return refuse(http.StatusNotImplemented, "encrypted overlay networks are not available in this version of meshd")
-	case r.EnableIPv6 != nil && *r.EnableIPv6:
-		return refuse(http.StatusNotImplemented, "IPv6 overlay networks are not available in this version of meshd")
-	case r.EnableIPv4 != nil && !*r.EnableIPv4:
-		return invalid("an overlay network needs IPv4")
+	case !v4 && !v6:
+		return invalid("invalid network config: IPv4 or IPv6 must be enabled")
 	case r.IPAM == nil:
 		return nil
 	case r.IPAM.Driver != "" && r.IPAM.Driver != "default":
@@ -47,6 +58,9 @@ func validateNetwork(r network.CreateRequest) error {
 		if err := validateIPAM(c); err != nil {
 			return err
 		}
+		if is4 := c.Subnet.Addr().Is4(); is4 && !v4 || !is4 && !v6 {
+			return invalid("invalid network config: subnet %s is of an IP version that the network does not have; IPv6 needs --ipv6", c.Subnet)
+		}
 	}
 	return nil
 }
@@ -55,13 +69,11 @@ func validateIPAM(c network.IPAMConfig) error {
 	switch p := c.Subnet; {
 	case !p.IsValid():
 		return invalid("invalid network config: a gateway or a range needs a subnet")
-	case !p.Addr().Is4():
-		return refuse(http.StatusNotImplemented, "IPv6 overlay networks are not available in this version of meshd")
 	case p != p.Masked():
 		return invalid("invalid network config: invalid subnet %s: it should be %s", p, p.Masked())
-	case p.Bits() > maxSubnetBits:
+	case p.Addr().BitLen()-p.Bits() < leastHostBits:
 		return invalid("invalid network config: subnet %s has no room for tasks", p)
-	case p.Bits() == 0, p.Addr().IsMulticast(), p.Addr().IsLoopback():
+	case p.Bits() == 0, p.Addr().IsMulticast(), p.Addr().IsLoopback(), p.Addr().Is6() && p.Addr().IsLinkLocalUnicast(), p.Addr().Is4In6():
 		return invalid("invalid network config: %s cannot be a subnet", p)
 	case c.Gateway.IsValid() && !p.Contains(c.Gateway):
 		return invalid("invalid network config: no matching subnet for gateway %s", c.Gateway)

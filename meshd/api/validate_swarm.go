@@ -40,7 +40,7 @@ func validateInit(r swarm.InitRequest) error {
 		return invalid("subnet size %d is larger than an address", r.SubnetSize)
 	}
 	for _, p := range r.DefaultAddrPool {
-		if r.SubnetSize != 0 && int(r.SubnetSize) < p.Bits() {
+		if r.SubnetSize != 0 && p.Addr().Is4() && int(r.SubnetSize) < p.Bits() {
 			return invalid("invalid CIDR: %s: subnet size %d does not fit in the pool", p, r.SubnetSize)
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/meshd/meshd/orchestrator/consensus"
 	"github.com/meshd/meshd/orchestrator/remote"
 	"github.com/meshd/meshd/orchestrator/store"
+	"github.com/meshd/meshd/overlay/ipam"
 )
 
 // host is one machine: real TCP, real TLS, real raft on disk.
@@ -169,6 +170,16 @@ func TestNewCluster(t *testing.T) {
 	if in == nil || !in.Spec.Ingress || !in.Ready || in.VNI != 4096 ||
 		in.IPAMOptions.Configs[0].Subnet.String() != "10.255.0.0/16" || in.IPAMOptions.Configs[0].Gateway.String() != "10.255.0.1" {
 		t.Errorf("ingress %+v", in)
+	}
+	if in == nil || in.Spec.IPv6Enabled || len(in.IPAMOptions.Configs) != 1 {
+		t.Errorf("ingress %+v on a machine without IPv6", in)
+	}
+	six, err := NewCluster(Founder{IPv6: true})
+	must(t, err)
+	mesh := six.Batch.Changes[2].Object.(*store.Network)
+	if c := mesh.IPAMOptions.Configs; !mesh.Spec.IPv6Enabled || len(c) != 2 || c[1].Subnet != ipam.UniqueLocalMesh(six.ClusterID) ||
+		c[1].Gateway != c[1].Subnet.Addr().Next() || c[0].Subnet.String() != "10.255.0.0/16" {
+		t.Errorf("ingress %+v on a machine with IPv6", mesh.IPAMOptions)
 	}
 	for _, f := range []Founder{
 		{Request: swarm.InitRequest{AutoLockManagers: true}},

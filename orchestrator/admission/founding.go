@@ -13,6 +13,7 @@ import (
 	"github.com/meshd/meshd/certs"
 	"github.com/meshd/meshd/orchestrator/remote"
 	"github.com/meshd/meshd/orchestrator/store"
+	"github.com/meshd/meshd/overlay/ipam"
 )
 
 // IngressVNI is the VXLAN network identifier of the ingress network; users'
@@ -53,6 +54,9 @@ type Founder struct {
 	// MeshSubnet is the range of the routing mesh, whose first address is the
 	// gateway; zero for 10.255.0.0/16.
 	MeshSubnet netip.Prefix
+	// IPv6 gives the routing mesh an IPv6 subnet, too: a unique local one that
+	// follows from the cluster's ID.
+	IPv6 bool
 }
 
 // Found is a new cluster: the identity of its first node, and the Batch to
@@ -97,7 +101,7 @@ func NewCluster(f Founder) (Found, error) {
 	n.Status.State = swarm.NodeStateReady
 	n.ManagerStatus = &swarm.ManagerStatus{Leader: true, Reachability: swarm.ReachabilityReachable, Addr: f.Addr}
 	out.Batch = store.Batch{Time: time.Now().UTC()}
-	for _, o := range []store.Object{c, n, newIngress(f.MeshSubnet)} {
+	for _, o := range []store.Object{c, n, newIngress(meshSubnets(f, out.ClusterID))} {
 		out.Batch.Changes = append(out.Batch.Changes,
 			store.Change{Action: store.Create, Kind: o.Kind(), Key: o.Key(), Object: o})
 	}
@@ -188,24 +192,29 @@ func hostOf(addr string) string {
 	return addr
 }
 
-// newIngress is the network of the routing mesh, which every task is on.
-func newIngress(subnet netip.Prefix) *store.Network {
-	if !subnet.IsValid() {
-		subnet = netip.MustParsePrefix(defaultMeshSubnet)
+// meshSubnets are the ranges of the routing mesh.
+func meshSubnets(f Founder, clusterID string) []netip.Prefix {
+	out := []netip.Prefix{orDefault(f.MeshSubnet, netip.MustParsePrefix(defaultMeshSubnet))}
+	if f.IPv6 {
+		out = append(out, ipam.UniqueLocalMesh(clusterID))
 	}
+	return out
+}
+
+// newIngress is the network of the routing mesh, which every task is on.
+func newIngress(subnets []netip.Prefix) *store.Network {
 	n := &store.Network{VNI: IngressVNI, Ready: true}
 	n.ID = store.NewID()
 	n.Spec.Name, n.Spec.Labels = ingressName, map[string]string{}
 	n.Spec.Ingress = true
 	n.Spec.Scope = "swarm"
 	n.Spec.DriverConfiguration = &swarm.Driver{Name: overlayDriver}
-	ipam := swarm.IPAMOptions{
-		Driver: swarm.Driver{Name: defaultIPAM},
-		Configs: []swarm.IPAMConfig{{
-			Subnet: subnet, Gateway: subnet.Addr().Next(),
-		}},
+	options := swarm.IPAMOptions{Driver: swarm.Driver{Name: defaultIPAM}}
+	for _, s := range subnets {
+		options.Configs = append(options.Configs, swarm.IPAMConfig{Subnet: s, Gateway: s.Addr().Next()})
+		n.Spec.IPv6Enabled = n.Spec.IPv6Enabled || s.Addr().Is6()
 	}
-	n.Spec.IPAMOptions, n.IPAMOptions = &ipam, &ipam
+	n.Spec.IPAMOptions, n.IPAMOptions = &options, &options
 	n.DriverState = swarm.Driver{Name: overlayDriver, Options: map[string]string{vxlanIDOption: strconv.Itoa(IngressVNI)}}
 	return n
 }

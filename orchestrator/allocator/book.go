@@ -1,7 +1,6 @@
 package allocator
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -72,8 +71,8 @@ func newBook(c *store.Cluster) *book {
 }
 
 // newPools uses the cluster's pools, and what Swarm uses where it has none. IPv6
-// networks without pool get theirs from a unique local /48 that follows from the
-// cluster's ID (RFC 4193 wants it random, and the ID is).
+// networks without pool get theirs from the unique local range that follows from
+// the cluster's ID.
 func newPools(c *store.Cluster) *ipam.Pools {
 	pools, size := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, 24
 	if c == nil {
@@ -86,9 +85,7 @@ func newPools(c *store.Cluster) *ipam.Pools {
 		size = int(c.SubnetSize)
 	}
 	if !slices.ContainsFunc(pools, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
-		sum := sha256.Sum256([]byte(c.ID))
-		base := netip.AddrFrom16([16]byte{0xfd, sum[0], sum[1], sum[2], sum[3], sum[4]})
-		pools = append(pools, netip.PrefixFrom(base, 48))
+		pools = append(pools, ipam.UniqueLocal(c.ID))
 	}
 	return ipam.NewPools(pools, size)
 }

@@ -76,24 +76,20 @@ func (b *book) subnets(n *store.Network, avoid []netip.Prefix) (*swarm.IPAMOptio
 			out.Driver = given.Driver
 		}
 	}
-	if len(out.Configs) == 0 {
-		out.Configs = []swarm.IPAMConfig{{}}
-	}
-	has6 := slices.ContainsFunc(out.Configs, func(c swarm.IPAMConfig) bool { return c.Subnet.Addr().Is6() })
-	if n.Spec.IPv6Enabled && !has6 {
-		out.Configs = append(out.Configs, swarm.IPAMConfig{})
+	for is6, enabled := range []bool{n.IPv4Enabled(), n.Spec.IPv6Enabled} {
+		is6 := is6 == 1
+		if !enabled || slices.ContainsFunc(out.Configs, func(c swarm.IPAMConfig) bool { return c.Subnet.Addr().Is6() == is6 }) {
+			continue
+		}
+		s, err := b.pools.Allocate(is6, avoid)
+		if err != nil {
+			return nil, err
+		}
+		b.pools.Release(s) // addNetwork reserves it with the given ones
+		out.Configs = append(out.Configs, swarm.IPAMConfig{Subnet: s})
 	}
 	for i := range out.Configs {
 		c := &out.Configs[i]
-		if !c.Subnet.IsValid() {
-			is6 := n.Spec.IPv6Enabled && !has6 && i == len(out.Configs)-1
-			s, err := b.pools.Allocate(is6, avoid)
-			if err != nil {
-				return nil, err
-			}
-			b.pools.Release(s) // addNetwork reserves it with the given ones
-			c.Subnet = s
-		}
 		s, err := ipam.NewSubnet(ipam.SubnetConfig{Prefix: c.Subnet, Gateway: c.Gateway, Range: c.Range})
 		if err != nil {
 			return nil, err

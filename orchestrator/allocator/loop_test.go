@@ -16,6 +16,7 @@ import (
 	"github.com/meshd/meshd/orchestrator/store"
 	"github.com/meshd/meshd/orchestrator/store/storetest"
 	"github.com/meshd/meshd/orchestrator/tasklife"
+	"github.com/meshd/meshd/overlay/ipam"
 )
 
 // world is a cluster with nothing but an allocator, in a synctest bubble.
@@ -71,6 +72,13 @@ func net(name string, subnets ...string) *store.Network {
 		n.Spec.IPAMOptions.Configs = append(n.Spec.IPAMOptions.Configs, swarm.IPAMConfig{Subnet: netip.MustParsePrefix(s)})
 	}
 	return n
+}
+
+// ula is a subnet of the cluster's unique local range.
+func ula(n byte) string {
+	raw := ipam.UniqueLocal("cluster").Addr().As16()
+	raw[7] = n
+	return netip.PrefixFrom(netip.AddrFrom16(raw), 64).String()
 }
 
 func (w *world) do(fn func(tx *store.Tx)) {
@@ -162,14 +170,22 @@ func TestNetworks(t *testing.T) {
 		w.create(n)
 		six := net("six")
 		six.Spec.IPv6Enabled = true
+		both := net("both", "fd00:7::/64")
+		both.Spec.IPv6Enabled = true
+		only := net("only")
+		only.Spec.IPv6Enabled = true
+		only.Spec.DriverConfiguration = &swarm.Driver{Options: map[string]string{store.OptionIPv4: "false"}}
 		w.create(net("a"), net("b"), net("given", "10.0.3.0/24"), six)
 		w.create(net("late"))
+		w.create(both)
+		w.create(only)
 		want := map[string]struct {
 			subnet string
 			vni    uint32
 		}{
 			"ingress": {"10.255.0.0/16", 4096}, "a": {"10.0.0.0/24", 4097}, "b": {"10.0.2.0/24", 4098},
 			"given": {"10.0.3.0/24", 4099}, "six": {"10.0.4.0/24", 4100}, "late": {"10.0.5.0/24", 4101},
+			"both": {"fd00:7::/64", 4102}, "only": {ula(1), 4103},
 		}
 		w.view(func(v *store.View) {
 			for name, want := range want {
@@ -188,7 +204,16 @@ func TestNetworks(t *testing.T) {
 			if c := v.NetworkByName("six").IPAMOptions.Configs; len(c) != 2 || c[1].Subnet.Bits() != 64 {
 				t.Errorf("IPv6 network: %+v", c)
 			}
-			if v.Cluster().LastVNI != 4101 {
+			if c := v.NetworkByName("six").IPAMOptions.Configs; c[1].Subnet.String() != ula(0) {
+				t.Errorf("IPv6 subnet %s", c[1].Subnet)
+			}
+			if c := v.NetworkByName("both").IPAMOptions.Configs; len(c) != 2 || c[1].Subnet.String() != "10.0.6.0/24" {
+				t.Errorf("network of both: %+v", c)
+			}
+			if c := v.NetworkByName("only").IPAMOptions.Configs; len(c) != 1 {
+				t.Errorf("network of IPv6 only: %+v", c)
+			}
+			if v.Cluster().LastVNI != 4103 {
 				t.Errorf("last VNI %d", v.Cluster().LastVNI)
 			}
 		})
@@ -202,7 +227,7 @@ func TestNetworks(t *testing.T) {
 		})
 		w.do(func(tx *store.Tx) { tx.Remove(tx.NetworkByName("a")) })
 		w.view(func(v *store.View) {
-			if n := v.NetworkByName("overlap"); !n.Ready || n.VNI != 4103 {
+			if n := v.NetworkByName("overlap"); !n.Ready || n.VNI != 4105 {
 				t.Errorf("after the other was removed: ready %v, VNI %d", n.Ready, n.VNI)
 			}
 		})

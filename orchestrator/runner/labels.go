@@ -28,6 +28,8 @@ const (
 	optVNI  = "mesh.vni"
 	optMesh = "mesh.mesh"
 	optTask = "mesh.task" // on an endpoint: whose it is
+	// optNoIPv4: the IPv4 addresses that the engine gives are to be left aside.
+	optNoIPv4 = "mesh.no-ipv4"
 )
 
 // labels are the user's, overridden by the system's.

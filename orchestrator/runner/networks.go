@@ -2,8 +2,10 @@ package runner
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 
@@ -44,7 +46,11 @@ func (r *Runner) makeNetwork(ctx context.Context, n protocol.Network) (string, e
 	if err != nil || id != "" {
 		return id, err
 	}
-	res, err := r.api.NetworkCreate(ctx, n.Name, r.networkOptions(n))
+	options := r.networkOptions(n)
+	if !r.knowsIPv4() {
+		standIn(&options, n.VNI)
+	}
+	res, err := r.api.NetworkCreate(ctx, n.Name, options)
 	if err == nil {
 		return res.ID, nil
 	}
@@ -89,15 +95,44 @@ func (r *Runner) networkOptions(n protocol.Network) client.NetworkCreateOptions 
 	if n.Ingress {
 		o.Options[optMesh] = "true"
 	}
-	v6 := false
+	v4, v6 := false, false
 	for _, s := range n.Subnets {
 		o.IPAM.Config = append(o.IPAM.Config, network.IPAMConfig{Subnet: s.Prefix, Gateway: s.Gateway})
-		v6 = v6 || s.Prefix.Addr().Is6()
+		v4, v6 = v4 || s.Prefix.Addr().Is4(), v6 || s.Prefix.Addr().Is6()
 	}
 	if v6 {
 		o.EnableIPv6 = &v6
 	}
+	if !v4 {
+		o.EnableIPv4 = &v4
+	}
 	return o
+}
+
+// optionalIPv4 is the API version since which an engine can have networks
+// without IPv4.
+var optionalIPv4 = [2]int{1, 48}
+
+// knowsIPv4 says whether the engine does; it has been spoken with before.
+func (r *Runner) knowsIPv4() bool {
+	var have [2]int
+	_, err := fmt.Sscanf(r.api.ClientVersion(), "%d.%d", &have[0], &have[1])
+	return err == nil && slices.Compare(have[:], optionalIPv4[:]) >= 0
+}
+
+// standIn gives a network without IPv4 a range for an engine that wants one, a
+// different one for each network, and has the driver pass it over. The range is
+// of 240.0.0.0/4, where nothing is (RFC 1112, section 4).
+func standIn(o *client.NetworkCreateOptions, vni uint32) {
+	const bits, reserved = 22, 0xf0 << 24
+	if o.EnableIPv4 == nil {
+		return
+	}
+	o.EnableIPv4 = nil
+	var base [4]byte
+	binary.BigEndian.PutUint32(base[:], reserved|vni<<(32-bits)&^uint32(reserved))
+	o.IPAM.Config = append(o.IPAM.Config, network.IPAMConfig{Subnet: netip.PrefixFrom(netip.AddrFrom4(base), bits)})
+	o.Options[optNoIPv4] = "true"
 }
 
 // PruneNetworks implements agent.Engine.

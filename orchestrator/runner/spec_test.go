@@ -41,6 +41,32 @@ func TestPlanNetworks(t *testing.T) {
 	}
 }
 
+func TestNetworkOptionsOfBothVersions(t *testing.T) {
+	r := &Runner{cfg: Config{Driver: "meshd"}}
+	six := protocol.Subnet{Prefix: netip.MustParsePrefix("fd00::/64"), Gateway: netip.MustParseAddr("fd00::1")}
+	dual := stubNetwork("d", "dual", 4097, "10.0.1.0/24", false)
+	dual.Subnets = append(dual.Subnets, six)
+	o := r.networkOptions(dual)
+	standIn(&o, dual.VNI)
+	if o.EnableIPv4 != nil || o.EnableIPv6 == nil || !*o.EnableIPv6 || len(o.IPAM.Config) != 2 || o.Options[optNoIPv4] != "" {
+		t.Errorf("both: %+v", o)
+	}
+	seen := map[netip.Prefix]uint32{}
+	for _, vni := range []uint32{4097, 4098, 1 << 18, 1<<24 - 1} {
+		o = r.networkOptions(protocol.Network{VNI: vni, Subnets: []protocol.Subnet{six}})
+		if o.EnableIPv4 == nil || *o.EnableIPv4 || !*o.EnableIPv6 || len(o.IPAM.Config) != 1 {
+			t.Errorf("IPv6 only: %+v", o)
+		}
+		standIn(&o, vni)
+		own := o.IPAM.Config[1].Subnet
+		if o.EnableIPv4 != nil || o.Options[optNoIPv4] != "true" || own != own.Masked() || seen[own] != 0 ||
+			!netip.MustParsePrefix("240.0.0.0/4").Contains(own.Addr()) {
+			t.Errorf("VNI %d: stand-in %+v", vni, o)
+		}
+		seen[own] = vni
+	}
+}
+
 func TestPlanRefuses(t *testing.T) {
 	for name, tt := range map[string]struct {
 		change func(*agent.Task)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/moby/moby/api/types/swarm"
@@ -172,6 +173,20 @@ func (o *Task) clone() Object     { c := *o; return &c }
 
 // Kind implements Object.
 func (*Network) Kind() Kind { return KindNetwork }
+
+// OptionIPv4 is the driver option by which a network has no IPv4 when it is
+// "false"; Docker's name for it. IPv6 has a field of its own in the spec.
+const OptionIPv4 = "com.docker.network.enable_ipv4"
+
+// IPv4Enabled says whether the network's tasks are to have IPv4 addresses.
+func (o *Network) IPv4Enabled() bool {
+	d := o.Spec.DriverConfiguration
+	if d == nil {
+		return true
+	}
+	on, err := strconv.ParseBool(d.Options[OptionIPv4])
+	return err != nil || on
+}
 
 // Key implements Object.
 func (o *Network) Key() string       { return o.ID }

@@ -199,6 +199,28 @@ func TestTheEngineAttachesAContainerByIPv6(t *testing.T) {
 	}
 }
 
+// An engine that knows no networks without IPv4 gives addresses that nobody asked for.
+func TestTheEngineAttachesAContainerWithoutIPv4(t *testing.T) {
+	e := newEngine(t)
+	e.must("NetworkDriver.CreateNetwork", `{"NetworkID":"n1","Options":{"com.docker.network.generic":{"mesh.vni":"4097","mesh.mesh":"true","mesh.no-ipv4":"true"}},
+		"IPv4Data":[{"Gateway":"240.64.4.1/22","Pool":"240.64.4.0/22"}],"IPv6Data":[{"Gateway":"fd00::1/64","Pool":"fd00::/64"}]}`, nil)
+	e.must("NetworkDriver.CreateEndpoint",
+		`{"NetworkID":"n1","EndpointID":"aaaaaaaaaaaaaaaa","Interface":{"Address":"240.64.4.2/22","AddressIPv6":"fd00::0102:0304/64"},"Options":{}}`,
+		map[string]any{"Interface": map[string]any{"MacAddress": "02:42:01:02:03:04"}})
+	e.must("NetworkDriver.Join", joinMesh, map[string]any{
+		"InterfaceName": map[string]any{"SrcName": "mpaaaaaaaaaaaa", "DstPrefix": "eth"},
+		"GatewayIPv6":   "fd00::1", "DisableGatewayService": true,
+	})
+	want := []netip.Prefix{netip.MustParsePrefix("fd00::0102:0304/64")}
+	if got := e.overlay.all()["aaaaaaaaaaaaaaaa"].Addrs; !slices.Equal(got, want) {
+		t.Errorf("addresses: %v", got)
+	}
+	got := e.call("NetworkDriver.CreateEndpoint", `{"NetworkID":"n1","EndpointID":"b","Interface":{"Address":"240.64.4.3/22"},"Options":{}}`)
+	if got["Err"] != "the endpoint has no address" {
+		t.Errorf("an endpoint without IPv6: %v", got)
+	}
+}
+
 func TestARestartForgetsNothing(t *testing.T) {
 	e := newEngine(t)
 	e.must("NetworkDriver.CreateNetwork", createMesh, nil)

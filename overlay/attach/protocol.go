@@ -17,6 +17,8 @@ const (
 	OptionVNI     = "mesh.vni"
 	OptionMesh    = "mesh.mesh"
 	OptionTask    = "mesh.task"
+	// OptionNoIPv4 says that the engine's IPv4 addresses stand for nothing.
+	OptionNoIPv4 = "mesh.no-ipv4"
 )
 
 // genericOptions is where the engine puts the options of "network create -o".
@@ -69,6 +71,7 @@ type network struct {
 	NetworkID string
 	VNI       uint32
 	Mesh      bool
+	NoIPv4    bool `json:",omitempty"`
 	Gateways  []netip.Addr
 }
 
@@ -89,7 +92,13 @@ func (r createNetworkRequest) network() (network, error) {
 		return network{}, fmt.Errorf("option %s is %q; meshd makes the engine's networks itself, make yours with docker network create --driver overlay",
 			OptionVNI, options[OptionVNI])
 	}
-	n := network{NetworkID: options[OptionNetwork], VNI: uint32(vni), Mesh: options[OptionMesh] == "true"}
+	n := network{
+		NetworkID: options[OptionNetwork], VNI: uint32(vni),
+		Mesh: options[OptionMesh] == "true", NoIPv4: options[OptionNoIPv4] == "true",
+	}
+	if n.NoIPv4 {
+		r.IPv4Data = nil
+	}
 	for _, d := range append(r.IPv4Data, r.IPv6Data...) {
 		if d.Gateway == "" {
 			continue
@@ -106,11 +115,11 @@ func (r createNetworkRequest) network() (network, error) {
 // attachment is what CreateEndpoint asks for.
 func (r endpointRequest) attachment(n network) (overlay.Attachment, error) {
 	a := overlay.Attachment{ID: r.EndpointID, NetworkID: n.NetworkID, VNI: n.VNI, Mesh: n.Mesh}
-	if r.Interface == nil || r.Interface.Address == "" && r.Interface.AddressIPv6 == "" {
-		return a, errors.New("the endpoint has no address")
+	if r.Interface == nil {
+		r.Interface = &endpointInterface{}
 	}
 	for _, s := range []string{r.Interface.Address, r.Interface.AddressIPv6} {
-		if s == "" {
+		if s == "" || n.NoIPv4 && s == r.Interface.Address {
 			continue
 		}
 		p, err := netip.ParsePrefix(s)
@@ -118,6 +127,9 @@ func (r endpointRequest) attachment(n network) (overlay.Attachment, error) {
 			return a, fmt.Errorf("address of the endpoint: %w", err)
 		}
 		a.Addrs = append(a.Addrs, p)
+	}
+	if len(a.Addrs) == 0 {
+		return a, errors.New("the endpoint has no address")
 	}
 	a.MAC = r.Interface.MacAddress
 	if a.MAC == "" {

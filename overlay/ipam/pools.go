@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -18,6 +19,20 @@ type Pools struct {
 }
 
 const ipv6Bits = 64
+
+// UniqueLocal derives a range of unique local addresses (RFC 4193) from what is
+// the cluster's own and random, its ID: fd, and 40 bits of the ID's SHA-256 as the
+// global ID. It is the same whenever and wherever it is asked for.
+func UniqueLocal(clusterID string) netip.Prefix {
+	const bits = 48
+	sum := sha256.Sum256([]byte(clusterID))
+	return netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, sum[0], sum[1], sum[2], sum[3], sum[4]}), bits)
+}
+
+// UniqueLocalMesh is the first subnet of that range, which the mesh network has.
+func UniqueLocalMesh(clusterID string) netip.Prefix {
+	return netip.PrefixFrom(UniqueLocal(clusterID).Addr(), ipv6Bits)
+}
 
 // NewPools returns an allocator over the given pools, tried in order.
 func NewPools(pools []netip.Prefix, size int) *Pools {

@@ -68,3 +68,18 @@ func TestPoolsOfASubnetSize(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+func TestUniqueLocal(t *testing.T) {
+	a, b := UniqueLocal("a"), UniqueLocal("b")
+	if a == b || a != UniqueLocal("a") || a.Bits() != 48 || a != a.Masked() || !a.Addr().IsPrivate() {
+		t.Errorf("%s and %s", a, b)
+	}
+	mesh := UniqueLocalMesh("a")
+	p := NewPools([]netip.Prefix{a}, 24)
+	if err := p.Reserve(mesh); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := p.Allocate(true, nil); err != nil || s.Bits() != 64 || !a.Contains(s.Addr()) || s.Overlaps(mesh) {
+		t.Errorf("the next subnet is %s, %v", s, err)
+	}
+}
