@@ -64,7 +64,8 @@ func Diff(have, want State) Plan {
 }
 
 func sameBalance(a, b Service) bool {
-	return a.Algorithm == b.Algorithm && a.Affinity == b.Affinity && a.PreferLocal == b.PreferLocal && slices.Equal(a.Backends, b.Backends)
+	return a.Algorithm == b.Algorithm && a.Affinity == b.Affinity && a.PreferLocal == b.PreferLocal &&
+		a.Ejection == b.Ejection && slices.Equal(a.Backends, b.Backends)
 }
 
 func (p *Plan) diffClients(have, want []Client) {
@@ -211,6 +212,24 @@ func checkChoice(s Service) error {
 		return fmt.Errorf("unknown algorithm %q", s.Algorithm)
 	case s.Affinity < 0 || s.Affinity > MaxAffinity || s.Affinity%time.Second != 0:
 		return fmt.Errorf("affinity of %v: must be whole seconds, at most %v", s.Affinity, MaxAffinity)
+	}
+	return checkEjection(s.Ejection)
+}
+
+func checkEjection(e Ejection) error {
+	if e == (Ejection{}) {
+		return nil
+	}
+	if e.After < 1 || e.After > MaxFailures {
+		return fmt.Errorf("ejection after %d failures: must be 1 to %d", e.After, MaxFailures)
+	}
+	for _, d := range []time.Duration{e.Within, e.First, e.Longest} {
+		if d < time.Second || d > MaxEjection || d%time.Second != 0 {
+			return fmt.Errorf("ejection with a time of %v: must be whole seconds, 1s to %v", d, MaxEjection)
+		}
+	}
+	if e.Longest < e.First {
+		return fmt.Errorf("ejection for at most %v, which is less than %v, the first one", e.Longest, e.First)
 	}
 	return nil
 }

@@ -65,6 +65,19 @@ type Service struct {
 	Affinity time.Duration
 	// PreferLocal leads new connections to backends on this node as long as one serves.
 	PreferLocal bool
+	// Ejection says when a backend that fails gets no new connections for a while;
+	// the zero value: never.
+	Ejection Ejection
+}
+
+// Ejection is when a backend is ejected: it failed so often in a row, as this node
+// saw, while another backend of the service did not. Durations are whole seconds.
+type Ejection struct {
+	// After so many failures without a success between, all Within so long.
+	After  int
+	Within time.Duration
+	// First is for how long, when it is the first time; it doubles each time up to Longest.
+	First, Longest time.Duration
 }
 
 // Algorithm is a way to choose a backend for a new connection.
@@ -89,10 +102,13 @@ const (
 // Algorithms lists all of them.
 func Algorithms() []Algorithm { return []Algorithm{Random2, RoundRobin, LeastConn, Maglev} }
 
-// MaxWeight bounds Backend.Weight, MaxAffinity Service.Affinity.
+// Bounds of Backend.Weight, Service.Affinity and Service.Ejection.
 const (
 	MaxWeight   = 256
 	MaxAffinity = 24 * time.Hour
+	// Those of Ejection: After, and any of its durations.
+	MaxFailures = 1000
+	MaxEjection = 24 * time.Hour
 )
 
 // Backend is one task behind a service.
@@ -106,6 +122,9 @@ type Backend struct {
 	Weight uint16
 	// Local: on this node.
 	Local bool
+	// Ejected backends get no new connections as long as another one serves, and keep
+	// those they have. [Keeper] says who is.
+	Ejected bool
 }
 
 // Balancer makes the kernel balance what State asks for.

@@ -226,8 +226,8 @@ func netFlows(dockerCLI command.Cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "flows [OPTIONS]",
 		Short: "List the connections that this node leads to services' tasks",
-		Long: "List the connections that the node leads to services' tasks packet by packet: those to published ports, and those to\n" +
-			"virtual IPs that were not led when their socket connected. The latter go straight to their task and leave no entry.",
+		Long: "List the connections that the node leads to services' tasks: those to published ports that enter here, and those of\n" +
+			"its containers to virtual IPs.",
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runFlows(cmd.Context(), dockerCLI.Out(), newMeshClient(dockerCLI.Client()), o)

@@ -24,18 +24,22 @@ const (
 	balanceMapEntered           = "entered"
 	balanceMapFlows             = "flows"
 	balanceMapFragments         = "fragments"
+	balanceMapHealth            = "health"
 	balanceMapKnown             = "known"
 	balanceMapLoads             = "loads"
 	balanceMapMeshHooks         = "mesh_hooks"
 	balanceMapNode              = "node"
 	balanceMapNodeAddrs         = "node_addrs"
 	balanceMapPublished         = "published"
+	balanceMapRefusals          = "refusals"
 	balanceMapScratch           = "scratch"
 	balanceMapServices          = "services"
 	balanceMapSlots             = "slots"
 	balanceMapSockets           = "sockets"
 	balanceMapStrangers         = "strangers"
+	balanceMapSuspects          = "suspects"
 	balanceMapTurns             = "turns"
+	balanceMapWorkers           = "workers"
 	balanceProgBalanceContainer = "balance_container"
 	balanceProgBalanceLocal     = "balance_local"
 	balanceProgBalanceTunnel    = "balance_tunnel"
@@ -102,18 +106,22 @@ type balanceMapSpecs struct {
 	Entered    *ebpf.MapSpec `ebpf:"entered"`
 	Flows      *ebpf.MapSpec `ebpf:"flows"`
 	Fragments  *ebpf.MapSpec `ebpf:"fragments"`
+	Health     *ebpf.MapSpec `ebpf:"health"`
 	Known      *ebpf.MapSpec `ebpf:"known"`
 	Loads      *ebpf.MapSpec `ebpf:"loads"`
 	MeshHooks  *ebpf.MapSpec `ebpf:"mesh_hooks"`
 	Node       *ebpf.MapSpec `ebpf:"node"`
 	NodeAddrs  *ebpf.MapSpec `ebpf:"node_addrs"`
 	Published  *ebpf.MapSpec `ebpf:"published"`
+	Refusals   *ebpf.MapSpec `ebpf:"refusals"`
 	Scratch    *ebpf.MapSpec `ebpf:"scratch"`
 	Services   *ebpf.MapSpec `ebpf:"services"`
 	Slots      *ebpf.MapSpec `ebpf:"slots"`
 	Sockets    *ebpf.MapSpec `ebpf:"sockets"`
 	Strangers  *ebpf.MapSpec `ebpf:"strangers"`
+	Suspects   *ebpf.MapSpec `ebpf:"suspects"`
 	Turns      *ebpf.MapSpec `ebpf:"turns"`
+	Workers    *ebpf.MapSpec `ebpf:"workers"`
 }
 
 // balanceVariableSpecs contains global variables before they are loaded into the kernel.
@@ -150,18 +158,22 @@ type balanceMaps struct {
 	Entered    *ebpf.Map `ebpf:"entered"`
 	Flows      *ebpf.Map `ebpf:"flows"`
 	Fragments  *ebpf.Map `ebpf:"fragments"`
+	Health     *ebpf.Map `ebpf:"health"`
 	Known      *ebpf.Map `ebpf:"known"`
 	Loads      *ebpf.Map `ebpf:"loads"`
 	MeshHooks  *ebpf.Map `ebpf:"mesh_hooks"`
 	Node       *ebpf.Map `ebpf:"node"`
 	NodeAddrs  *ebpf.Map `ebpf:"node_addrs"`
 	Published  *ebpf.Map `ebpf:"published"`
+	Refusals   *ebpf.Map `ebpf:"refusals"`
 	Scratch    *ebpf.Map `ebpf:"scratch"`
 	Services   *ebpf.Map `ebpf:"services"`
 	Slots      *ebpf.Map `ebpf:"slots"`
 	Sockets    *ebpf.Map `ebpf:"sockets"`
 	Strangers  *ebpf.Map `ebpf:"strangers"`
+	Suspects   *ebpf.Map `ebpf:"suspects"`
 	Turns      *ebpf.Map `ebpf:"turns"`
+	Workers    *ebpf.Map `ebpf:"workers"`
 }
 
 func (m *balanceMaps) Close() error {
@@ -174,18 +186,22 @@ func (m *balanceMaps) Close() error {
 		m.Entered,
 		m.Flows,
 		m.Fragments,
+		m.Health,
 		m.Known,
 		m.Loads,
 		m.MeshHooks,
 		m.Node,
 		m.NodeAddrs,
 		m.Published,
+		m.Refusals,
 		m.Scratch,
 		m.Services,
 		m.Slots,
 		m.Sockets,
 		m.Strangers,
+		m.Suspects,
 		m.Turns,
+		m.Workers,
 	)
 }
 

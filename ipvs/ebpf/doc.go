@@ -15,9 +15,10 @@
 //	known       network namespace -> container, as its first DNS query or connection told
 //	sockets     what a socket asked for and got, so that it is told what it expects
 //	flows       connections, least recently used ones go first
+//	counters    connections, bytes and failures of each backend, per CPU
 //
-// A TCP connection through a VIP whose socket was led needs no entry: one of flows
-// serves only to reset it when its backend is gone. Unconnected UDP sockets are led
+// A connection through a VIP whose socket was led needs no entry: one of flows
+// serves only to count it, and to reset it when its backend is gone. Unconnected UDP sockets are led
 // datagram by datagram, stay with their backend, and go to another one when it is
 // gone; connected ones are left to the packets' way, which can do the same. That way
 // also serves published ports, and all sockets that do not pass the hooks.

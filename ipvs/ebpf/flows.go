@@ -1,14 +1,12 @@
 package ebpf
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/meshd/meshd/ipvs"
@@ -68,9 +66,6 @@ type Flow struct {
 	Closing bool
 }
 
-// flowsBatch is how many entries are read with one system call.
-const flowsBatch = 1024
-
 // Flows reads the connections that this node leads, in order of service and
 // client. Entries are remembered until their room is needed, so that many an old
 // one may be idle or closing.
@@ -91,13 +86,12 @@ func (b *Balancer) Flows() ([]Flow, error) {
 		return nil, err
 	}
 	var out []Flow
-	err = eachFlow(flows, func(k flowKey, f flow) {
-		if k.Direction != forwardFlow || f.Service == 0 {
-			return
+	for k, f := range all[flowKey, flow](flows, &err) {
+		if k.Direction == forwardFlow && f.Service != 0 {
+			key := keys[f.Service]
+			out = append(out, flowOf(k, f, key, names[key], now))
 		}
-		key := keys[f.Service]
-		out = append(out, flowOf(k, f, key, names[key], now))
-	})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("load balancer connections: %w", err)
 	}
@@ -143,38 +137,4 @@ func compareFlows(a, b Flow) int {
 		}
 	}
 	return 0
-}
-
-// eachFlow reads the whole map in batches; entries that come or go meanwhile may be missed.
-func eachFlow(m *ebpf.Map, each func(flowKey, flow)) error {
-	var cursor ebpf.MapBatchCursor
-	keys, values := make([]flowKey, flowsBatch), make([]flow, flowsBatch)
-	for {
-		n, err := m.BatchLookup(&cursor, keys, values, nil)
-		for i := range n {
-			each(keys[i], values[i])
-		}
-		switch {
-		case errors.Is(err, ebpf.ErrKeyNotExist):
-			return nil
-		case errors.Is(err, unix.ENOSPC) && len(keys) < int(m.MaxEntries()):
-			// One bucket holds more than a batch.
-			keys, values = make([]flowKey, 2*len(keys)), make([]flow, 2*len(values))
-		case errors.Is(err, ebpf.ErrNotSupported):
-			return eachFlowSlowly(m, each)
-		case err != nil:
-			return err
-		}
-	}
-}
-
-func eachFlowSlowly(m *ebpf.Map, each func(flowKey, flow)) error {
-	var err error
-	for k, v := range all[flowKey, flow](m, &err) {
-		each(k, v)
-	}
-	if errors.Is(err, ebpf.ErrIterationAborted) {
-		return nil // it changes faster than it can be read; what was seen was there
-	}
-	return err
 }

@@ -54,7 +54,7 @@ func TestFlowsAreReadInBatches(t *testing.T) {
 		t.Errorf("%d flows of %d, %v", len(got), n, err)
 	}
 	slow := 0
-	if err := eachFlowSlowly(r.b.objects.Flows, func(flowKey, flow) { slow++ }); err != nil || slow != 2*len(got) {
+	if err := oneByOne(r.b.objects.Flows, func(flowKey, flow) bool { slow++; return true }); err != nil || slow != 2*len(got) {
 		t.Errorf("%d entries one by one, %v", slow, err)
 	}
 }

@@ -26,7 +26,9 @@ type (
 		Affinity              uint32 // seconds
 		Algorithm             uint8
 		Local                 uint8
-		_                     uint16
+		// All but the first in seconds.
+		EjectAfter                            uint16
+		EjectWithin, EjectFirst, EjectLongest uint32
 	}
 	slotKey struct {
 		Service, Generation, Index uint32
@@ -58,7 +60,25 @@ type (
 		Networks [clientNetworks]clientKey
 	}
 	counters struct {
-		Connections, Packets uint64
+		Connections, Packets, Bytes, AnswerPackets, AnswerBytes, Refusals, Timeouts, Resets uint64
+	}
+	refusalKey struct {
+		Service, Reason uint32
+	}
+	streak struct {
+		Count, Since uint32
+	}
+	health struct {
+		Limit, Window, Told uint32
+		_                   uint32
+		Streaks             [2]streak
+	}
+	suspect struct {
+		Backend        backendKey
+		Failure, Count uint32
+		Port           port
+		Proto          uint8
+		_              [5]uint8
 	}
 )
 
@@ -67,6 +87,7 @@ const (
 	serving     uint32 = 0
 	draining    uint32 = 1
 	hereabouts  uint32 = 2
+	ejected     uint32 = 4
 	weightShift        = 16
 	// portWords is PORT_WORDS.
 	portWords = 1024
@@ -152,28 +173,40 @@ func stateOf(b ipvs.Backend) uint32 {
 	if b.Local {
 		state |= hereabouts
 	}
+	if b.Ejected {
+		state |= ejected
+	}
 	return state
 }
 
 func (k backendKey) backend(state uint32) ipvs.Backend {
 	return ipvs.Backend{
 		Addr: k.Addr.netip(), Port: k.Port.number(), Weight: uint16(state >> weightShift),
-		Draining: state&draining != 0, Local: state&hereabouts != 0,
+		Draining: state&draining != 0, Local: state&hereabouts != 0, Ejected: state&ejected != 0,
 	}
 }
 
 // serviceOf is how a service is written, but for who it is and its slots.
 func serviceOf(s ipvs.Service) service {
-	out := service{Affinity: uint32(s.Affinity / time.Second)}
+	out := service{Affinity: seconds(s.Affinity)}
 	out.Algorithm = uint8(max(slices.Index(algorithms(), s.Algorithm), 0))
 	if s.PreferLocal {
 		out.Local = 1
 	}
+	out.EjectAfter = uint16(s.Ejection.After)
+	out.EjectWithin, out.EjectFirst, out.EjectLongest = seconds(s.Ejection.Within), seconds(s.Ejection.First), seconds(s.Ejection.Longest)
 	return out
 }
 
+func seconds(d time.Duration) uint32 { return uint32(d / time.Second) }
+
+func duration(seconds uint32) time.Duration { return time.Duration(seconds) * time.Second }
+
 func (v service) read(k ipvs.Key) ipvs.Service {
-	out := ipvs.Service{Key: k, Affinity: time.Duration(v.Affinity) * time.Second, PreferLocal: v.Local != 0}
+	out := ipvs.Service{Key: k, Affinity: duration(v.Affinity), PreferLocal: v.Local != 0}
+	out.Ejection = ipvs.Ejection{
+		After: int(v.EjectAfter), Within: duration(v.EjectWithin), First: duration(v.EjectFirst), Longest: duration(v.EjectLongest),
+	}
 	if all := algorithms(); int(v.Algorithm) < len(all) {
 		out.Algorithm = all[v.Algorithm]
 	}

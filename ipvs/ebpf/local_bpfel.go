@@ -24,17 +24,20 @@ const (
 	localMapEntered            = "entered"
 	localMapFlows              = "flows"
 	localMapFragments          = "fragments"
+	localMapHealth             = "health"
 	localMapKnown              = "known"
 	localMapLed                = "led"
 	localMapLoads              = "loads"
 	localMapNode               = "node"
 	localMapNodeAddrs          = "node_addrs"
 	localMapPublished          = "published"
+	localMapRefusals           = "refusals"
 	localMapServices           = "services"
 	localMapSlots              = "slots"
 	localMapSockets            = "sockets"
 	localMapStrangers          = "strangers"
 	localMapTurns              = "turns"
+	localMapWorkers            = "workers"
 	localProgLocalConnect4     = "local_connect4"
 	localProgLocalConnect6     = "local_connect6"
 	localProgLocalGetpeername4 = "local_getpeername4"
@@ -109,17 +112,20 @@ type localMapSpecs struct {
 	Entered    *ebpf.MapSpec `ebpf:"entered"`
 	Flows      *ebpf.MapSpec `ebpf:"flows"`
 	Fragments  *ebpf.MapSpec `ebpf:"fragments"`
+	Health     *ebpf.MapSpec `ebpf:"health"`
 	Known      *ebpf.MapSpec `ebpf:"known"`
 	Led        *ebpf.MapSpec `ebpf:"led"`
 	Loads      *ebpf.MapSpec `ebpf:"loads"`
 	Node       *ebpf.MapSpec `ebpf:"node"`
 	NodeAddrs  *ebpf.MapSpec `ebpf:"node_addrs"`
 	Published  *ebpf.MapSpec `ebpf:"published"`
+	Refusals   *ebpf.MapSpec `ebpf:"refusals"`
 	Services   *ebpf.MapSpec `ebpf:"services"`
 	Slots      *ebpf.MapSpec `ebpf:"slots"`
 	Sockets    *ebpf.MapSpec `ebpf:"sockets"`
 	Strangers  *ebpf.MapSpec `ebpf:"strangers"`
 	Turns      *ebpf.MapSpec `ebpf:"turns"`
+	Workers    *ebpf.MapSpec `ebpf:"workers"`
 }
 
 // localVariableSpecs contains global variables before they are loaded into the kernel.
@@ -156,17 +162,20 @@ type localMaps struct {
 	Entered    *ebpf.Map `ebpf:"entered"`
 	Flows      *ebpf.Map `ebpf:"flows"`
 	Fragments  *ebpf.Map `ebpf:"fragments"`
+	Health     *ebpf.Map `ebpf:"health"`
 	Known      *ebpf.Map `ebpf:"known"`
 	Led        *ebpf.Map `ebpf:"led"`
 	Loads      *ebpf.Map `ebpf:"loads"`
 	Node       *ebpf.Map `ebpf:"node"`
 	NodeAddrs  *ebpf.Map `ebpf:"node_addrs"`
 	Published  *ebpf.Map `ebpf:"published"`
+	Refusals   *ebpf.Map `ebpf:"refusals"`
 	Services   *ebpf.Map `ebpf:"services"`
 	Slots      *ebpf.Map `ebpf:"slots"`
 	Sockets    *ebpf.Map `ebpf:"sockets"`
 	Strangers  *ebpf.Map `ebpf:"strangers"`
 	Turns      *ebpf.Map `ebpf:"turns"`
+	Workers    *ebpf.Map `ebpf:"workers"`
 }
 
 func (m *localMaps) Close() error {
@@ -179,17 +188,20 @@ func (m *localMaps) Close() error {
 		m.Entered,
 		m.Flows,
 		m.Fragments,
+		m.Health,
 		m.Known,
 		m.Led,
 		m.Loads,
 		m.Node,
 		m.NodeAddrs,
 		m.Published,
+		m.Refusals,
 		m.Services,
 		m.Slots,
 		m.Sockets,
 		m.Strangers,
 		m.Turns,
+		m.Workers,
 	)
 }
 

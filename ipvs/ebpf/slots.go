@@ -10,9 +10,13 @@ import (
 // algorithms are those of enum algorithm, in order.
 func algorithms() []ipvs.Algorithm { return ipvs.Algorithms() }
 
-// choosable are the backends that new connections may go to.
+// choosable are the backends that new connections may go to. Ejected ones are
+// better than none.
 func choosable(s ipvs.Service) []ipvs.Backend {
 	serving := slices.DeleteFunc(slices.Clone(s.Backends), func(b ipvs.Backend) bool { return b.Draining })
+	if sound := slices.DeleteFunc(slices.Clone(serving), func(b ipvs.Backend) bool { return b.Ejected }); len(sound) > 0 {
+		serving = sound
+	}
 	local := slices.DeleteFunc(slices.Clone(serving), func(b ipvs.Backend) bool { return !b.Local })
 	if s.PreferLocal && len(local) > 0 {
 		return local
@@ -89,11 +93,11 @@ func (b *Balancer) recount(t *table) error {
 		return err
 	}
 	found := map[backendKey]int32{}
-	err = eachFlow(b.objects.Flows, func(k flowKey, f flow) {
+	for k, f := range all[flowKey, flow](b.objects.Flows, &err) {
 		if k.Direction == forwardFlow && k.Proto == uint8(ipvs.TCP) && f.Flags&flowClosing == 0 && uptime-int64(f.Seen) < liveSeconds {
 			found[backendKey{Service: f.Service, Addr: f.Dst, Port: f.BackendPort}]++
 		}
-	})
+	}
 	if err != nil {
 		return fmt.Errorf("count connections: %w", err)
 	}

@@ -3,7 +3,6 @@ package ebpf
 import (
 	"errors"
 	"fmt"
-	"iter"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -24,6 +23,7 @@ type table struct {
 	maps   *balanceMaps
 	netns  uint64
 	flags  uint32
+	cpus   int        // that counters are kept by
 	state  ipvs.State // without names
 	held   map[ipvs.Key]entry
 	nextID uint32
@@ -34,27 +34,14 @@ type table struct {
 	node          node
 }
 
-// all iterates over a map; an error ends up in *err. Entries that others add or
-// remove meanwhile may be missed: there is one writer.
-func all[K comparable, V any](m *ebpf.Map, err *error) iter.Seq2[K, V] {
-	return func(yield func(K, V) bool) {
-		var k K
-		var v V
-		it := m.Iterate()
-		for it.Next(&k, &v) {
-			if !yield(k, v) {
-				return
-			}
-		}
-		*err = errors.Join(*err, it.Err())
-	}
-}
-
 // read makes the table of what is in the maps now, for the network namespace with
 // the given cookie; flags are what the node's entry is to have.
 func read(maps *balanceMaps, netns uint64, flags uint32) (*table, error) {
-	t := &table{maps: maps, netns: netns, flags: flags, held: map[ipvs.Key]entry{}, nextID: 1}
-	var err error
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, err
+	}
+	t := &table{maps: maps, netns: netns, flags: flags, cpus: cpus, held: map[ipvs.Key]entry{}, nextID: 1}
 	byID := map[uint32]ipvs.Key{}
 	for k, v := range all[serviceKey, service](maps.Services, &err) {
 		byID[v.ID] = k.key()
@@ -208,12 +195,12 @@ func (t *table) put(s ipvs.Service) error {
 	if !known {
 		now.id.ID = t.nextID
 		t.nextID++
-		if err := t.putCounters(now.id.ID); err != nil {
-			return err
-		}
+	}
+	if err := t.putService(now.id.ID); err != nil {
+		return err
 	}
 	for _, b := range s.Backends {
-		if err := t.putBackend(backendKeyOf(now.id.ID, b), stateOf(b)); err != nil {
+		if err := t.putBackend(now, b, returned(old, b)); err != nil {
 			return fmt.Errorf("backend %s: %w", b.Addr, err)
 		}
 	}
@@ -231,12 +218,45 @@ func (t *table) put(s ipvs.Service) error {
 	return t.drop(old, s.Backends)
 }
 
-func (t *table) putBackend(k backendKey, state uint32) error {
-	err := t.maps.Loads.Update(k, int32(0), ebpf.UpdateNoExist)
-	if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+// returned says that a backend was ejected, and is not any more.
+func returned(old entry, b ipvs.Backend) bool {
+	return !b.Ejected && slices.ContainsFunc(old.Backends, func(o ipvs.Backend) bool {
+		return o.Addr == b.Addr && o.Port == b.Port && o.Ejected
+	})
+}
+
+// ifNew puts a value where there is none.
+func ifNew(m *ebpf.Map, k, v any) error {
+	if err := m.Update(k, v, ebpf.UpdateNoExist); !errors.Is(err, ebpf.ErrKeyExist) {
 		return err
 	}
-	return t.maps.Backends.Put(k, state)
+	return nil
+}
+
+// putBackend writes who may keep connections. One that returns from having been
+// ejected is on trial: its next failure ejects it again, unless a success comes before.
+func (t *table) putBackend(of entry, b ipvs.Backend, onTrial bool) error {
+	k := backendKeyOf(of.id.ID, b)
+	if err := errors.Join(ifNew(t.maps.Loads, k, int32(0)), ifNew(t.maps.Counters, k, make([]counters, t.cpus))); err != nil {
+		return err
+	}
+	want := health{Limit: uint32(of.id.EjectAfter), Window: of.id.EjectWithin}
+	if onTrial && want.Limit > 0 {
+		now, err := secondsSinceBoot()
+		if err != nil {
+			return err
+		}
+		for i := range want.Streaks {
+			want.Streaks[i] = streak{want.Limit - 1, uint32(now)}
+		}
+	}
+	var have health
+	if err := t.maps.Health.Lookup(k, &have); err != nil || onTrial || have.Limit != want.Limit || have.Window != want.Window {
+		if err := t.maps.Health.Put(k, want); err != nil {
+			return err
+		}
+	}
+	return t.maps.Backends.Put(k, stateOf(b))
 }
 
 // drop deletes what a service had and does not have any more.
@@ -251,12 +271,29 @@ func (t *table) drop(old entry, keep []ipvs.Backend) error {
 		if slices.ContainsFunc(keep, same) {
 			continue
 		}
-		key := backendKeyOf(old.id.ID, b)
-		if err := errors.Join(gone(t.maps.Backends.Delete(key)), gone(t.maps.Loads.Delete(key))); err != nil {
+		if err := t.dropBackend(backendKeyOf(old.id.ID, b)); err != nil {
 			return fmt.Errorf("old backend %s: %w", b.Addr, err)
 		}
 	}
 	return nil
+}
+
+// dropBackend forgets a backend; what was counted of it stays with its service.
+func (t *table) dropBackend(k backendKey) error {
+	if err := gone(t.maps.Backends.Delete(k)); err != nil {
+		return err
+	}
+	total, was := make([]counters, t.cpus), make([]counters, t.cpus)
+	service := backendKey{Service: k.Service}
+	if t.maps.Counters.Lookup(service, &total) == nil && t.maps.Counters.Lookup(k, &was) == nil {
+		for cpu := range total {
+			total[cpu].add(was[cpu])
+		}
+		if err := t.maps.Counters.Put(service, total); err != nil {
+			return err
+		}
+	}
+	return errors.Join(gone(t.maps.Counters.Delete(k)), gone(t.maps.Loads.Delete(k)), gone(t.maps.Health.Delete(k)))
 }
 
 func (t *table) remove(k ipvs.Key) error {
@@ -265,15 +302,16 @@ func (t *table) remove(k ipvs.Key) error {
 		return err
 	}
 	delete(t.held, k)
-	return errors.Join(t.drop(e, nil), gone(t.maps.Counters.Delete(e.id.ID)), gone(t.maps.Turns.Delete(e.id.ID)))
+	errs := []error{t.drop(e, nil), gone(t.maps.Counters.Delete(backendKey{Service: e.id.ID})), gone(t.maps.Turns.Delete(e.id.ID))}
+	for reason := range dropReasons() {
+		errs = append(errs, gone(t.maps.Refusals.Delete(refusalKey{e.id.ID, uint32(reason)})))
+	}
+	return errors.Join(errs...)
 }
 
-func (t *table) putCounters(id uint32) error {
-	cpus, err := ebpf.PossibleCPU()
-	if err != nil {
-		return err
-	}
-	return errors.Join(t.maps.Counters.Put(id, make([]counters, cpus)), t.maps.Turns.Put(id, uint32(0)))
+// putService makes what is remembered of a service itself.
+func (t *table) putService(id uint32) error {
+	return errors.Join(ifNew(t.maps.Counters, backendKey{Service: id}, make([]counters, t.cpus)), ifNew(t.maps.Turns, id, uint32(0)))
 }
 
 func (t *table) applyClients(plan ipvs.Plan) error {
@@ -332,7 +370,7 @@ func (t *table) sweep() error {
 		}
 	}
 	for _, k := range t.strayBackends {
-		if err := errors.Join(gone(t.maps.Backends.Delete(k)), gone(t.maps.Loads.Delete(k))); err != nil {
+		if err := t.dropBackend(k); err != nil {
 			return fmt.Errorf("stray backend: %w", err)
 		}
 	}

@@ -78,7 +78,13 @@ type fakeBalancer struct{ f *fakes }
 func (b fakeBalancer) Stats() (ebpf.Stats, error) {
 	s := ebpf.Stats{Drops: map[string]uint64{"no-backend": 5}}
 	for _, svc := range b.f.held.Services {
-		s.Services = append(s.Services, ebpf.ServiceStats{Key: svc.Key, Name: "web", Connections: 7, Packets: 70})
+		s.Services = append(s.Services, ebpf.ServiceStats{
+			Key: svc.Key, Name: "web", Counts: ebpf.Counts{Connections: 7, Packets: 70}, Refused: map[string]uint64{"no-backend": 4},
+			Backends: []ebpf.BackendStats{{
+				Addr:   at("10.0.1.12"),
+				Counts: ebpf.Counts{Connections: 5, Bytes: 500, AnswerBytes: 600, Refusals: 1, Timeouts: 2, Resets: 3},
+			}},
+		})
 	}
 	return s, nil
 }

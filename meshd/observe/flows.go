@@ -8,9 +8,7 @@ import (
 	"github.com/meshd/meshd/ipvs/ebpf"
 )
 
-// Flow is a connection that this node leads to a backend packet by packet.
-// Those of sockets that were led when they connected go straight to their
-// backend; the kernel keeps no entry for them.
+// Flow is a connection that this node leads to a backend.
 type Flow struct {
 	// Service is empty when it was removed meanwhile.
 	Service  string

@@ -21,7 +21,8 @@ type collector struct {
 // descs are the metrics, each with its labels in order.
 type descs struct {
 	info, readable                                        *prometheus.Desc
-	connections, packets, backends, flows                 *prometheus.Desc
+	connections, packets, refused, backends, flows        *prometheus.Desc
+	backendConnections, backendBytes, backendFailures     *prometheus.Desc
 	drops, repairs                                        *prometheus.Desc
 	endpoints, revision, toldRevision, lagTime            *prometheus.Desc
 	answers, answerTime                                   *prometheus.Desc
@@ -35,29 +36,33 @@ func newCollector(o *Observer, version string) *collector {
 	}
 	service := []string{"service", "network", "vip", "port", "protocol"}
 	return &collector{o: o, version: version, descs: descs{
-		info:         d("build_info", "Always 1; the label is meshd's version.", "version"),
-		readable:     d("part_readable", "1 if the part could be read for this scrape.", "part"),
-		connections:  d("service_connections_total", "Connections that this node led to a backend of the service.", service...),
-		packets:      d("service_packets_total", "Packets of clients to the service after each connection's first.", service...),
-		backends:     d("service_backends", "Backends that this node should know.", append(service, "state")...),
-		flows:        d("backend_flows", "Connections to a backend that this node remembers, packet by packet ones only.", append(service, "backend", "state")...),
-		drops:        d("dropped_packets_total", "Packets that were dropped or refused.", "part", "reason"),
-		repairs:      d("repairs_total", "Objects in the kernel that were put right after somebody else changed them.", "part", "kind"),
-		endpoints:    d("network_endpoints", "Tasks on the network, on all nodes.", "network", "state"),
-		revision:     d("network_revision", "Revision of the network that this node's kernel holds.", "network"),
-		toldRevision: d("network_revision_told", "Newest revision of the network that a manager told this node.", "network"),
-		lagTime:      d("network_lag_seconds", "How long the kernel has held less than the newest revision; 0 when it holds it.", "network"),
-		answers:      d("dns_answers_total", "Answers of the resolver.", "source", "rcode"),
-		answerTime:   d("dns_answer_seconds", "Time from a query's arrival to its answer.", "source"),
-		tasks:        d("tasks", "Tasks of this node.", "state"),
-		certificate:  d("certificate_expiry_timestamp_seconds", "When this node's certificate expires."),
-		leading:      d("raft_leading", "1 if this manager leads."),
-		hasLeader:    d("raft_has_leader", "1 if this manager knows a leader."),
-		term:         d("raft_term", "Raft's term."),
-		last:         d("raft_last_index", "Last entry of this manager's log."),
-		commit:       d("raft_commit_index", "Last entry that a majority of the managers has."),
-		applied:      d("raft_applied_index", "Last entry in this manager's store."),
-		size:         d("raft_members", "Managers of the swarm."),
+		info:               d("build_info", "Always 1; the label is meshd's version.", "version"),
+		readable:           d("part_readable", "1 if the part could be read for this scrape.", "part"),
+		connections:        d("service_connections_total", "Connections that this node led to a backend of the service.", service...),
+		packets:            d("service_packets_total", "Packets of clients to the service.", service...),
+		refused:            d("service_refused_total", "Packets to the service that this node could give to no backend.", append(service, "reason")...),
+		backends:           d("service_backends", "Backends that this node should know.", append(service, "state")...),
+		flows:              d("backend_flows", "Connections to a backend that this node remembers.", append(service, "backend", "state")...),
+		backendConnections: d("backend_connections_total", "Connections that this node led to the backend.", append(service, "backend")...),
+		backendBytes:       d("backend_bytes_total", "Bytes of IP packets to and from the backend on connections that this node led.", append(service, "backend", "direction")...),
+		backendFailures:    d("backend_failures_total", "Connections that this node led and the backend refused, did not answer in time, or reset.", append(service, "backend", "kind")...),
+		drops:              d("dropped_packets_total", "Packets that were dropped or refused.", "part", "reason"),
+		repairs:            d("repairs_total", "Objects in the kernel that were put right after somebody else changed them.", "part", "kind"),
+		endpoints:          d("network_endpoints", "Tasks on the network, on all nodes.", "network", "state"),
+		revision:           d("network_revision", "Revision of the network that this node's kernel holds.", "network"),
+		toldRevision:       d("network_revision_told", "Newest revision of the network that a manager told this node.", "network"),
+		lagTime:            d("network_lag_seconds", "How long the kernel has held less than the newest revision; 0 when it holds it.", "network"),
+		answers:            d("dns_answers_total", "Answers of the resolver.", "source", "rcode"),
+		answerTime:         d("dns_answer_seconds", "Time from a query's arrival to its answer.", "source"),
+		tasks:              d("tasks", "Tasks of this node.", "state"),
+		certificate:        d("certificate_expiry_timestamp_seconds", "When this node's certificate expires."),
+		leading:            d("raft_leading", "1 if this manager leads."),
+		hasLeader:          d("raft_has_leader", "1 if this manager knows a leader."),
+		term:               d("raft_term", "Raft's term."),
+		last:               d("raft_last_index", "Last entry of this manager's log."),
+		commit:             d("raft_commit_index", "Last entry that a majority of the managers has."),
+		applied:            d("raft_applied_index", "Last entry in this manager's store."),
+		size:               d("raft_members", "Managers of the swarm."),
 	}}
 }
 
@@ -109,6 +114,12 @@ func (c *collector) balancer(s sink, v View) error {
 		labels := serviceLabels(v, svc.Key, svc.Name)
 		s.counter(c.descs.connections, svc.Connections, labels...)
 		s.counter(c.descs.packets, svc.Packets, labels...)
+		for reason, n := range svc.Refused {
+			s.counter(c.descs.refused, n, append(labels, reason)...)
+		}
+		for _, b := range svc.Backends {
+			c.backend(s, append(labels, b.Addr.String()), b.Counts)
+		}
 	}
 	for _, svc := range v.Desired.IPVS.Services {
 		serving, draining := countBackends(svc)
@@ -117,6 +128,16 @@ func (c *collector) balancer(s sink, v View) error {
 		s.gauge(c.descs.backends, float64(draining), append(labels, "draining")...)
 	}
 	return c.flows(s, v)
+}
+
+// backend tells what a backend got; labels end with its address and may be appended to.
+func (c *collector) backend(s sink, labels []string, n ebpf.Counts) {
+	s.counter(c.descs.backendConnections, n.Connections, labels...)
+	s.counter(c.descs.backendBytes, n.Bytes, append(labels, "to")...)
+	s.counter(c.descs.backendBytes, n.AnswerBytes, append(labels, "from")...)
+	for kind, failures := range map[string]uint64{"refused": n.Refusals, "timeout": n.Timeouts, "reset": n.Resets} {
+		s.counter(c.descs.backendFailures, failures, append(labels, kind)...)
+	}
 }
 
 func countBackends(s ipvs.Service) (serving, draining int) {

@@ -56,12 +56,8 @@ func testNetCheck(_ *testing.T, c *cluster) {
 
 // A worker traces its own containers; the end of each way is the right one.
 func testNetTrace(t *testing.T, c *cluster) {
-	from := ""
-	for _, tk := range c.tasks("node1", "client") {
-		if tk.Node == "node2" {
-			from = tk.Name + "." + tk.ID
-		}
-	}
+	client := c.taskOf("client", "node2")
+	from := client.Name + "." + client.ID
 	for to, want := range map[string]string{
 		"web:8080":       "is on node node1 at " + c.address("node1"),
 		"tasks.web":      "is on this node, interface mv",
@@ -79,6 +75,18 @@ func testNetTrace(t *testing.T, c *cluster) {
 	c.refused(c.meshctl("node1", "net", "trace", from, "web"), "is on node node2")
 }
 
+// taskOf gives a service's task on a node.
+func (c *cluster) taskOf(service, node string) task {
+	c.t.Helper()
+	for _, tk := range c.tasks("node1", service) {
+		if tk.Node == node {
+			return tk
+		}
+	}
+	c.t.Fatalf("no task of %s on %s", service, node)
+	return task{}
+}
+
 // A connection from outside is listed where it entered, with its real client.
 func testNetFlows(t *testing.T, c *cluster) {
 	if r := c.outside("curl", "-sf", "-m", "5", "http://"+c.address("node2")+":8080/"); r.code != 0 {
@@ -90,6 +98,36 @@ func testNetFlows(t *testing.T, c *cluster) {
 	}
 	if n := c.metric("node2", `meshd_service_connections_total{network="ingress",port="8080",protocol="tcp",service="web",vip=""}`); n < 1 {
 		t.Errorf("%v connections counted", n)
+	}
+	testLedFlows(t, c)
+}
+
+// What a container's sockets were led to is listed and counted, too: a query for the
+// name comes before the connection, so that it is led.
+func testLedFlows(t *testing.T, c *cluster) {
+	from := c.taskOf("client", "node2")
+	c.eventually("connections to a virtual IP are seen", func() error {
+		for _, args := range [][]string{{"get", "http://web:8080/"}, {"udp", "web:9000"}} {
+			if r := c.in(from, append([]string{"sample"}, args...)...); r.code != 0 {
+				return fmt.Errorf("%v: %v", args, r)
+			}
+		}
+		r := c.meshctl("node2", "net", "flows", "--all", "--service", "web", "--format", "{{.Network}} {{.Protocol}} {{.Origin}} {{.To}}")
+		for _, want := range []string{"front tcp container", "front udp container"} {
+			if !strings.Contains(r.out, want) {
+				return fmt.Errorf("no %s in %v", want, r)
+			}
+		}
+		return nil
+	})
+	bytes := 0.0
+	for name, n := range c.metrics("node2", `meshd_backend_bytes_total{`) {
+		if strings.Contains(name, `network="front"`) && strings.Contains(name, `service="web"`) {
+			bytes += n
+		}
+	}
+	if bytes < 200 {
+		t.Errorf("%v bytes counted", bytes)
 	}
 }
 
@@ -120,20 +158,26 @@ func testRepairsAreSeen(t *testing.T, c *cluster) {
 }
 
 // metric reads a metric of a node; one that is not there is 0.
-func (c *cluster) metric(node, name string) float64 {
+func (c *cluster) metric(node, name string) float64 { return c.metrics(node, name+" ")[name] }
+
+// metrics reads a node's metrics that begin with prefix.
+func (c *cluster) metrics(node, prefix string) map[string]float64 {
 	c.t.Helper()
 	r := c.run(c.t, "metrics", "curl", "-sf", "--unix-socket", c.socket(node), "http://meshd/metrics")
 	if r.code != 0 {
 		c.t.Fatalf("metrics of %s: %v", node, r)
 	}
+	out := map[string]float64{}
 	for _, line := range strings.Split(r.out, "\n") {
-		if value, ok := strings.CutPrefix(line, name+" "); ok {
-			n, err := strconv.ParseFloat(value, 64)
-			if err != nil {
-				c.t.Fatal(err)
-			}
-			return n
+		if !strings.HasPrefix(line, prefix) {
+			continue
 		}
+		at := strings.LastIndexByte(line, ' ')
+		n, err := strconv.ParseFloat(line[at+1:], 64)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		out[line[:at]] = n
 	}
-	return 0
+	return out
 }

@@ -3,6 +3,7 @@
 #ifndef MESH_IPVS_ANSWER_H
 #define MESH_IPVS_ANSWER_H
 
+#include "judge.h"
 #include "related.h"
 
 #define LO_IFINDEX 1 /* in every network namespace */
@@ -88,6 +89,7 @@ static __always_inline int answered(struct __sk_buff *skb, struct scratch *s, __
 		*verdict = to_entry(skb, s, f, hook);
 		return 1;
 	}
+	answers_on(skb, s, f);
 	touch(s, f, FORWARD);
 	if (rewrite(skb, &s->p, f))
 		*verdict = drop(DROP_REWRITE);
@@ -126,7 +128,10 @@ static __always_inline int error_back(struct __sk_buff *skb, struct scratch *s, 
 		if (hook != MESH_BALANCE_CONTAINER)
 			return 0;
 		*verdict = error_to_entry(skb, s, f, hook);
-	} else if (rewrite_error(skb, s, f)) {
+		return 1;
+	}
+	refused_by(skb, s, f);
+	if (rewrite_error(skb, s, f)) {
 		*verdict = drop(DROP_REWRITE);
 	} else if (f->flags & FLOW_INGRESS) {
 		*verdict = to_client(skb, f, s->key.vni, hook);

@@ -123,7 +123,7 @@ static __always_inline int as_before(const struct service *s, const struct affin
 	b.addr = last->addr;
 	b.port = last->port;
 	state = bpf_map_lookup_elem(&backends, &b);
-	if (!state || *state & BACKEND_DRAINING)
+	if (!state || *state & BACKEND_OUT)
 		return -1;
 	last->seen = t;
 	c->slot.addr = b.addr;
@@ -138,18 +138,21 @@ static __always_inline void stay(const struct affinity_key *k, const struct choi
 	bpf_map_update_elem(&affinities, k, &a, BPF_ANY);
 }
 
-/* pick chooses a backend; non-zero: there is none. */
+/* pick chooses a backend; non-zero: there is none. c->service is zero if there is no service either. */
 static __always_inline int pick(const struct service_key *key, const struct client_id *who, struct choice *c)
 {
 	/* Twice: between two look-ups user space may have replaced the list. */
+	c->service = 0;
 	for (int i = 0; i < 2; i++) {
 		struct service *service = bpf_map_lookup_elem(&services, key);
 		struct affinity_key affine = { .client = who->addr };
 		struct slot *slot;
 
-		if (!service || !service->count)
+		if (!service)
 			return -1;
 		c->service = affine.service = service->id;
+		if (!service->count)
+			return -1;
 		if (service->affinity && !as_before(service, &affine, c))
 			return 0;
 		slot = slot_for(service, who);

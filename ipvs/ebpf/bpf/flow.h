@@ -197,15 +197,17 @@ static __always_inline void touch(struct scratch *s, struct flow *f, enum direct
 		closing(s, f, other);
 }
 
-/* choose fills in a backend for s->flow; non-zero: there is none. */
+/* choose fills in a backend for s->flow; non-zero: there is none, s->flow.service has the service nonetheless. */
 static __always_inline int choose(struct scratch *s, const struct service_key *key)
 {
 	struct client_id who = { .addr = s->key.src };
 	struct choice c;
 
 	who.hash = hash_of(hash_of(mixed(s->key.proto, (__u32)s->key.sport << 16 | s->key.dport), &s->key.src), &s->key.dst);
-	if (pick(key, &who, &c))
+	if (pick(key, &who, &c)) {
+		s->flow.service = c.service;
 		return -1;
+	}
 	s->flow.dst = c.slot.addr;
 	s->flow.dport = c.slot.port ? c.slot.port : s->key.dport;
 	s->flow.backend_port = c.slot.port;
@@ -233,7 +235,9 @@ static __always_inline enum fitness fitness(const struct scratch *s, const struc
 	state = bpf_map_lookup_elem(&backends, &k);
 	if (!state)
 		return first || s->p.proto == IPPROTO_UDP ? AGAIN : GONE;
-	return first && *state & BACKEND_DRAINING ? AGAIN : FIT;
+	if (s->p.proto == IPPROTO_UDP)
+		return *state & BACKEND_EJECTED && !(f->flags & FLOW_ACCEPTED) ? AGAIN : FIT;
+	return first && *state & BACKEND_OUT ? AGAIN : FIT;
 }
 
 #endif

@@ -26,7 +26,11 @@ struct service {
 	__u32 affinity; /* seconds */
 	__u8 algorithm;
 	__u8 local; /* user space prefers backends of this node; told for its own sake */
-	__u16 pad;
+	/* Also told for user space's sake: when backends are ejected, for how many seconds. */
+	__u16 eject_after;
+	__u32 eject_within;
+	__u32 eject_first;
+	__u32 eject_longest;
 };
 
 /* Keep in step with ../slots.go, which makes the slots that each of them needs. */
@@ -58,7 +62,55 @@ struct backend_key {
 };
 
 #define BACKEND_DRAINING 1
+#define BACKEND_EJECTED 4
+#define BACKEND_OUT (BACKEND_DRAINING | BACKEND_EJECTED) /* gets no new connections */
 /* For user space alone: 2 = on this node; the weight is in the upper half. */
+
+/* Ways to fail. A backend that accepts and resets has accepted: so they are counted apart. */
+enum failure {
+	NO_ANSWER = 0, /* refused, or was silent to a SYN that came again */
+	CUT_SHORT = 1, /* accepted, and reset before it had sent anything */
+	FAILURES,
+};
+
+struct streak {
+	__u32 count; /* of failures without a success between */
+	__u32 since; /* seconds since boot */
+};
+
+/* What a backend's failures come to. User space makes the entry; see ../../eject.go. */
+struct health {
+	__u32 limit;  /* a streak of so many is told; zero: none is */
+	__u32 window; /* a streak is over after so many seconds */
+	__u32 told;   /* when the last one was told */
+	__u32 pad;
+	struct streak streaks[FAILURES];
+};
+
+/* Who did last what another backend fails to do, by port: a port that nobody serves says nothing of one. */
+struct worker_key {
+	__u32 service;
+	__be16 port;
+	__u8 proto;
+	__u8 failure;
+};
+
+struct worker {
+	struct mesh_addr addr;
+	__be16 port; /* as in backend_key */
+	__u16 pad;
+	__u32 seen; /* seconds since boot */
+};
+
+/* A backend that failed so often in a row while another one did not: for user space. */
+struct suspect {
+	struct backend_key backend;
+	__u32 failure;
+	__u32 count;
+	__be16 port; /* the one that clients asked for */
+	__u8 proto;
+	__u8 pad[5];
+};
 
 struct affinity_key {
 	__u32 service;
@@ -121,6 +173,9 @@ struct flow_key {
 #define FLOW_FROM_LO 2        /* of a process of this node */
 #define FLOW_FROM_CONTAINER 4 /* of a container of this node */
 #define FLOW_CLOSING 8        /* FIN or RST was seen: its ports may be taken */
+#define FLOW_ACCEPTED 16      /* the backend has answered */
+#define FLOW_SERVED 32        /* ... and has sent something */
+#define FLOW_LATE 64          /* it had not when the SYN came again */
 
 /* What the packet's addresses become. */
 struct flow {
@@ -177,9 +232,21 @@ struct socket_peer {
 	__u32 vni;
 };
 
+/* Of a backend; with a key that names only the service, of its former backends. */
 struct counters {
 	__u64 connections;
-	__u64 packets;
+	__u64 packets; /* of clients */
+	__u64 bytes;   /* IP packets with their headers */
+	__u64 answer_packets;
+	__u64 answer_bytes;
+	__u64 refusals; /* RST to a SYN, ICMP unreachable */
+	__u64 timeouts; /* SYNs that came again, once a connection */
+	__u64 resets;   /* of connections that nobody had begun to close */
+};
+
+struct refusal_key {
+	__u32 service;
+	__u32 reason;
 };
 
 /* Keep in step with ../stats.go. */
@@ -338,12 +405,39 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 1 << 20);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u32);
+	__type(key, struct backend_key);
 	__type(value, struct counters);
 	PINNED;
 } counters SEC(".maps");
+
+/* What was refused or dropped of a service, by reason: see enum drop_reason. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct refusal_key);
+	__type(value, __u64);
+	PINNED;
+} refusals SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 20);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct backend_key);
+	__type(value, struct health);
+	PINNED;
+} health SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct worker_key);
+	__type(value, struct worker);
+	PINNED;
+} workers SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -366,14 +460,11 @@ static __always_inline __u32 now(void)
 	return bpf_ktime_get_ns() / 1000000000;
 }
 
-static __always_inline void count(__u32 service, int connections)
+static __always_inline struct counters *counters_of(__u32 service, const struct mesh_addr *addr, __be16 port)
 {
-	struct counters *c = bpf_map_lookup_elem(&counters, &service);
+	struct backend_key k = { .service = service, .addr = *addr, .port = port };
 
-	if (!c)
-		return;
-	c->packets++;
-	c->connections += connections;
+	return bpf_map_lookup_elem(&counters, &k);
 }
 
 static __always_inline struct node *this_node(void)

@@ -39,8 +39,10 @@ static __always_inline int enter(struct __sk_buff *skb, struct scratch *s, __u16
 	__builtin_memset(&s->flow, 0, sizeof(s->flow));
 	if (s->p.v6)
 		__builtin_memset(&service.addr, 0xff, sizeof(service.addr));
-	if (choose(s, &service))
+	if (choose(s, &service)) {
+		refused(s->flow.service, DROP_NO_BACKEND);
 		return -1;
+	}
 	s->flow.src = s->p.src;
 	s->flow.sport = s->p.sport;
 	/* A task cannot answer itself or loopback through the network: those come from the node's address. */
@@ -49,7 +51,7 @@ static __always_inline int enter(struct __sk_buff *skb, struct scratch *s, __u16
 	s->flow.flags = FLOW_INGRESS | from;
 	s->flow.ifindex = skb->ifindex;
 	keep(s);
-	count(s->flow.service, 1);
+	count_begin(s);
 	return 0;
 }
 
@@ -67,6 +69,7 @@ static __always_inline int ingress(struct __sk_buff *skb, struct scratch *s, __u
 		enum fitness fit = fitness(s, f);
 
 		if (fit == GONE) {
+			refused(f->service, DROP_BACKEND_GONE);
 			drop(DROP_BACKEND_GONE);
 			return forward(skb, hook);
 		}
@@ -74,8 +77,8 @@ static __always_inline int ingress(struct __sk_buff *skb, struct scratch *s, __u
 			forget(s, f);
 			f = NULL;
 		} else {
+			asked_on(s, f);
 			touch(s, f, REVERSE);
-			count(f->service, 0);
 		}
 	}
 	if (!f) {

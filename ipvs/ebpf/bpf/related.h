@@ -11,6 +11,7 @@
 #include "flow.h"
 
 #define ICMP_UNREACHABLE 3
+#define ICMP_TOO_BIG 4 /* a code of it */
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETER 12
 #define ICMP6_UNREACHABLE 1

@@ -71,8 +71,9 @@ static __always_inline void socket_key_of(struct socket_key *k, struct bpf_sock_
 static __always_inline int still_there(const struct socket_peer *to)
 {
 	struct backend_key k = { .service = to->service, .addr = to->addr, .port = to->backend_port };
+	__u32 *state = bpf_map_lookup_elem(&backends, &k);
 
-	return bpf_map_lookup_elem(&backends, &k) != NULL;
+	return state && !(*state & BACKEND_EJECTED);
 }
 
 /*
@@ -141,15 +142,9 @@ static __always_inline int to_backend(struct bpf_sock_addr *ctx, const struct me
 	same = bpf_map_lookup_elem(&sockets, &k);
 	if (same && still_there(same)) {
 		*to = *same;
-		count(to->service, 0);
 		return 0;
 	}
-	if (chosen(&k, &service, &own, to))
-		return -1;
-	/* TCP is counted when its first packet is seen. */
-	if (ctx->protocol == IPPROTO_UDP)
-		count(to->service, 1);
-	return 0;
+	return chosen(&k, &service, &own, to); /* counted when its first packet is seen */
 }
 
 /* connects: as to_backend, for connect(). */

@@ -14,20 +14,23 @@ static __always_inline int to_vip(struct __sk_buff *skb, struct scratch *s, cons
 	if (s->p.later)
 		return drop(DROP_FRAGMENT);
 	if (choose(s, service)) {
+		refused(s->flow.service, DROP_NO_BACKEND);
 		if (s->p.proto == IPPROTO_TCP)
 			return reset(skb, &s->p, DROP_NO_BACKEND);
 		return unreachable(skb, &s->p);
 	}
 	/* Not a beginning, and unknown: its entry was lost, and no other backend can go on with it. */
-	if (s->p.proto == IPPROTO_TCP && !opens(&s->p))
+	if (s->p.proto == IPPROTO_TCP && !opens(&s->p)) {
+		refused(s->flow.service, DROP_BACKEND_GONE);
 		return reset(skb, &s->p, DROP_BACKEND_GONE);
+	}
 	s->flow.src = s->p.src;
 	s->flow.sport = s->p.sport;
 	/* A client that is its own backend would answer itself directly: it is called by the VIP. */
 	if (same_addr(&s->p.src, &s->flow.dst))
 		s->flow.src = s->p.dst;
 	keep(s);
-	count(s->flow.service, 1);
+	count_begin(s);
 	if (rewrite(skb, &s->p, &s->flow))
 		return drop(DROP_REWRITE);
 	return forward(skb, MESH_BALANCE_CONTAINER);
@@ -50,7 +53,7 @@ static __always_inline int plainly(struct __sk_buff *skb, struct scratch *s)
  * direct looks after packets to no VIP. Where their answers would be taken for
  * those of a connection through a VIP, an ended one is forgotten, and beside a live
  * one the source port is changed. Of a connection that its socket was led to, the
- * entry serves only to end it when its backend is gone: it goes on without.
+ * entry serves to count it, and to end it when its backend is gone: it goes on without.
  */
 static __always_inline int direct(struct __sk_buff *skb, struct scratch *s, __u32 vni)
 {
@@ -59,8 +62,9 @@ static __always_inline int direct(struct __sk_buff *skb, struct scratch *s, __u3
 	if (s->p.later || (s->p.proto == IPPROTO_TCP && !opens(&s->p)))
 		return forward(skb, MESH_BALANCE_CONTAINER);
 	__builtin_memset(&s->flow, 0, sizeof(s->flow));
-	if (s->p.proto == IPPROTO_TCP && led_here(skb, s, vni)) {
-		count(s->flow.service, 1);
+	if (led_here(skb, s, vni)) {
+		s->flow.dst = s->p.dst;
+		count_begin(s);
 		return plainly(skb, s);
 	}
 	answer_to(&s->other, &s->p, vni, REVERSE);
@@ -111,11 +115,13 @@ static __always_inline int request(struct __sk_buff *skb, struct scratch *s, __u
 	if (f) {
 		enum fitness fit = fitness(s, f);
 
-		if (fit == GONE)
+		if (fit == GONE) {
+			refused(f->service, DROP_BACKEND_GONE);
 			return reset(skb, &s->p, DROP_BACKEND_GONE);
+		}
 		if (fit == FIT) {
+			asked_on(s, f);
 			touch(s, f, REVERSE);
-			count(f->service, 0);
 			if (rewrite(skb, &s->p, f))
 				return drop(DROP_REWRITE);
 			return forward(skb, MESH_BALANCE_CONTAINER);
