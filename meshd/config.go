@@ -47,6 +47,14 @@ const (
 	DefaultGossipPort   = gossip.DefaultPort
 )
 
+// gossipPort is the port that gossip uses.
+func (c Config) gossipPort() uint16 {
+	if c.GossipPort == 0 {
+		return DefaultGossipPort
+	}
+	return c.GossipPort
+}
+
 func (c Config) membershipFile() string { return filepath.Join(c.StateDir, "membership.json") }
 func (c Config) certDir() string        { return filepath.Join(c.StateDir, "certificates") }
 func (c Config) raftDir() string        { return filepath.Join(c.StateDir, "raft") }

@@ -82,7 +82,7 @@ func Run(ctx context.Context, cfg Config) error {
 	g.Go(func() error {
 		return api.New(api.Config{
 			Node: d, Engine: cfg.Engine, Version: cfg.Version, Logger: d.log, HostRoutes: overlay.HostRoutes,
-			Observer: d.observer,
+			Observer: d.observer, GossipPort: cfg.gossipPort(),
 		}).Serve(ctx, socket)
 	})
 	if cfg.MetricsAddr != "" {
@@ -136,7 +136,7 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 	d.observer, err = observe.New(observe.Config{
 		Sources: observe.Sources{
 			Overlay: d.overlay, Keeper: d.balancer, Balancer: balancer, Resolver: d.resolver,
-			View: d.data.look, Member: d.member,
+			View: d.data.look, Member: d.member, Sockets: observe.Sockets,
 		},
 		Version: cfg.Version, Logger: cfg.Logger,
 	})

@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshd/meshd/dns"
 	"github.com/meshd/meshd/ipvs"
+	"github.com/meshd/meshd/meshd/observe"
 	"github.com/meshd/meshd/meshd/plan"
 	"github.com/meshd/meshd/orchestrator/agent"
 	"github.com/meshd/meshd/overlay"
@@ -40,7 +41,10 @@ type dataplane struct {
 	surroundings func() (addrs []netip.Addr, upstreams []netip.AddrPort)
 	// search are the domains that the machine completes names with.
 	search func() []string
-	wake   chan struct{}
+	// sockets are those that processes of the machine listen on.
+	sockets func() ([]observe.Socket, error)
+	clashes clashes
+	wake    chan struct{}
 	// resolvConfPath is the tasks' resolv.conf, resolvConf what Run wrote there.
 	resolvConfPath string
 	resolvConf     string
@@ -61,7 +65,7 @@ type dataplane struct {
 func newDataplane(o overlayPart, d dnsPart, b ipvsPart, resolvConf string, log *slog.Logger) *dataplane {
 	return &dataplane{
 		overlay: o, dns: d, ipvs: b, log: log,
-		surroundings: surroundings, search: func() []string { return dns.SystemSearch(systemResolvConf) }, resolvConfPath: resolvConf,
+		surroundings: surroundings, search: func() []string { return dns.SystemSearch(systemResolvConf) }, resolvConfPath: resolvConf, sockets: observe.Sockets,
 		wake:    make(chan struct{}, 1),
 		held:    map[string]uint64{},
 		changed: make(chan struct{}),
@@ -189,6 +193,7 @@ func (d *dataplane) apply() error {
 		return err
 	}
 	d.hold(self, view)
+	d.noteClashes(out.IPVS, time.Now())
 	return nil
 }
 

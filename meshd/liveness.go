@@ -27,10 +27,7 @@ type liveness struct {
 }
 
 func newLiveness(d *Daemon, m membership) *liveness {
-	port := d.cfg.GossipPort
-	if port == 0 {
-		port = DefaultGossipPort
-	}
+	port := d.cfg.gossipPort()
 	return &liveness{data: d.data, port: port, log: d.log, gossip: gossip.New(gossip.Config{
 		NodeID: m.NodeID, Addr: netip.AddrPortFrom(m.DataAddr, port), Logger: d.log,
 	})}

@@ -109,7 +109,7 @@ func newRig(t *testing.T) *rig {
 	server := New(Config{
 		Node: r.node, Engine: "unix://" + r.engine.socket, Version: "0.1.0", Logger: slog.New(slog.DiscardHandler),
 		HostRoutes: func() ([]netip.Prefix, error) { return r.hosts, nil },
-		Observer:   fakeObserver{},
+		Observer:   fakeObserver{}, GossipPort: 7946,
 	})
 	r.socket = filepath.Join(t.TempDir(), "meshd.sock")
 	serve(t, r.socket, server.Serve)
@@ -152,7 +152,7 @@ func (r *rig) seed() {
 	r.t.Helper()
 	limit := int64(5)
 	cluster := &store.Cluster{}
-	cluster.ID = "clusterid"
+	cluster.ID, cluster.DataPathPort = "clusterid", 4789
 	cluster.Spec.Name = "default"
 	cluster.Spec.Orchestration.TaskHistoryRetentionLimit = &limit
 	cluster.Spec.CAConfig.SigningCAKey = "a secret key"

@@ -62,6 +62,8 @@ type Config struct {
 	// HostRoutes lists the address ranges in use on this host, which overlay
 	// networks may not overlap. Nil: none.
 	HostRoutes func() ([]netip.Prefix, error)
+	// GossipPort is the port by which nodes watch each other; no service may publish it.
+	GossipPort uint16
 	// Observer answers /metrics and /mesh/net; nil: they are refused.
 	Observer Observer
 	Logger   *slog.Logger
@@ -75,6 +77,7 @@ type Server struct {
 	hosts   func() ([]netip.Prefix, error)
 	log     *slog.Logger
 	routes  []route
+	gossip  uint16
 	// observer may be nil.
 	observer Observer
 }
@@ -88,7 +91,7 @@ func New(c Config) *Server {
 		c.HostRoutes = func() ([]netip.Prefix, error) { return nil, nil }
 	}
 	s := &Server{node: c.Node, version: c.Version, hosts: c.HostRoutes, log: c.Logger, engine: newEngine(c.Engine, c.Logger)}
-	s.observer = c.Observer
+	s.observer, s.gossip = c.Observer, c.GossipPort
 	s.routes = append(s.routeTable(), s.meshRoutes()...)
 	return s
 }

@@ -157,6 +157,9 @@ func (s *Server) serviceCreate(w http.ResponseWriter, r *http.Request, c Control
 	if err := s.refuseLocalNetworks(r.Context(), c, &spec); err != nil {
 		return err
 	}
+	if err := s.refuseOwnPorts(c, &spec); err != nil {
+		return err
+	}
 	id := store.NewID()
 	err = store.Transact(r.Context(), c.Store(), c, func(tx *store.Tx) error {
 		next := spec
@@ -215,7 +218,10 @@ func resolve(v *store.View, spec *swarm.ServiceSpec, selfID string) error {
 			return invalid("config not found: %s", ref.ConfigName)
 		}
 	}
-	return checkPorts(spec, selfID, v.Services())
+	if err := checkEngineNetwork(spec); err != nil {
+		return err
+	}
+	return checkPorts(v, spec, selfID)
 }
 
 // serviceRemove takes the wish away; the control loops stop the tasks.

@@ -108,6 +108,17 @@ func TestServiceNetworks(t *testing.T) {
 	with("a", "ov").want(201, "")
 	with("b", nid).want(201, "")
 	with("c", "host").want(201, "")
+	on := func(name, targets, ports string) answer {
+		return r.do("POST", "/services/create", `{"Name":"`+name+`","TaskTemplate":{"ContainerSpec":{"Image":"nginx"},"Networks":[`+targets+`]},"EndpointSpec":{"Ports":[`+ports+`]}}`)
+	}
+	on("x", `{"Target":"host"},{"Target":"ov"}`, "").want(400, "network host cannot be used together with another network")
+	on("x", `{"Target":"host"}`, `{"TargetPort":80}`).want(400, "in mode ingress on network host; use mode host")
+	on("x", `{"Target":"bridge"}`, `{"TargetPort":80,"PublishedPort":80}`).want(400, "in mode ingress on network bridge; use mode host")
+	on("x", `{"Target":"none"}`, `{"TargetPort":80,"PublishMode":"host"}`).want(400, "network none reaches nobody")
+	on("x", `{"Target":"host"}`, `{"TargetPort":80,"PublishedPort":81,"PublishMode":"host"}`).want(400, "a port keeps its number")
+	on("e", `{"Target":"host"}`, `{"TargetPort":80,"PublishMode":"host"}`).want(201, "")
+	on("f", `{"Target":"bridge"}`, `{"TargetPort":80,"PublishedPort":8888,"PublishMode":"host"}`).want(201, "")
+	on("g", `{"Target":"none"}`, "").want(201, "")
 	with("d", "nope").want(404, "network nope not found")
 	with("d", "mine").want(403, "The network mine cannot be used with services")
 	with("d", "ingress").want(400, "ingress")
@@ -124,6 +135,65 @@ func TestServiceNetworks(t *testing.T) {
 	}
 	r.do("DELETE", "/networks/ov", nil).want(204, "")
 	r.do("GET", "/networks/ov", nil).want(404, "network ov not found")
+}
+
+// Whoever has a port is named, be it a service, a task or the swarm itself.
+func TestPortsInUse(t *testing.T) {
+	r := newRig(t)
+	with := func(name, ports string) answer {
+		return r.do("POST", "/services/create", `{"Name":"`+name+`","TaskTemplate":{"ContainerSpec":{"Image":"nginx"}},"EndpointSpec":{"Ports":[`+ports+`]}}`)
+	}
+	with("mesh", `{"TargetPort":80,"PublishedPort":8080}`).want(201, "")
+	with("host", `{"TargetPort":80,"PublishedPort":8081,"PublishMode":"host"},{"TargetPort":81,"PublishMode":"host"}`).want(201, "")
+	with("x", `{"TargetPort":80,"PublishedPort":8080}`).want(400, "port '8080' is already in use by service 'mesh'")
+	with("x", `{"TargetPort":80,"PublishedPort":8080,"PublishMode":"host"}`).want(400, "port '8080' is already in use by service 'mesh'")
+	with("x", `{"TargetPort":80,"PublishedPort":8081}`).want(400, "port '8081' is already in use by service 'host'")
+	with("y", `{"TargetPort":80,"PublishedPort":8081,"PublishMode":"host"}`).want(201, "")
+	with("y2", `{"TargetPort":80,"PublishedPort":8080,"Protocol":"udp"}`).want(201, "")
+	r.change(func(tx *store.Tx) error {
+		task := &store.Task{SpecVersion: 1}
+		task.ID, task.ServiceID, task.Slot = "t1", tx.ServiceByName("host").ID, 1
+		task.Status.State, task.DesiredState = swarm.TaskStateRunning, swarm.TaskStateRunning
+		task.Status.PortStatus.Ports = []swarm.PortConfig{{TargetPort: 81, PublishedPort: 32767, PublishMode: swarm.PortConfigPublishModeHost}}
+		tx.Create(task)
+		return nil
+	})
+	with("x", `{"TargetPort":80,"PublishedPort":32767}`).want(400, "port '32767' is already in use by task 'host.1.t1' on its node")
+	with("z", `{"TargetPort":80,"PublishedPort":32767,"Protocol":"udp"}`).want(201, "")
+	with("x", `{"TargetPort":80,"PublishedPort":2377}`).want(400, "by the swarm itself, for its managers")
+	with("x", `{"TargetPort":80,"PublishedPort":4789,"Protocol":"udp","PublishMode":"host"}`).want(400, "by the swarm itself, for overlay networks")
+	with("x", `{"TargetPort":80,"PublishedPort":7946}`).want(400, "by the swarm itself, for nodes to watch each other")
+}
+
+// Other ports in mode host replace the tasks: the scheduler must place them anew.
+func TestNewHostPortsAreANewVersion(t *testing.T) {
+	r := newRig(t)
+	body := func(ports string) string {
+		return `{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"nginx"}},"EndpointSpec":{"Ports":[` + ports + `]}}`
+	}
+	r.do("POST", "/services/create", body(`{"TargetPort":80,"PublishedPort":8080}`)).want(201, "")
+	version := func() (n uint64, index uint64) {
+		r.change(func(tx *store.Tx) error {
+			n, index = tx.ServiceByName("web").SpecVersion, tx.ServiceByName("web").Version.Index
+			return nil
+		})
+		return n, index
+	}
+	update := func(ports string) uint64 {
+		_, index := version()
+		r.do("POST", fmt.Sprintf("/services/web/update?version=%d", index), body(ports)).want(200, "")
+		n, _ := version()
+		return n
+	}
+	if n := update(`{"TargetPort":80,"PublishedPort":9090}`); n != 1 {
+		t.Errorf("another port in mode ingress: version %d, want 1", n)
+	}
+	if n := update(`{"TargetPort":80,"PublishedPort":9090,"PublishMode":"host"}`); n != 2 {
+		t.Errorf("a port in mode host: version %d, want 2", n)
+	}
+	if n := update(`{"TargetPort":80,"PublishedPort":9090,"PublishMode":"host"},{"TargetPort":81}`); n != 2 {
+		t.Errorf("one more in mode ingress: version %d, want 2", n)
+	}
 }
 
 func TestListsAndFilters(t *testing.T) {

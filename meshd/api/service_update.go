@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/moby/moby/api/types/swarm"
@@ -61,6 +62,9 @@ func (s *Server) serviceUpdate(w http.ResponseWriter, r *http.Request, c Control
 		if err := s.refuseLocalNetworks(r.Context(), c, &ch.spec); err != nil {
 			return err
 		}
+		if err := s.refuseOwnPorts(c, &ch.spec); err != nil {
+			return err
+		}
 	}
 	now := time.Now().UTC()
 	err = store.TransactOnce(r.Context(), c.Store(), c, func(tx *store.Tx) error {
@@ -114,14 +118,15 @@ func (ch serviceChange) apply(tx *store.Tx, old *store.Service, now time.Time) e
 
 // applyTemplate stores a new version of the task template. New credentials
 // alone are no reason to replace running tasks: they go into the version at hand,
-// for the tasks that are still to pull.
+// for the tasks that are still to pull. Other ports in mode host are: which node a
+// task may be on depends on them.
 func (ch serviceChange) applyTemplate(tx *store.Tx, old, next *store.Service) {
 	current := tx.Spec(old.ID, old.SpecVersion)
 	auth := ch.auth
 	if auth == "" {
 		auth = storedAuth(tx.View, old, ch.authFrom)
 	}
-	if current != nil && same(current.Template, next.Spec.TaskTemplate) {
+	if current != nil && same(current.Template, next.Spec.TaskTemplate) && slices.Equal(hostPorts(old.Spec), hostPorts(next.Spec)) {
 		if auth != current.RegistryAuth {
 			fresh := *current
 			fresh.RegistryAuth = auth

@@ -237,9 +237,6 @@ func validatePort(p swarm.PortConfig) error {
 	if p.TargetPort == 0 || p.TargetPort > maxPort {
 		return invalid("invalid target port %d: Must be between 1 and %d", p.TargetPort, maxPort)
 	}
-	if p.PublishMode == swarm.PortConfigPublishModeHost && p.PublishedPort == 0 {
-		return invalid("port %d: mode host needs a published port; none is chosen for you", p.TargetPort)
-	}
 	if p.PublishedPort > maxPort {
 		return invalid("invalid published port %d: Must be between 1 and %d", p.PublishedPort, maxPort)
 	}

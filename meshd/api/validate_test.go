@@ -79,7 +79,8 @@ func TestValidateService(t *testing.T) {
 		{ports(`{"TargetPort":80,"PublishedPort":80},{"TargetPort":80,"PublishedPort":80,"Protocol":"udp"}`), ok},
 		{ports(`{"TargetPort":80},{"TargetPort":80}`), ok},
 		{`{"EndpointSpec":{"Mode":"dnsrr","Ports":[{"TargetPort":80}]}}`, "dnsrr"},
-		{ports(`{"TargetPort":80,"PublishMode":"host"}`), "needs a published port"},
+		{ports(`{"TargetPort":80,"PublishMode":"host"}`), ok},
+		{ports(`{"TargetPort":80,"Protocol":"sctp","PublishMode":"host"}`), "SCTP cannot be published"},
 		{ports(`{"TargetPort":80,"Protocol":"sctp"}`), "SCTP cannot be published"},
 		{`{"EndpointSpec":{"Mode":"dnsrr","Ports":[{"TargetPort":80,"PublishedPort":8080,"PublishMode":"host"}]}}`, ok},
 	} {

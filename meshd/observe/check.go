@@ -85,6 +85,11 @@ func (o *Observer) compare(ctx context.Context) (Report, error) {
 	for _, d := range o.Resolver.Differences(v.Desired.DNS) {
 		r.Differences = append(r.Differences, Difference{"resolver", "name", d.What, d.Want, d.Have})
 	}
+	taken, err := o.takenPorts(v)
+	if err != nil {
+		return r, err
+	}
+	r.Differences = append(r.Differences, taken...)
 	for addr, err := range o.Resolver.Probe(ctx, probeTime) {
 		r.Differences = append(r.Differences, Difference{"resolver", "listener", "resolver at " + addr.String(), "answers", err.Error()})
 	}
@@ -92,6 +97,22 @@ func (o *Observer) compare(ctx context.Context) (Report, error) {
 		return cmp.Or(strings.Compare(a.Part, b.Part), strings.Compare(a.Kind, b.Kind), strings.Compare(a.What, b.What))
 	})
 	return r, nil
+}
+
+// takenPorts lists the published ports that a process of the node has, too.
+func (o *Observer) takenPorts(v View) ([]Difference, error) {
+	if o.Sockets == nil {
+		return nil, nil
+	}
+	sockets, err := o.Sockets()
+	if err != nil {
+		return nil, err
+	}
+	var out []Difference
+	for _, c := range Clashes(v.Desired.IPVS, sockets) {
+		out = append(out, Difference{"node", "port", c.String(), "for service " + c.Service + " alone", c.Process + " listens on it"})
+	}
+	return out, nil
 }
 
 // behind lists the networks of which the kernel holds less than was told.

@@ -24,6 +24,8 @@ type Sources struct {
 	Resolver Resolver
 	// View is what the managers said and how far the node got with it.
 	View func() View
+	// Sockets are those that processes of the node listen on; nil: not looked at.
+	Sockets func() ([]Socket, error)
 	// Member is the node's own part in the swarm.
 	Member func() Member
 }

@@ -141,6 +141,25 @@ func network(revision uint64, tasks ...string) protocol.Message {
 	return protocol.Message{Networks: []protocol.NetworkChange{n}}
 }
 
+// A port that a process of the node has is not taken from it by a task.
+func TestTaskNamesWhoHasItsPort(t *testing.T) {
+	r := newRig(t)
+	r.plane.Take(8080, "nginx (process 7)")
+	a := mesh(task("t1", "assigned", "running"))
+	a.Endpoint = &swarm.EndpointSpec{Ports: []swarm.PortConfig{{TargetPort: 80, PublishedPort: 8080, PublishMode: swarm.PortConfigPublishModeHost}}}
+	b := a
+	b.Task.ID = "t2"
+	b.Endpoint = &swarm.EndpointSpec{Ports: []swarm.PortConfig{{TargetPort: 80, PublishedPort: 8080, PublishMode: swarm.PortConfigPublishModeIngress}}}
+	r.start()
+	m := full(a, b)
+	m.Networks = network(1, "t1", "t2").Networks
+	r.send(m)
+	if s := r.untilState("t1", swarm.TaskStateRejected); s.Err != "port 8080 is in use by nginx (process 7)" {
+		t.Errorf("rejected: %+v", s)
+	}
+	r.untilState("t2", swarm.TaskStateRunning)
+}
+
 func TestTaskRunsAndCompletes(t *testing.T) {
 	r := newRig(t)
 	r.start()

@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 
+	"github.com/moby/moby/api/types/swarm"
+
 	"github.com/meshd/meshd/orchestrator/protocol"
 )
 
@@ -15,6 +17,9 @@ type Dataplane interface {
 	// Held returns the revision of each network that the kernel holds, and a
 	// channel that is closed when that is no longer the newest answer.
 	Held() (revisions map[string]uint64, changed <-chan struct{})
+	// Free says which process of the node has one of the ports, which a task is to
+	// publish on this node; nil: none.
+	Free(ports []swarm.PortConfig) error
 }
 
 // View is all that the data plane follows from. Its slices are never modified.

@@ -178,6 +178,12 @@ func (w *worker) prepare(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		// On its own networks the engine finds out by itself.
+		if len(task.Attachments) > 0 {
+			if err := w.agent.cfg.Dataplane.Free(HostPorts(task.Endpoint)); err != nil {
+				return err
+			}
+		}
 		id, err := w.agent.cfg.Runner.Prepare(ctx, task)
 		if id != "" {
 			w.container = Container{ID: id, TaskID: w.id, State: ContainerCreated}

@@ -1,6 +1,7 @@
 package allocator
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -52,6 +53,10 @@ type book struct {
 	ports    map[port]string
 	portsOf  map[string][]port
 	nextPort uint32
+	// hosted are the ports from the range that tasks were given on their nodes, and
+	// how many have each; hostedBy are those of one task.
+	hosted   map[port]int
+	hostedBy map[string][]port
 	// freed says that something came free since it was last cleared.
 	freed bool
 	// undo takes back what was chosen since begin.
@@ -66,6 +71,8 @@ func newBook(c *store.Cluster) *book {
 		claims:   map[string][]claim{},
 		ports:    map[port]string{},
 		portsOf:  map[string][]port{},
+		hosted:   map[port]int{},
+		hostedBy: map[string][]port{},
 		nextPort: firstPort,
 	}
 }
@@ -258,6 +265,33 @@ func (b *book) publish(service string, want []port) {
 	}
 }
 
+// host makes the ports that a task has on its node exactly these.
+func (b *book) host(task string, want []port) {
+	for _, p := range b.hostedBy[task] {
+		if b.hosted[p]--; b.hosted[p] == 0 {
+			delete(b.hosted, p)
+			b.freed = true
+		}
+	}
+	for _, p := range want {
+		b.hosted[p]++
+	}
+	if b.hostedBy[task] = want; len(want) == 0 {
+		delete(b.hostedBy, task)
+	}
+}
+
+// hostedByTask are the ports from the range that a task was given on its node.
+func hostedByTask(t *store.Task) []port {
+	var out []port
+	for _, p := range t.Status.PortStatus.Ports {
+		if p.PublishedPort >= firstPort && p.PublishedPort <= lastPort {
+			out = append(out, port{cmp.Or(p.Protocol, network.TCP), p.PublishedPort})
+		}
+	}
+	return out
+}
+
 // freePort finds a port that nobody publishes.
 func (b *book) freePort(protocol network.IPProtocol) (uint32, error) {
 	for range lastPort - firstPort + 1 {
@@ -265,7 +299,7 @@ func (b *book) freePort(protocol network.IPProtocol) (uint32, error) {
 		if b.nextPort++; b.nextPort > lastPort {
 			b.nextPort = firstPort
 		}
-		if _, taken := b.ports[p]; !taken {
+		if _, taken := b.ports[p]; !taken && b.hosted[p] == 0 {
 			return p.number, nil
 		}
 	}

@@ -96,6 +96,7 @@ func (l *Loop) Observe(e store.Event) {
 	case *store.Task:
 		if e.New == nil {
 			l.warn(l.book.hold(o.ID, nil))
+			l.book.host(o.ID, nil)
 			return
 		}
 		l.observeTask(o)
@@ -140,8 +141,10 @@ func (l *Loop) observeService(s *store.Service) {
 func (l *Loop) observeTask(t *store.Task) {
 	if tasklife.Ended(t) {
 		l.warn(l.book.hold(t.ID, nil))
+		l.book.host(t.ID, nil)
 		return
 	}
+	l.book.host(t.ID, hostedByTask(t))
 	l.warn(l.book.hold(t.ID, claimsOfTask(t)))
 	if waits(t) && l.blocked[store.KindTask][t.ID] == "" {
 		l.todo[store.KindTask][t.ID] = true

@@ -2,6 +2,7 @@ package dispatcher
 
 import (
 	"reflect"
+	"slices"
 
 	"github.com/moby/moby/api/types/swarm"
 
@@ -14,7 +15,7 @@ func assign(v *store.View, t *store.Task) protocol.Assignment {
 	out := protocol.Assignment{Task: v.JoinTask(t)}
 	if s := v.Service(t.ServiceID); s != nil {
 		out.ServiceName, out.Service = s.Spec.Name, s.Spec.Annotations
-		out.Endpoint = endpointSpec(s)
+		out.Endpoint = withOwnPorts(endpointSpec(s), t)
 	}
 	spec := v.Spec(t.ServiceID, t.SpecVersion)
 	if spec == nil {
@@ -50,6 +51,21 @@ func endpointSpec(s *store.Service) *swarm.EndpointSpec {
 	if len(s.Endpoint.Ports) > 0 {
 		out.Ports = s.Endpoint.Ports
 	}
+	return &out
+}
+
+// withOwnPorts puts in the ports that the scheduler gave the task on its node: those
+// of the service may be others by now, or name no number.
+func withOwnPorts(e *swarm.EndpointSpec, t *store.Task) *swarm.EndpointSpec {
+	own := t.Status.PortStatus.Ports
+	if e == nil || len(own) == 0 {
+		return e
+	}
+	out := *e
+	out.Ports = slices.DeleteFunc(slices.Clone(e.Ports), func(p swarm.PortConfig) bool {
+		return p.PublishMode == swarm.PortConfigPublishModeHost
+	})
+	out.Ports = append(out.Ports, own...)
 	return &out
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"strconv"
 	"testing"
 
@@ -272,6 +273,35 @@ func TestAssignmentCarriesWhatTheTaskUsesOnly(t *testing.T) {
 		}
 		if got := a.Task.NetworksAttachments[0].Network.Spec.Name; got == "" {
 			t.Error("the attachment names no network")
+		}
+	})
+}
+
+// A port in mode host is the one that the scheduler gave to this task.
+func TestAssignmentHasTheTasksOwnPorts(t *testing.T) {
+	w := newWorld(t)
+	host := func(port uint32) swarm.PortConfig {
+		return swarm.PortConfig{Protocol: "tcp", TargetPort: 80, PublishedPort: port, PublishMode: swarm.PortConfigPublishModeHost}
+	}
+	mesh := swarm.PortConfig{Protocol: "tcp", TargetPort: 81, PublishedPort: 8081, PublishMode: swarm.PortConfigPublishModeIngress}
+	given := task("d1", "db", "n1", 13, swarm.TaskStateAssigned)
+	given.Status.PortStatus.Ports = []swarm.PortConfig{host(32767)}
+	w.add(given)
+	w.add(task("d2", "db", "n1", 14, swarm.TaskStateAssigned))
+	w.change(func(tx *store.Tx) {
+		s := *tx.Service("db")
+		s.Endpoint.Ports = []swarm.PortConfig{host(0), mesh}
+		tx.Update(&s)
+	})
+	w.store.View(func(v *store.View) {
+		if got, want := assign(v, v.Task("d1")).Endpoint.Ports, []swarm.PortConfig{mesh, host(32767)}; !reflect.DeepEqual(got, want) {
+			t.Errorf("ports %v, want %v", got, want)
+		}
+		if got, want := assign(v, v.Task("d2")).Endpoint.Ports, []swarm.PortConfig{host(0), mesh}; !reflect.DeepEqual(got, want) {
+			t.Errorf("of a task that was given none: %v, want %v", got, want)
+		}
+		if v.Service("db").Endpoint.Ports[0].PublishedPort != 0 {
+			t.Error("the service was changed")
 		}
 	})
 }

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/placement"
@@ -20,13 +19,19 @@ type demand struct {
 	rules       placement.Rules
 	broken      error // the constraints cannot be read
 	reservation swarm.Resources
-	ports       []hostPort
+	ports       []swarm.PortConfig // in mode host
 	maxReplicas uint64
 	preferences []string
+	// meshed are ports of the routing mesh, not to be given to a task.
+	meshed map[hostPort]bool
+	// names are those of services by ID.
+	names map[string]publications
 }
 
+func (d *demand) nameOf(service string) string { return d.names[service].name }
+
 // demandOf reads a template; the host-mode ports are its service's.
-func demandOf(v version, template *swarm.TaskSpec, ports []hostPort) demand {
+func demandOf(v version, template *swarm.TaskSpec, ports []swarm.PortConfig) demand {
 	d := demand{version: v, ports: ports}
 	d.rules, d.broken = placement.RulesOf(template)
 	if r := template.Resources; r != nil && r.Reservations != nil {
@@ -43,41 +48,29 @@ func demandOf(v version, template *swarm.TaskSpec, ports []hostPort) demand {
 	return d
 }
 
-// hostPorts are the ports that tasks take on their own node; those that the node
-// chooses itself collide with nothing.
-func hostPorts(ports []swarm.PortConfig) []hostPort {
-	var out []hostPort
-	for _, p := range ports {
-		if p.PublishMode == swarm.PortConfigPublishModeHost && p.PublishedPort != 0 {
-			out = append(out, hostPort{cmp.Or(p.Protocol, network.TCP), p.PublishedPort})
-		}
-	}
-	return out
-}
-
-// filter is one condition; say is what it says of the n nodes that fail it.
+// filter is one condition; say is what it says of the nodes that fail it.
 type filter struct {
 	pass func(n *node, d *demand) bool
-	say  func(n int) string
+	say  func(failed []*node, d *demand) string
 }
 
 // filters are tried in order; a node counts for the first that it fails.
 func filters() []filter {
+	on := func(what string) func([]*node, *demand) string {
+		return func(failed []*node, _ *demand) string { return what + nodes(len(failed)) }
+	}
 	return []filter{
-		{func(n *node, _ *demand) bool { return placement.Open(n.Node) }, func(n int) string {
-			return fmt.Sprintf("%s not available for new tasks", nodes(n))
+		{func(n *node, _ *demand) bool { return placement.Open(n.Node) }, func(failed []*node, _ *demand) string {
+			return fmt.Sprintf("%s not available for new tasks", nodes(len(failed)))
 		}},
-		{hasResources, func(n int) string { return "insufficient resources on " + nodes(n) }},
-		{func(n *node, d *demand) bool { return d.broken == nil && placement.Match(d.rules.Constraints, n.Node) }, func(n int) string {
-			return "scheduling constraints not satisfied on " + nodes(n)
-		}},
-		{func(n *node, d *demand) bool { return placement.OnPlatform(d.rules.Platforms, n.Node) }, func(n int) string {
-			return "unsupported platform on " + nodes(n)
-		}},
-		{hasPorts, func(n int) string { return "host-mode port already in use on " + nodes(n) }},
+		{hasResources, on("insufficient resources on ")},
+		{func(n *node, d *demand) bool { return d.broken == nil && placement.Match(d.rules.Constraints, n.Node) },
+			on("scheduling constraints not satisfied on ")},
+		{func(n *node, d *demand) bool { return placement.OnPlatform(d.rules.Platforms, n.Node) }, on("unsupported platform on ")},
+		{hasPorts, sayPorts},
 		{func(n *node, d *demand) bool {
 			return d.maxReplicas == 0 || n.byService[d.version.service] < int(d.maxReplicas)
-		}, func(int) string { return "max replicas per node limit exceed" }},
+		}, func([]*node, *demand) string { return "max replicas per node limit exceed" }},
 	}
 }
 
@@ -100,14 +93,10 @@ func hasResources(n *node, d *demand) bool {
 	return ok
 }
 
-func hasPorts(n *node, d *demand) bool {
-	return !slices.ContainsFunc(d.ports, func(p hostPort) bool { return n.ports[p] > 0 })
-}
-
 // qualify returns the nodes that pass all filters, and if none does, why not.
 func qualify(all []*node, d *demand) ([]*node, string) {
 	fs := filters()
-	failed := make([]int, len(fs))
+	failed := make([][]*node, len(fs))
 	var out []*node
 	for _, n := range all {
 		i := slices.IndexFunc(fs, func(f filter) bool { return !f.pass(n, d) })
@@ -115,15 +104,15 @@ func qualify(all []*node, d *demand) ([]*node, string) {
 			out = append(out, n)
 			continue
 		}
-		failed[i]++
+		failed[i] = append(failed[i], n)
 	}
 	if len(out) > 0 {
 		return out, ""
 	}
 	var reasons []string
-	for i, n := range failed {
-		if n > 0 {
-			reasons = append(reasons, fs[i].say(n))
+	for i, ns := range failed {
+		if len(ns) > 0 {
+			reasons = append(reasons, fs[i].say(ns, d))
 		}
 	}
 	if len(reasons) == 0 {

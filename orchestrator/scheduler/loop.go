@@ -30,8 +30,8 @@ type Loop struct {
 	// placed says on which node a task is entered.
 	placed map[string]string
 	specs  map[version]*store.Spec
-	// ports are the host-mode ports of services that have any.
-	ports map[string][]hostPort
+	// services are the ports of the services.
+	services map[string]publications
 	// pending are the tasks to place, stuck those for which no node qualified.
 	pending map[string]*store.Task
 	stuck   map[string]*store.Task
@@ -53,7 +53,7 @@ func (l *Loop) Run(ctx context.Context) error {
 // Reset implements control.Loop.
 func (l *Loop) Reset(v *store.View) {
 	l.nodes, l.placed = map[string]*node{}, map[string]string{}
-	l.specs, l.ports = map[version]*store.Spec{}, map[string][]hostPort{}
+	l.specs, l.services = map[version]*store.Spec{}, map[string]publications{}
 	l.pending, l.stuck = map[string]*store.Task{}, map[string]*store.Task{}
 	for _, n := range v.Nodes() {
 		l.nodes[n.ID] = newNode(n)
@@ -93,7 +93,7 @@ func (l *Loop) Observe(e store.Event) {
 		}
 	case *store.Service:
 		if l.observeService(o); gone {
-			delete(l.ports, o.ID)
+			delete(l.services, o.ID)
 		}
 	case *store.Task:
 		if gone {
@@ -105,14 +105,7 @@ func (l *Loop) Observe(e store.Event) {
 	}
 }
 
-func (l *Loop) observeService(s *store.Service) {
-	delete(l.ports, s.ID)
-	if s.Spec.EndpointSpec != nil {
-		if ports := hostPorts(s.Spec.EndpointSpec.Ports); len(ports) > 0 {
-			l.ports[s.ID] = ports
-		}
-	}
-}
+func (l *Loop) observeService(s *store.Service) { l.services[s.ID] = publicationsOf(s) }
 
 func (l *Loop) observeTask(old, t *store.Task) {
 	if tasklife.Failed(t) && (old == nil || !tasklife.Failed(old)) {
@@ -153,7 +146,10 @@ func (l *Loop) enter(t *store.Task) {
 	if n == nil {
 		return
 	}
-	u := use{version: versionOf(t), active: tasklife.Wanted(t), generics: t.GenericResources, ports: l.ports[t.ServiceID]}
+	u := use{version: versionOf(t), active: tasklife.Wanted(t), generics: t.GenericResources, ports: portsOf(t.Status.PortStatus.Ports)}
+	if len(u.ports) == 0 { // placed by an earlier version
+		u.ports = portsOf(l.services[t.ServiceID].host)
+	}
 	if before, known := n.tasks[t.ID]; known {
 		u.ports = before.ports // the task keeps what it started with
 	}
@@ -263,7 +259,11 @@ func (l *Loop) demand(v version) *demand {
 	if s == nil {
 		return &demand{version: v}
 	}
-	d := demandOf(v, &s.Template, l.ports[v.service])
+	d := demandOf(v, &s.Template, l.services[v.service].host)
+	d.names = l.services
+	if len(d.ports) > 0 {
+		d.meshed = meshed(l.services)
+	}
 	return &d
 }
 
@@ -281,6 +281,7 @@ func (l *Loop) placeOne(t *store.Task, d *demand, all []*node, now time.Time) re
 	next.NodeID = n.ID
 	next.GenericResources, _ = n.generics(d.reservation.GenericResources)
 	next.Status = swarm.TaskStatus{Timestamp: now, State: swarm.TaskStateAssigned, Message: "scheduler assigned task to node"}
+	next.Status.PortStatus.Ports, _ = n.give(d)
 	l.enter(&next)
 	return result{task: &next}
 }

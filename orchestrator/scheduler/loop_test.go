@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/store"
@@ -220,7 +221,7 @@ func TestHostPortsAndMaxReplicas(t *testing.T) {
 		w.tasks("b", 1, 2)
 		w.wantSpread("a", map[string]int{"n1": 1})
 		w.wantSpread("b", map[string]int{"n2": 1})
-		w.wantStuck("b.002", "no suitable node (host-mode port already in use on 2 nodes)")
+		w.wantStuck("b.002", "no suitable node (host-mode port already in use on 2 nodes: 80/tcp by service a, 80/tcp by service b)")
 		w.do(func(tx *store.Tx) { tx.Remove(tx.Task("a.001")) })
 		w.wantSpread("b", map[string]int{"n1": 1, "n2": 1})
 
@@ -228,6 +229,48 @@ func TestHostPortsAndMaxReplicas(t *testing.T) {
 		w.tasks("c", 1, 5)
 		w.wantSpread("c", map[string]int{"n1": 2, "n2": 2})
 		w.wantStuck("c.005", "no suitable node (max replicas per node limit exceed)")
+	})
+}
+
+// A task that leaves the number to us gets one that neither another task of its
+// node nor the routing mesh has, also from a new leader.
+func TestOpenHostPortsGetANumber(t *testing.T) {
+	open := func(s *swarm.ServiceSpec) {
+		s.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{
+			{TargetPort: 80, PublishMode: swarm.PortConfigPublishModeHost},
+			{TargetPort: 81, PublishMode: swarm.PortConfigPublishModeHost, Protocol: network.UDP},
+		}}
+	}
+	inWorld(t, func(w *world) {
+		w.nodes(1, 1, nil)
+		w.service("mesh", func(s *swarm.ServiceSpec) {
+			s.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{{TargetPort: 80, PublishedPort: 32766, PublishMode: swarm.PortConfigPublishModeIngress}}}
+		})
+		w.service("a", open)
+		w.tasks("a", 1, 2)
+		w.stop()
+		w.start()
+		w.tasks("a", 3, 3)
+		w.do(func(tx *store.Tx) { tx.Remove(tx.Task("a.001")) })
+		w.tasks("a", 4, 4)
+		for id, want := range map[string]string{"a.002": "32765/tcp 32766/udp", "a.003": "32764/tcp 32765/udp", "a.004": "32767/tcp 32767/udp"} {
+			got := fmt.Sprintf("%v", portsOf(w.task(id).Status.PortStatus.Ports))
+			if got != "["+want+"]" {
+				t.Errorf("%s has ports %s, want %s", id, got, want)
+			}
+		}
+	})
+	inWorld(t, func(w *world) {
+		w.nodes(1, 1, nil)
+		w.service("host", func(s *swarm.ServiceSpec) {
+			open(s)
+			s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "host"}}
+		})
+		w.tasks("host", 1, 2)
+		if got := fmt.Sprint(portsOf(w.task("host.001").Status.PortStatus.Ports)); got != "[80/tcp 81/udp]" {
+			t.Errorf("on the host's network the port is the task's own, not %s", got)
+		}
+		w.wantStuck("host.002", "no suitable node (host-mode port already in use on 1 node: 80/tcp by service host, 81/udp by service host)")
 	})
 }
 

@@ -4,7 +4,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/store"
@@ -21,11 +20,6 @@ const (
 type version struct {
 	service string
 	number  uint64
-}
-
-type hostPort struct {
-	protocol network.IPProtocol
-	number   uint32
 }
 
 // use is what a task takes of its node.

@@ -24,6 +24,8 @@ type Options struct {
 	Nodes    int    // default 3
 	Managers int    // the first of the nodes; default all, and at most 3
 	Bare     bool   // nodes run, but no swarm is made
+	// EngineBridge leaves the engines their own bridge and packet filter, as on a machine where containers are run by hand, too.
+	EngineBridge bool
 	// Meshd is the daemon to run; default is $MESHD, then the file meshd beside the running program, then the PATH.
 	Meshd string
 	// Progress gets one line for each thing that happened; nil is silent.
@@ -155,7 +157,7 @@ func (l *Lab) reserve(o Options) (record, error) {
 	if err != nil {
 		return record{}, err
 	}
-	r := record{Name: o.Name, Boot: bootID(), Subnet: subnet, Meshd: o.Meshd}
+	r := record{Name: o.Name, Boot: bootID(), Subnet: subnet, Meshd: o.Meshd, EngineBridge: o.EngineBridge}
 	for i := 1; i <= o.Nodes; i++ {
 		r.Nodes = append(r.Nodes, nodeRecord{Name: nodeName(i), Address: host(subnet, i), Manager: i <= o.Managers})
 	}

@@ -72,7 +72,7 @@ func (l *Lab) boot(ctx context.Context, r record, n nodeRecord) error {
 
 // startDaemons starts meshd first, so that its plugin's socket is there when the engine looks for it.
 func (l *Lab) startDaemons(ctx context.Context, r record, n nodeRecord) error {
-	engine, err := engineCommand(l.name, n.Name)
+	engine, err := engineCommand(r, n.Name)
 	if err != nil {
 		return err
 	}
@@ -134,9 +134,10 @@ func meshdCommand(r record, n nodeRecord) []string {
 	}
 }
 
-// engineCommand: no bridge and no packet filter of the engine's own, since meshd carries the containers' networks; live-restore as on
+// engineCommand: no bridge and no packet filter of the engine's own unless asked for, since meshd carries the containers' networks; live-restore as on
 // real nodes; the machine's own daemon.json does not apply.
-func engineCommand(lab, node string) ([]string, error) {
+func engineCommand(r record, node string) ([]string, error) {
+	lab := r.Name
 	dockerd, err := exec.LookPath("dockerd")
 	if err != nil {
 		return nil, fmt.Errorf("no Docker Engine on this machine (make setup installs it): %w", err)
@@ -145,7 +146,7 @@ func engineCommand(lab, node string) ([]string, error) {
 	if err := os.WriteFile(config, []byte("{}\n"), 0o644); err != nil {
 		return nil, err
 	}
-	return []string{
+	command := []string{
 		dockerd,
 		"--config-file", config,
 		"--host", "unix://" + engineSocket(lab, node),
@@ -154,8 +155,12 @@ func engineCommand(lab, node string) ([]string, error) {
 		"--pidfile", "/run/docker.pid",
 		"--cgroup-parent", cgroupParent(lab, node),
 		"--exec-opt", "native.cgroupdriver=cgroupfs",
-		"--live-restore", "--bridge=none", "--iptables=false", "--ip6tables=false", "--userland-proxy=false",
-	}, nil
+		"--live-restore", "--userland-proxy=false",
+	}
+	if !r.EngineBridge {
+		command = append(command, "--bridge=none", "--iptables=false", "--ip6tables=false")
+	}
+	return command, nil
 }
 
 // Signal sends a signal to one daemon of a node; Start starts it again if it ended.

@@ -25,7 +25,9 @@ type record struct {
 	Boot   string       `json:"boot"` // the kernel's boot ID: process IDs of another boot mean nothing
 	Subnet netip.Prefix `json:"subnet"`
 	Meshd  string       `json:"meshd"` // path of the daemon
-	Nodes  []nodeRecord `json:"nodes"`
+	// EngineBridge is Options.EngineBridge.
+	EngineBridge bool         `json:"engineBridge,omitempty"`
+	Nodes        []nodeRecord `json:"nodes"`
 }
 
 type nodeRecord struct {

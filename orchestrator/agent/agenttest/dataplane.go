@@ -2,7 +2,10 @@ package agenttest
 
 import (
 	"context"
+	"fmt"
 	"sync"
+
+	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/agent"
 )
@@ -14,6 +17,7 @@ type Dataplane struct {
 	view    agent.View
 	held    map[string]uint64
 	frozen  bool
+	taken   map[uint32]string
 	changed chan struct{}
 }
 
@@ -76,6 +80,25 @@ func (d *Dataplane) Ready(ctx context.Context, id string, revision uint64) error
 		case <-changed:
 		}
 	}
+}
+
+// Take lets a process of the node have a port; empty: nobody.
+func (d *Dataplane) Take(port uint32, process string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.taken = map[uint32]string{port: process}
+}
+
+// Free implements agent.Dataplane.
+func (d *Dataplane) Free(ports []swarm.PortConfig) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range ports {
+		if who := d.taken[p.PublishedPort]; who != "" {
+			return fmt.Errorf("port %d is in use by %s", p.PublishedPort, who)
+		}
+	}
+	return nil
 }
 
 // Held implements agent.Dataplane.
