@@ -130,14 +130,18 @@ func meshSubnets(yield func(netip.Prefix) bool) {
 }
 
 // freeMeshSubnet returns the first range that this machine has no other use
-// for: no route leads there, and none of its resolvers lives there.
-func freeMeshSubnet() (netip.Prefix, error) {
+// for: no route leads there, and none of its resolvers lives there. It takes
+// nothing of the pools that the user named for networks if it can be helped.
+func freeMeshSubnet(pools []netip.Prefix) (netip.Prefix, error) {
 	taken, err := overlay.HostRoutes()
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("look for a free range for the routing mesh: %w", err)
 	}
 	for _, r := range dns.SystemUpstreams(systemResolvConf) {
 		taken = append(taken, netip.PrefixFrom(r.Addr(), r.Addr().BitLen()))
+	}
+	if p, err := firstFree(meshSubnets, slices.Concat(pools, taken)); err == nil {
+		return p, nil
 	}
 	return firstFree(meshSubnets, taken)
 }

@@ -51,4 +51,11 @@ func TestMeshSubnetAvoidsTheMachinesOwn(t *testing.T) {
 	if got, err := firstFree(meshSubnets, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}); err == nil {
 		t.Errorf("got %v from a machine that uses all of 10.0.0.0/8", got)
 	}
+	pool := []netip.Prefix{netip.MustParsePrefix("10.255.0.0/16")}
+	if got, err := freeMeshSubnet(pool); err != nil || got.Overlaps(pool[0]) {
+		t.Errorf("got %v, %v of the pool that the user named for networks", got, err)
+	}
+	if got, err := freeMeshSubnet([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}); err != nil || !got.IsValid() {
+		t.Errorf("got %v, %v where the pool covers all candidates", got, err)
+	}
 }

@@ -152,7 +152,7 @@ func (d *Daemon) Init(ctx context.Context, r swarm.InitRequest) (string, error) 
 	if err != nil {
 		return "", fmt.Errorf("ask the Docker Engine about this machine: %w", err)
 	}
-	mesh, err := freeMeshSubnet()
+	mesh, err := freeMeshSubnet(r.DefaultAddrPool)
 	if err != nil {
 		return "", err
 	}

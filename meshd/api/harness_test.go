@@ -236,6 +236,12 @@ func allocateNetwork(tx *store.Tx, n *store.Network) {
 		return
 	}
 	next := *n
+	if reason := n.Spec.Labels["refuse"]; reason != "" {
+		if next.Error = reason; n.Error == "" {
+			tx.Update(&next)
+		}
+		return
+	}
 	next.Ready, next.VNI = true, 4097
 	next.IPAMOptions = &swarm.IPAMOptions{Configs: n.Spec.IPAMOptions.Configs}
 	if len(next.IPAMOptions.Configs) == 0 {

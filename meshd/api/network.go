@@ -52,7 +52,16 @@ func networkView(n *store.Network) network.Network {
 	if ipam != nil {
 		out.IPAM.Driver, out.IPAM.Options = cmp.Or(ipam.Driver.Name, "default"), ipam.Driver.Options
 		for _, c := range ipam.Configs {
-			out.IPAM.Config = append(out.IPAM.Config, network.IPAMConfig{Subnet: c.Subnet, IPRange: c.Range, Gateway: c.Gateway})
+			config := network.IPAMConfig{Subnet: c.Subnet, IPRange: c.Range, Gateway: c.Gateway}
+			for name, a := range n.Aux {
+				if c.Subnet.Contains(a) {
+					if config.AuxAddress == nil {
+						config.AuxAddress = map[string]netip.Addr{}
+					}
+					config.AuxAddress[name] = a
+				}
+			}
+			out.IPAM.Config = append(out.IPAM.Config, config)
 		}
 	}
 	return out

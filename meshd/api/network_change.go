@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"time"
 
@@ -64,7 +65,7 @@ func (s *Server) overlayCreate(w http.ResponseWriter, r *http.Request, c Control
 	if err != nil {
 		return fmt.Errorf("api: read the host's routes: %w", err)
 	}
-	n := &store.Network{Network: swarm.Network{ID: store.NewID(), Spec: networkSpec(req)}}
+	n := &store.Network{Network: swarm.Network{ID: store.NewID(), Spec: networkSpec(req)}, Aux: auxAddresses(req.IPAM)}
 	watch := c.Store().Watch(nil)
 	defer watch.Close()
 	err = store.Transact(r.Context(), c.Store(), c, func(tx *store.Tx) error {
@@ -81,7 +82,11 @@ func (s *Server) overlayCreate(w http.ResponseWriter, r *http.Request, c Control
 		return err
 	}
 	out := network.CreateResponse{ID: n.ID}
-	if !allocated(r.Context(), c.Store(), watch, n.ID) {
+	ready, reason := allocated(r.Context(), c.Store(), watch, n.ID)
+	if reason != "" {
+		return s.withdraw(r.Context(), c, n.ID, reason)
+	}
+	if !ready {
 		out.Warning = "the network has no addresses yet; tasks on it wait until the leader gave it some"
 	}
 	reply(w, http.StatusCreated, out)
@@ -91,22 +96,23 @@ func (s *Server) overlayCreate(w http.ResponseWriter, r *http.Request, c Control
 // allocateTime is how long a client waits for its network's subnet.
 const allocateTime = 5 * time.Second
 
-// allocated waits until the allocator has dealt with the network.
-func allocated(ctx context.Context, st *store.Store, watch *store.Watcher, id string) bool {
+// allocated waits until the allocator has dealt with the network; the reason is
+// why it cannot.
+func allocated(ctx context.Context, st *store.Store, watch *store.Watcher, id string) (ready bool, reason string) {
 	ctx, cancel := context.WithTimeout(ctx, allocateTime)
 	defer cancel()
 	for {
-		ready := false
 		st.View(func(v *store.View) {
-			n := v.Network(id)
-			ready = n != nil && n.Ready
+			if n := v.Network(id); n != nil {
+				ready, reason = n.Ready, n.Error
+			}
 		})
-		if ready {
-			return true
+		if ready || reason != "" {
+			return ready, reason
 		}
 		select {
 		case <-ctx.Done():
-			return false
+			return false, ""
 		case _, open := <-watch.C:
 			if !open { // lagged: look with a fresh watch
 				watch = st.Watch(nil)
@@ -114,6 +120,22 @@ func allocated(ctx context.Context, st *store.Store, watch *store.Watcher, id st
 			}
 		}
 	}
+}
+
+// withdraw takes back a network that cannot be had, and says why.
+func (s *Server) withdraw(ctx context.Context, c Control, id, reason string) error {
+	err := store.Transact(ctx, c.Store(), c, func(tx *store.Tx) error {
+		n := tx.Network(id)
+		if n == nil || n.Ready {
+			return nil
+		}
+		tx.Remove(n)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("api: take back network %s, which has no subnet (%s): %w", id, reason, err)
+	}
+	return invalid("could not find an available, non-overlapping address pool among the defaults to assign to the network: %s; name a subnet (--subnet), or remove networks", reason)
 }
 
 func networkSpec(req network.CreateRequest) swarm.NetworkSpec {
@@ -136,6 +158,23 @@ func networkSpec(req network.CreateRequest) swarm.NetworkSpec {
 		}
 	}
 	return spec
+}
+
+// auxAddresses are those of all subnets.
+func auxAddresses(given *network.IPAM) map[string]netip.Addr {
+	var out map[string]netip.Addr
+	if given == nil {
+		return nil
+	}
+	for _, c := range given.Config {
+		for name, a := range c.AuxAddress {
+			if out == nil {
+				out = map[string]netip.Addr{}
+			}
+			out[name] = a
+		}
+	}
+	return out
 }
 
 func (s *Server) networkRemove(w http.ResponseWriter, r *http.Request) error {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -83,10 +84,70 @@ func TestNetworkCreate(t *testing.T) {
 		{`{"Name":"x","Driver":"overlay","IPAM":{"Config":[{"Subnet":"10.9.0.0/24","Gateway":"10.8.0.1"}]}}`, 400, "gateway 10.8.0.1"},
 		{`{"Name":"x","Driver":"overlay","IPAM":{"Config":[{"Subnet":"10.9.0.0/24","IPRange":"10.8.0.0/25"}]}}`, 400, "range"},
 		{`{"Name":"x","Driver":"overlay","IPAM":{"Config":[{"Subnet":"10.9.0.0/24"},{"Subnet":"10.9.0.0/25"}]}}`, 400, "same network"},
+		{`{"Name":"x","Driver":"overlay","IPAM":{"Options":{"odd":"1"}}}`, 400, `unknown ipam option "odd"`},
 	} {
 		create(c.body).want(c.status, c.text)
 	}
 	r.do("DELETE", "/networks/ingress", nil).want(403, "routing mesh")
+}
+
+func TestNetworkAddressesAreChecked(t *testing.T) {
+	const ok = ""
+	for _, c := range []struct{ config, want string }{
+		{`{"Subnet":"10.9.0.0/24"}`, ok},
+		{`{"Subnet":"10.9.0.0/24","Gateway":"10.9.0.254","IPRange":"10.9.0.128/25","AuxiliaryAddresses":{"a":"10.9.0.2","b":"10.9.0.129"}}`, ok},
+		{`{"Subnet":"10.9.0.0/30","AuxiliaryAddresses":{}}`, ok},
+		{`{"Subnet":"10.9.0.0/24"},{"Subnet":"10.9.2.0/24","Gateway":"10.9.2.9"}`, ok},
+		{`{"Gateway":"10.9.0.1"}`, "a gateway, an ip-range or an auxiliary address needs a subnet"},
+		{`{"Subnet":"10.9.0.1/24"}`, "invalid subnet 10.9.0.1/24: it should be 10.9.0.0/24"},
+		{`{"Subnet":"10.9.0.0/31"}`, "invalid subnet 10.9.0.0/31: it has no room for tasks; /30 is the smallest"},
+		{`{"Subnet":"127.0.0.0/16"}`, "127.0.0.0/16 cannot be a subnet: its addresses are not for networks"},
+		{`{"Subnet":"224.0.0.0/16"}`, "224.0.0.0/16 cannot be a subnet"},
+		{`{"Subnet":"169.254.0.0/16"}`, "169.254.0.0/16 cannot be a subnet"},
+		{`{"Subnet":"10.9.0.0/24","IPRange":"10.9.1.0/25"}`, "invalid ip-range 10.9.1.0/25: parent subnet 10.9.0.0/24 doesn't contain ip-range"},
+		{`{"Subnet":"10.9.0.0/24","IPRange":"10.9.0.0/23"}`, "invalid ip-range 10.9.0.0/23: CIDR block is bigger"},
+		{`{"Subnet":"10.9.0.0/24","IPRange":"10.9.0.1/25"}`, "invalid ip-range 10.9.0.1/25: it should be 10.9.0.0/25"},
+		{`{"Subnet":"10.9.0.0/24","IPRange":"10.9.0.255/32"}`, "range 10.9.0.255/32: no free address"},
+		{`{"Subnet":"10.9.0.0/24","Gateway":"10.9.0.8","IPRange":"10.9.0.8/31","AuxiliaryAddresses":{"a":"10.9.0.9"}}`, "leaves no address for tasks: gateway and auxiliary addresses take all 2"},
+		{`{"Subnet":"10.9.0.0/24","Gateway":"10.8.0.1"}`, "invalid gateway 10.8.0.1: parent subnet 10.9.0.0/24 doesn't contain this address"},
+		{`{"Subnet":"10.9.0.0/24","Gateway":"10.9.0.0"}`, "invalid gateway 10.9.0.0: no host may have"},
+		{`{"Subnet":"10.9.0.0/24","Gateway":"fd00::1"}`, "invalid gateway fd00::1"},
+		{`{"Subnet":"10.9.0.0/24","AuxiliaryAddresses":{"a":"10.9.0.255"}}`, `invalid auxiliary address "a" 10.9.0.255: no host may have`},
+		{`{"Subnet":"10.9.0.0/24","AuxiliaryAddresses":{"a":"10.8.0.2"}}`, `invalid auxiliary address "a" 10.8.0.2: parent subnet`},
+		{`{"Subnet":"10.9.0.0/24","AuxiliaryAddresses":{"a":"10.9.0.1"}}`, `invalid auxiliary address "a": 10.9.0.1 is the gateway`},
+		{`{"Subnet":"10.9.0.0/24","AuxiliaryAddresses":{"a":"10.9.0.2","b":"10.9.0.2"}}`, `invalid auxiliary address "b": 10.9.0.2 is auxiliary address "a"`},
+		{`{"Subnet":"10.9.0.0/24","AuxiliaryAddresses":{"a":""}}`, `invalid auxiliary address "a": it is empty`},
+		{`{"Subnet":"10.9.0.0/24","AuxiliaryAddresses":{"a":"10.9.0.2"}},{"Subnet":"10.9.2.0/24","AuxiliaryAddresses":{"a":"10.9.2.2"}}`, `auxiliary address "a" is given twice`},
+	} {
+		var given network.IPAM
+		if err := json.Unmarshal([]byte(`{"Config":[`+c.config+`]}`), &given); err != nil {
+			t.Fatalf("%s: %v", c.config, err)
+		}
+		err := validateIPAM(&given)
+		if c.want == ok && err != nil || c.want != ok && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s:\n got %v\nwant %q", c.config, err, c.want)
+		}
+	}
+}
+
+// A network that the allocator has no subnet for is refused, not left waiting.
+func TestNetworkWithoutRoom(t *testing.T) {
+	r := newRig(t)
+	r.do("POST", "/networks/create", `{"Name":"full","Driver":"overlay","Labels":{"refuse":"no free subnet in the address pools"}}`).
+		want(400, "could not find an available, non-overlapping address pool among the defaults to assign to the network: no free subnet")
+	r.do("GET", "/networks/full", nil).want(404, "not found")
+}
+
+func TestNetworkShowsItsAddresses(t *testing.T) {
+	r := newRig(t)
+	r.do("POST", "/networks/create", `{"Name":"ov","Driver":"overlay","IPAM":{"Config":[
+		{"Subnet":"10.9.0.0/24","Gateway":"10.9.0.254","IPRange":"10.9.0.128/25","AuxiliaryAddresses":{"a":"10.9.0.2"}},
+		{"Subnet":"10.9.2.0/24","AuxiliaryAddresses":{"b":"10.9.2.2"}}]}}`).want(201, "")
+	got := decode[network.Inspect](r.do("GET", "/networks/ov", nil).want(200, "")).IPAM.Config
+	if len(got) != 2 || got[0].Gateway.String() != "10.9.0.254" || got[0].IPRange.String() != "10.9.0.128/25" ||
+		len(got[0].AuxAddress) != 1 || got[0].AuxAddress["a"].String() != "10.9.0.2" || got[1].AuxAddress["b"].String() != "10.9.2.2" {
+		t.Errorf("%+v", got)
+	}
 }
 
 func TestNetworkListAndProxy(t *testing.T) {

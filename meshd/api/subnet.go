@@ -1,14 +1,18 @@
 package api
 
 import (
+	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/store"
+	"github.com/meshd/meshd/overlay/ipam"
 )
 
 // leastHostBits leave room for the gateway, one task and the two addresses at
@@ -49,15 +53,11 @@ func validateNetwork(r network.CreateRequest) error {
 		return refuse(http.StatusNotImplemented, "encrypted overlay networks are not available in this version of meshd")
 	case !v4 && !v6:
 		return invalid("invalid network config: IPv4 or IPv6 must be enabled")
-	case r.IPAM == nil:
-		return nil
-	case r.IPAM.Driver != "" && r.IPAM.Driver != "default":
-		return refuse(http.StatusNotFound, "plugin %q not found", r.IPAM.Driver)
+	}
+	if err := validateIPAM(r.IPAM); err != nil || r.IPAM == nil {
+		return err
 	}
 	for _, c := range r.IPAM.Config {
-		if err := validateIPAM(c); err != nil {
-			return err
-		}
 		if is4 := c.Subnet.Addr().Is4(); is4 && !v4 || !is4 && !v6 {
 			return invalid("invalid network config: subnet %s is of an IP version that the network does not have; IPv6 needs --ipv6", c.Subnet)
 		}
@@ -65,20 +65,108 @@ func validateNetwork(r network.CreateRequest) error {
 	return nil
 }
 
-func validateIPAM(c network.IPAMConfig) error {
+// ipamSerial is the one option of Docker's address management: addresses are
+// handed out in turn, which ours always are.
+const ipamSerial = "com.docker.network.ipam.serial"
+
+func validateIPAM(given *network.IPAM) error {
+	if given == nil {
+		return nil
+	}
+	if given.Driver != "" && given.Driver != "default" {
+		return refuse(http.StatusNotFound, "plugin %q not found", given.Driver)
+	}
+	for option := range given.Options {
+		if option != ipamSerial {
+			return invalid("invalid network config: unknown ipam option %q", option)
+		}
+	}
+	names := map[string]bool{}
+	for _, c := range given.Config {
+		if err := validateIPAMConfig(c); err != nil {
+			return err
+		}
+		for name := range c.AuxAddress {
+			if names[name] {
+				return invalid("invalid network config: auxiliary address %q is given twice", name)
+			}
+			names[name] = true
+		}
+	}
+	return nil
+}
+
+// validateIPAMConfig checks a subnet and what is said of it. The texts are
+// Docker's where it has any.
+func validateIPAMConfig(c network.IPAMConfig) error {
+	bad := func(format string, args ...any) error { return invalid("invalid network config: "+format, args...) }
 	switch p := c.Subnet; {
 	case !p.IsValid():
-		return invalid("invalid network config: a gateway or a range needs a subnet")
+		return bad("a gateway, an ip-range or an auxiliary address needs a subnet that it belongs to")
 	case p != p.Masked():
-		return invalid("invalid network config: invalid subnet %s: it should be %s", p, p.Masked())
+		return bad("invalid subnet %s: it should be %s", p, p.Masked())
 	case p.Addr().BitLen()-p.Bits() < leastHostBits:
-		return invalid("invalid network config: subnet %s has no room for tasks", p)
-	case p.Bits() == 0, p.Addr().IsMulticast(), p.Addr().IsLoopback(), p.Addr().Is6() && p.Addr().IsLinkLocalUnicast(), p.Addr().Is4In6():
-		return invalid("invalid network config: %s cannot be a subnet", p)
-	case c.Gateway.IsValid() && !p.Contains(c.Gateway):
-		return invalid("invalid network config: no matching subnet for gateway %s", c.Gateway)
-	case c.IPRange.IsValid() && (!p.Contains(c.IPRange.Addr()) || c.IPRange.Bits() < p.Bits()):
-		return invalid("invalid network config: no matching subnet for range %s", c.IPRange)
+		return bad("invalid subnet %s: it has no room for tasks; /%d is the smallest", p, p.Addr().BitLen()-leastHostBits)
+	case p.Bits() == 0, p.Addr().IsMulticast(), p.Addr().IsLoopback(), p.Addr().IsLinkLocalUnicast(), p.Addr().Is4In6():
+		return bad("%s cannot be a subnet: its addresses are not for networks", p)
+	}
+	if err := validateRange(c.IPRange, c.Subnet); err != nil {
+		return err
+	}
+	if err := validateHost("gateway", c.Gateway, c.Subnet); err != nil {
+		return err
+	}
+	gateway := c.Gateway
+	if !gateway.IsValid() {
+		gateway = c.Subnet.Addr().Next()
+	}
+	seen := map[netip.Addr]string{gateway: "the gateway"}
+	for _, name := range slices.Sorted(maps.Keys(c.AuxAddress)) {
+		a := c.AuxAddress[name]
+		if !a.IsValid() {
+			return bad("invalid auxiliary address %q: it is empty", name)
+		}
+		if err := validateHost(fmt.Sprintf("auxiliary address %q", name), a, c.Subnet); err != nil {
+			return err
+		}
+		if other := seen[a]; other != "" {
+			return bad("invalid auxiliary address %q: %s is %s", name, a, other)
+		}
+		seen[a] = fmt.Sprintf("auxiliary address %q", name)
+	}
+	if s, err := ipam.NewSubnet(ipam.SubnetConfig{
+		Prefix: c.Subnet, Gateway: c.Gateway, Range: c.IPRange, Reserved: slices.Collect(maps.Values(c.AuxAddress)),
+	}); err != nil {
+		return bad("subnet %s: %v", c.Subnet, err)
+	} else if taken, of := s.Usage(); taken == of {
+		return bad("subnet %s leaves no address for tasks: gateway and auxiliary addresses take all %d", c.Subnet, of)
+	}
+	return nil
+}
+
+func validateRange(r, subnet netip.Prefix) error {
+	switch {
+	case !r.IsValid():
+		return nil
+	case r != r.Masked():
+		return invalid("invalid network config: invalid ip-range %s: it should be %s", r, r.Masked())
+	case !subnet.Overlaps(r):
+		return invalid("invalid network config: invalid ip-range %s: parent subnet %s doesn't contain ip-range", r, subnet)
+	case r.Bits() < subnet.Bits():
+		return invalid("invalid network config: invalid ip-range %s: CIDR block is bigger than its parent subnet %s", r, subnet)
+	}
+	return nil
+}
+
+// validateHost checks that an address is one that a host of the subnet may have.
+func validateHost(what string, a netip.Addr, subnet netip.Prefix) error {
+	switch {
+	case !a.IsValid():
+		return nil
+	case !subnet.Contains(a):
+		return invalid("invalid network config: invalid %s %s: parent subnet %s doesn't contain this address", what, a, subnet)
+	case a == subnet.Addr() || a.Is4() && !subnet.Contains(a.Next()):
+		return invalid("invalid network config: invalid %s %s: no host may have the first or the last address of subnet %s", what, a, subnet)
 	}
 	return nil
 }
@@ -87,12 +175,12 @@ const textOverlap = "invalid pool request: Pool overlaps with other one on this 
 
 // checkSubnets refuses subnets that overlap one another, another network of the
 // swarm, or a range in use on this host.
-func checkSubnets(ipam *swarm.IPAMOptions, networks []*store.Network, hosts []netip.Prefix) error {
-	if ipam == nil {
+func checkSubnets(given *swarm.IPAMOptions, networks []*store.Network, hosts []netip.Prefix) error {
+	if given == nil {
 		return nil
 	}
-	for i, c := range ipam.Configs {
-		for _, o := range ipam.Configs[:i] {
+	for i, c := range given.Configs {
+		for _, o := range given.Configs[:i] {
 			if c.Subnet.Overlaps(o.Subnet) {
 				return invalid("%s: %s overlaps %s of the same network", textOverlap, c.Subnet, o.Subnet)
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -12,12 +13,16 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/store"
+	"github.com/meshd/meshd/overlay/ipam"
 )
 
 // clusterView is the cluster as clients may see it: join tokens yes, CA keys no.
 func clusterView(c *store.Cluster) swarm.Swarm {
 	out := c.Swarm
 	out.Spec.Labels = orEmpty(out.Spec.Labels)
+	if len(out.DefaultAddrPool) == 0 { // see ipam.DefaultPools
+		out.DefaultAddrPool, out.SubnetSize = []netip.Prefix{ipam.DefaultRange()}, ipam.DefaultSize
+	}
 	out.Spec.CAConfig.SigningCACert, out.Spec.CAConfig.SigningCAKey = "", ""
 	return out
 }

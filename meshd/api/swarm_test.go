@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -89,6 +90,33 @@ func TestSwarm(t *testing.T) {
 }
 
 // TestManagerLeaves: what it costs the others decides whether it needs force.
+// Where the founder named no pool, clients see what is done instead.
+func TestSwarmShowsItsPools(t *testing.T) {
+	r := newRig(t)
+	show := func() string {
+		t.Helper()
+		sw := decode[swarm.Swarm](r.do("GET", "/swarm", nil).want(200, ""))
+		info := decode[struct{ Swarm swarm.Info }](r.do("GET", "/info", nil).want(200, "")).Swarm.Cluster
+		text := fmt.Sprint(sw.DefaultAddrPool, sw.SubnetSize)
+		if other := fmt.Sprint(info.DefaultAddrPool, info.SubnetSize); other != text {
+			t.Errorf("swarm inspect shows %s, info %s", text, other)
+		}
+		return text
+	}
+	if got := show(); got != "[10.0.0.0/8] 18" {
+		t.Errorf("none named: %s", got)
+	}
+	r.change(func(tx *store.Tx) error {
+		c := *tx.Cluster()
+		c.DefaultAddrPool, c.SubnetSize = []netip.Prefix{netip.MustParsePrefix("172.20.0.0/16")}, 26
+		tx.Update(&c)
+		return nil
+	})
+	if got := show(); got != "[172.20.0.0/16] 26" {
+		t.Errorf("named: %s", got)
+	}
+}
+
 func TestManagerLeaves(t *testing.T) {
 	r := newRig(t)
 	left := func() bool {

@@ -2,10 +2,13 @@ package api
 
 import (
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/overlay/ipam"
 )
 
 // minCertExpiry leaves room to renew a certificate at half its life.
@@ -36,18 +39,44 @@ func validateInit(r swarm.InitRequest) error {
 		return refuse(http.StatusNotImplemented, textNoAutolock)
 	case r.DataPathPort != 0 && (r.DataPathPort < 1024 || r.DataPathPort > 49151):
 		return invalid("Error: data path port number %d is out of the range 1024 - 49151", r.DataPathPort)
-	case r.SubnetSize > 32:
-		return invalid("subnet size %d is larger than an address", r.SubnetSize)
 	}
-	for _, p := range r.DefaultAddrPool {
-		if r.SubnetSize != 0 && p.Addr().Is4() && int(r.SubnetSize) < p.Bits() {
-			return invalid("invalid CIDR: %s: subnet size %d does not fit in the pool", p, r.SubnetSize)
-		}
+	if err := validatePools(r.DefaultAddrPool, r.SubnetSize); err != nil {
+		return err
 	}
 	if err := validateAvailability(r.Availability); err != nil {
 		return err
 	}
 	return validateSwarmSpec(r.Spec)
+}
+
+// maxSubnetBits is the longest prefix of an IPv4 subnet with room for tasks.
+const maxSubnetBits = 32 - leastHostBits
+
+// validatePools checks what networks' subnets are to be cut from, and how large.
+func validatePools(pools []netip.Prefix, size uint32) error {
+	if size > maxSubnetBits {
+		return invalid("invalid default-addr-pool-mask-length %d: a network of that size has no room for tasks; %d is the largest", size, maxSubnetBits)
+	}
+	for i, p := range pools {
+		switch {
+		case !p.IsValid():
+			return invalid("invalid default-addr-pool: it is empty")
+		case p != p.Masked():
+			return invalid("invalid default-addr-pool %s: it should be %s", p, p.Masked())
+		case p.Bits() == 0, p.Addr().IsMulticast(), p.Addr().IsLoopback(), p.Addr().IsLinkLocalUnicast():
+			return invalid("invalid default-addr-pool %s: its addresses are not for networks", p)
+		case p.Addr().Is4() && p.Bits() > maxSubnetBits, p.Addr().Is6() && p.Bits() > ipam.IPv6Size:
+			return invalid("invalid default-addr-pool %s: it is too small for a network", p)
+		case p.Addr().Is4() && size != 0 && int(size) < p.Bits():
+			return invalid("invalid default-addr-pool %s: default-addr-pool-mask-length %d does not fit in the pool", p, size)
+		}
+		for _, o := range pools[:i] {
+			if p.Overlaps(o) {
+				return invalid("invalid default-addr-pool %s: it overlaps with pool %s", p, o)
+			}
+		}
+	}
+	return nil
 }
 
 func validateJoin(r swarm.JoinRequest) error {

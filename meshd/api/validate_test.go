@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -151,4 +152,30 @@ func FuzzFilters(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestValidatePools(t *testing.T) {
+	const ok = ""
+	for _, c := range []struct {
+		pools string
+		size  uint32
+		want  string
+	}{
+		{"", 0, ok}, {"", 24, ok}, {"10.20.0.0/16", 24, ok}, {"10.20.0.0/16 10.30.0.0/24", 24, ok}, {"10.20.0.0/16 fd00::/56", 24, ok}, {"10.20.0.0/16", 0, ok},
+		{"", 31, "invalid default-addr-pool-mask-length 31: a network of that size has no room for tasks; 30 is the largest"},
+		{"10.20.0.0/16", 12, "invalid default-addr-pool 10.20.0.0/16: default-addr-pool-mask-length 12 does not fit"},
+		{"10.20.0.1/16", 24, "it should be 10.20.0.0/16"},
+		{"10.20.0.0/31", 0, "too small"}, {"fd00::/65", 24, "too small"},
+		{"224.0.0.0/8", 24, "not for networks"}, {"127.0.0.0/8", 24, "not for networks"}, {"0.0.0.0/0", 24, "not for networks"},
+		{"10.20.0.0/16 10.20.3.0/24", 24, "invalid default-addr-pool 10.20.3.0/24: it overlaps with pool 10.20.0.0/16"},
+	} {
+		var pools []netip.Prefix
+		for _, p := range strings.Fields(c.pools) {
+			pools = append(pools, netip.MustParsePrefix(p))
+		}
+		err := validateInit(swarm.InitRequest{DefaultAddrPool: pools, SubnetSize: c.size})
+		if c.want == ok && err != nil || c.want != ok && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s size %d: got %v, want %q", c.pools, c.size, err, c.want)
+		}
+	}
 }

@@ -3,6 +3,7 @@ package admission
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -148,11 +149,35 @@ func addManager(t *testing.T, at *host) *host {
 	return h
 }
 
+// Docker's client sends a size of 24 whether the user did or not.
+func TestAddrPool(t *testing.T) {
+	for _, tc := range []struct {
+		pools    string
+		size     uint32
+		want     string
+		wantSize uint32
+	}{
+		{"", 0, "[]", 0},
+		{"", 24, "[]", 0},
+		{"", 20, "[10.0.0.0/8]", 20},
+		{"10.0.0.0/8", 24, "[10.0.0.0/8]", 24},
+		{"192.168.0.0/16", 0, "[192.168.0.0/16]", 24},
+	} {
+		r := swarm.InitRequest{SubnetSize: tc.size}
+		if tc.pools != "" {
+			r.DefaultAddrPool = []netip.Prefix{netip.MustParsePrefix(tc.pools)}
+		}
+		if pools, size := addrPool(r); fmt.Sprint(pools) != tc.want || size != tc.wantSize {
+			t.Errorf("%+v: %v %d", tc, pools, size)
+		}
+	}
+}
+
 func TestNewCluster(t *testing.T) {
 	h := found(t)
 	c := h.cluster()
-	if c.ID == "" || c.ID == store.ClusterID || c.Spec.Name != "default" || c.SubnetSize != 24 || c.DataPathPort != 4789 ||
-		c.DefaultAddrPool[0].String() != "10.0.0.0/8" || c.LastVNI != 4096 ||
+	if c.ID == "" || c.ID == store.ClusterID || c.Spec.Name != "default" || c.SubnetSize != 0 || c.DataPathPort != 4789 ||
+		len(c.DefaultAddrPool) != 0 || c.LastVNI != 4096 ||
 		*c.Spec.Orchestration.TaskHistoryRetentionLimit != 5 || c.Spec.Dispatcher.HeartbeatPeriod != 5*time.Second ||
 		c.Spec.CAConfig.NodeCertExpiry != 90*24*time.Hour || c.TLSInfo.TrustRoot != string(c.RootCert) {
 		t.Errorf("cluster %+v", c)

@@ -36,7 +36,6 @@ const (
 	overlayDriver        = "overlay"
 	defaultIPAM          = "default"
 	minCertLife          = time.Hour
-	defaultPool          = "10.0.0.0/8"
 	defaultMeshSubnet    = "10.255.0.0/16"
 	defaultKeptSnapshots = 0
 )
@@ -117,13 +116,7 @@ func newClusterObject(f Founder, ca *certs.CA, id string) (*store.Cluster, error
 	}
 	c.GossipKeys = []store.GossipKey{newGossipKey(time.Now(), true)}
 	c.TLSInfo = tlsInfo(ca)
-	c.DefaultAddrPool, c.SubnetSize = f.Request.DefaultAddrPool, f.Request.SubnetSize
-	if len(c.DefaultAddrPool) == 0 {
-		c.DefaultAddrPool = []netip.Prefix{netip.MustParsePrefix(defaultPool)}
-	}
-	if c.SubnetSize == 0 {
-		c.SubnetSize = defaultSubnetSize
-	}
+	c.DefaultAddrPool, c.SubnetSize = addrPool(f.Request)
 	c.DataPathPort = uint32(f.DataPathPort)
 	if c.DataPathPort == 0 {
 		c.DataPathPort = defaultDataPathPort
@@ -133,6 +126,19 @@ func newClusterObject(f Founder, ca *certs.CA, id string) (*store.Cluster, error
 		c.JoinTokens.Manager, err = certs.NewToken(c.RootCert)
 	}
 	return c, err
+}
+
+// addrPool is what the founder said of networks' addresses; nothing if he left it
+// to us. Docker's client always sends its default size, so that alone says nothing.
+func addrPool(r swarm.InitRequest) ([]netip.Prefix, uint32) {
+	pools, size := r.DefaultAddrPool, orDefault(r.SubnetSize, defaultSubnetSize)
+	if len(pools) > 0 {
+		return pools, size
+	}
+	if size == defaultSubnetSize {
+		return nil, 0
+	}
+	return []netip.Prefix{ipam.DefaultRange()}, size
 }
 
 func tlsInfo(ca *certs.CA) swarm.TLSInfo {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
@@ -38,6 +40,7 @@ type port struct {
 // ranges are the subnets of one network.
 type ranges struct {
 	name    string
+	mesh    bool
 	vni     uint32
 	subnets []*ipam.Subnet
 	// reserved are those of its subnets that overlap with nobody else's.
@@ -77,24 +80,30 @@ func newBook(c *store.Cluster) *book {
 	}
 }
 
-// newPools uses the cluster's pools, and what Swarm uses where it has none. IPv6
+// newPools uses the cluster's pools as they are, or else the default ones. IPv6
 // networks without pool get theirs from the unique local range that follows from
 // the cluster's ID.
 func newPools(c *store.Cluster) *ipam.Pools {
-	pools, size := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, 24
 	if c == nil {
-		return ipam.NewPools(pools, size)
+		return ipam.NewPools(ipam.DefaultPools())
 	}
-	if len(c.DefaultAddrPool) > 0 {
-		pools = slices.Clone(c.DefaultAddrPool)
+	var pools []ipam.Pool
+	has6 := false
+	for _, p := range c.DefaultAddrPool {
+		if p.Addr().Is6() {
+			has6 = true
+			pools = append(pools, ipam.Pool{Prefix: p, Size: ipam.IPv6Size})
+		} else {
+			pools = append(pools, ipam.Pool{Prefix: p, Size: int(c.SubnetSize)})
+		}
 	}
-	if c.SubnetSize > 0 {
-		size = int(c.SubnetSize)
+	if len(pools) == 0 {
+		pools = ipam.DefaultPools()
 	}
-	if !slices.ContainsFunc(pools, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
-		pools = append(pools, ipam.UniqueLocal(c.ID))
+	if !has6 {
+		pools = append(pools, ipam.Pool{Prefix: ipam.UniqueLocal(c.ID), Size: ipam.IPv6Size})
 	}
-	return ipam.NewPools(pools, size)
+	return ipam.NewPools(pools)
 }
 
 func (b *book) begin() { b.undo = nil }
@@ -111,10 +120,10 @@ func (b *book) addNetwork(n *store.Network) error {
 	if b.networks[n.ID] != nil || n.IPAMOptions == nil {
 		return nil
 	}
-	r := &ranges{name: n.Spec.Name, vni: n.VNI}
+	r := &ranges{name: n.Spec.Name, mesh: n.Spec.Ingress, vni: n.VNI}
 	var errs []error
 	for _, c := range n.IPAMOptions.Configs {
-		s, err := ipam.NewSubnet(ipam.SubnetConfig{Prefix: c.Subnet, Gateway: c.Gateway, Range: c.Range})
+		s, err := newSubnet(c, n.Aux)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -130,6 +139,17 @@ func (b *book) addNetwork(n *store.Network) error {
 	b.vnis[n.VNI] = true
 	b.freed = true // whoever waits for this network
 	return errors.Join(errs...)
+}
+
+// newSubnet is a subnet of a network in which others have the addresses aux.
+func newSubnet(c swarm.IPAMConfig, aux map[string]netip.Addr) (*ipam.Subnet, error) {
+	conf := ipam.SubnetConfig{Prefix: c.Subnet, Gateway: c.Gateway, Range: c.Range}
+	for _, a := range aux {
+		if c.Subnet.Contains(a) {
+			conf.Reserved = append(conf.Reserved, a)
+		}
+	}
+	return ipam.NewSubnet(conf)
 }
 
 func (b *book) dropNetwork(id string) {
@@ -178,6 +198,47 @@ func (b *book) restore(owner string, before []claim) {
 	b.freed = freed
 }
 
+// resume has everything go on behind what was given out last, as far as the
+// objects show that: a new leader would otherwise begin with what came free last.
+func (b *book) resume(v *store.View) {
+	byVNI := slices.SortedFunc(slices.Values(v.Networks()), func(x, y *store.Network) int { return cmp.Compare(x.VNI, y.VNI) })
+	for _, n := range byVNI {
+		if r := b.networks[n.ID]; r != nil {
+			for _, s := range r.subnets {
+				b.pools.Resume(s.Prefix())
+			}
+		}
+	}
+	type owner struct {
+		made time.Time
+		id   string
+		addr netip.Addr
+	}
+	newest := map[*ipam.Subnet]owner{}
+	see := func(made time.Time, id string, claims []claim) {
+		for _, c := range claims {
+			s := b.subnet(c)
+			if s == nil {
+				continue
+			}
+			last := newest[s]
+			if cmp.Or(made.Compare(last.made), cmp.Compare(id, last.id)) > 0 {
+				newest[s] = owner{made, id, c.addr}
+			}
+		}
+	}
+	for _, s := range v.Services() {
+		claims, _ := claimsOfService(s)
+		see(s.CreatedAt, s.ID, claims)
+	}
+	for _, t := range v.Tasks() { // those that have ended, too
+		see(t.CreatedAt, t.ID, claimsOfTask(t))
+	}
+	for s, last := range newest {
+		s.Resume(last.addr)
+	}
+}
+
 func (b *book) reserve(c claim) error {
 	s := b.subnet(c)
 	if s == nil {
@@ -220,7 +281,7 @@ func (b *book) take(owner, networkID string) ([]netip.Prefix, error) {
 			for _, q := range out {
 				b.release(claim{networkID, q.Addr()})
 			}
-			return nil, fmt.Errorf("network %s: %w", r.name, err)
+			return nil, err
 		}
 		if ok {
 			out = append(out, p)
@@ -235,16 +296,38 @@ func (b *book) take(owner, networkID string) ([]netip.Prefix, error) {
 // allocate takes an address from the first subnet of the family that has one; ok
 // is false if the network has no subnet of that family.
 func (r *ranges) allocate(is6 bool) (p netip.Prefix, ok bool, err error) {
+	exists := false
 	for _, s := range r.subnets {
 		if s.Prefix().Addr().Is6() != is6 {
 			continue
 		}
-		var a netip.Addr
-		if a, err = s.Allocate(); err == nil {
+		exists = true
+		if a, err := s.Allocate(); err == nil {
 			return netip.PrefixFrom(a, s.Prefix().Bits()), true, nil
 		}
 	}
+	if exists {
+		err = r.full(is6)
+	}
 	return p, false, err
+}
+
+// full is the error of a network that has no free address of a family.
+func (r *ranges) full(is6 bool) error {
+	var names []string
+	var taken, of uint64
+	for _, s := range r.subnets {
+		if s.Prefix().Addr().Is6() == is6 {
+			t, o := s.Usage()
+			names, taken, of = append(names, s.String()), taken+t, of+o
+		}
+	}
+	todo := "remove tasks from it, or give services a network with a larger subnet"
+	if r.mesh {
+		todo = "every task and every service with published ports needs one: remove some"
+	}
+	return fmt.Errorf("network %s (%s) has %w: %d of %d in use; %s",
+		r.name, strings.Join(names, ", "), ipam.ErrExhausted, taken, of, todo)
 }
 
 // publish makes the service's published ports exactly these.

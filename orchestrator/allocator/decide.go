@@ -12,7 +12,6 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/store"
-	"github.com/meshd/meshd/overlay/ipam"
 )
 
 // vniOption is how Swarm's drivers are told the VNI.
@@ -51,7 +50,7 @@ func (b *book) network(n *store.Network, last *uint32, avoid []netip.Prefix) (*s
 	}
 	next.IPAMOptions = options
 	next.DriverState = swarm.Driver{Name: "overlay", Options: map[string]string{vniOption: strconv.FormatUint(uint64(next.VNI), 10)}}
-	next.Ready = true
+	next.Ready, next.Error = true, ""
 	if err := b.addNetwork(&next); err != nil {
 		b.dropNetwork(n.ID)
 		return nil, err
@@ -90,7 +89,7 @@ func (b *book) subnets(n *store.Network, avoid []netip.Prefix) (*swarm.IPAMOptio
 	}
 	for i := range out.Configs {
 		c := &out.Configs[i]
-		s, err := ipam.NewSubnet(ipam.SubnetConfig{Prefix: c.Subnet, Gateway: c.Gateway, Range: c.Range})
+		s, err := newSubnet(*c, n.Aux)
 		if err != nil {
 			return nil, err
 		}
@@ -118,6 +117,8 @@ func resolve(v state, configs []swarm.NetworkAttachmentConfig) (targets, error) 
 			out.local = true
 		case n == nil:
 			return out, fmt.Errorf("network %s not found", c.Target)
+		case n.Error != "":
+			return out, fmt.Errorf("network %s: %s", n.Spec.Name, n.Error)
 		case !n.Ready:
 			return out, fmt.Errorf("network %s has no subnet yet", n.Spec.Name)
 		case !slices.Contains(out.overlays, n):

@@ -21,6 +21,9 @@ type Config struct {
 	Store    *store.Store
 	Proposer store.Proposer
 	Log      *slog.Logger
+	// HostRoutes lists the destinations of this machine's routes, which no chosen
+	// subnet covers; nil: none are known.
+	HostRoutes func() ([]netip.Prefix, error)
 }
 
 // Loop allocates for all networks, services and tasks.
@@ -68,6 +71,7 @@ func (l *Loop) Reset(v *store.View) {
 	for _, t := range v.Tasks() {
 		l.observeTask(t)
 	}
+	l.book.resume(v)
 }
 
 // Observe implements control.Loop.
@@ -246,8 +250,13 @@ func (l *Loop) allocateNetwork(tx *store.Tx, id string) error {
 			*l.vni = c.LastVNI
 		}
 	}
-	next, err := l.book.network(n, l.vni, nodeAddrs(tx))
+	next, err := l.book.network(n, l.vni, l.avoid(tx))
 	if err != nil {
+		if n.Error != err.Error() {
+			failed := *n
+			failed.Error = err.Error()
+			tx.Update(&failed)
+		}
 		return err
 	}
 	tx.Update(next)
@@ -261,6 +270,19 @@ func (l *Loop) keepVNI(tx *store.Tx) {
 		next.LastVNI = *l.vni
 		tx.Update(&next)
 	}
+}
+
+// avoid lists what no chosen subnet may cover.
+func (l *Loop) avoid(tx *store.Tx) []netip.Prefix {
+	out := nodeAddrs(tx)
+	if l.cfg.HostRoutes == nil {
+		return out
+	}
+	routes, err := l.cfg.HostRoutes()
+	if err != nil {
+		l.cfg.Log.Warn("subnets are chosen without a look at this machine's routes", "error", err)
+	}
+	return append(out, routes...)
 }
 
 // nodeAddrs are the addresses of nodes, which no overlay may cover: the node could

@@ -33,7 +33,7 @@ func inWorld(t *testing.T, fn func(w *world)) {
 		w := &world{T: t, store: s, prop: prop}
 		w.start()
 		c := &store.Cluster{}
-		c.ID = "cluster"
+		c.ID, c.DefaultAddrPool, c.SubnetSize = "cluster", []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, 24
 		w.create(c, mesh())
 		fn(w)
 		w.check()
@@ -335,7 +335,7 @@ func TestExhaustedSubnetIsRetried(t *testing.T) {
 			t.Fatalf("%d tasks have addresses", n)
 		}
 		w.view(func(v *store.View) {
-			if s := v.Task("web.0020").Status; s.Err != "network small: subnet 192.168.7.0/28: no free address (14 in use)" {
+			if s := v.Task("web.0020").Status; s.Err != "network small (192.168.7.0/28) has no free address: 14 of 14 in use; remove tasks from it, or give services a network with a larger subnet" {
 				t.Errorf("status %+v", s)
 			}
 		})
@@ -349,6 +349,97 @@ func TestExhaustedSubnetIsRetried(t *testing.T) {
 			t.Errorf("%d tasks have addresses after two came free", n)
 		}
 		w.check()
+	})
+}
+
+// What "network create" says of addresses holds for tasks and VIPs.
+func TestGivenAddresses(t *testing.T) {
+	inWorld(t, func(w *world) {
+		n := net("given", "10.1.0.0/24", "10.2.0.0/29")
+		n.Spec.IPAMOptions.Configs[0].Range = netip.MustParsePrefix("10.1.0.64/29")
+		n.Spec.IPAMOptions.Configs[0].Gateway = netip.MustParseAddr("10.1.0.66")
+		n.Spec.IPAMOptions.Configs[1].Gateway = netip.MustParseAddr("10.2.0.6")
+		n.Aux = map[string]netip.Addr{"printer": netip.MustParseAddr("10.1.0.65"), "router": netip.MustParseAddr("10.2.0.2"), "far": netip.MustParseAddr("10.1.0.9")}
+		w.create(n)
+		w.service("web", []string{"given"})
+		w.tasks("web", 1, 20)
+		var got []string
+		w.view(func(v *store.View) {
+			got = append(got, v.Service("web").Endpoint.VirtualIPs[0].Addr.String())
+			for _, task := range v.TasksOfService("web") {
+				for _, a := range task.NetworksAttachments {
+					if a.Network.ID == "id-given" {
+						got = append(got, a.Addresses[0].String())
+					}
+				}
+			}
+			const want = "network given (10.1.0.0/24, range 10.1.0.64/29, 10.2.0.0/29) has no free address: 14 of 14 in use"
+			if s := v.Task("web.0020").Status; !strings.HasPrefix(s.Err, want) {
+				t.Errorf("status %+v", s)
+			}
+			c := v.Network("id-given").IPAMOptions.Configs
+			if c[0].Range.String() != "10.1.0.64/29" || c[0].Gateway.String() != "10.1.0.66" || c[1].Gateway.String() != "10.2.0.6" {
+				t.Errorf("configs %+v", c)
+			}
+		})
+		const want = "10.1.0.64/24 10.1.0.67/24 10.1.0.68/24 10.1.0.69/24 10.1.0.70/24 10.1.0.71/24 10.2.0.1/29 10.2.0.3/29 10.2.0.4/29 10.2.0.5/29"
+		if s := strings.Join(got, " "); s != want {
+			t.Errorf("addresses %s, want %s", s, want)
+		}
+	})
+}
+
+// A network that no pool has room for says so, and its tasks do.
+func TestNoPoolHasRoom(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.do(func(tx *store.Tx) {
+			c := *tx.Cluster()
+			c.DefaultAddrPool, c.SubnetSize = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/23")}, 24
+			tx.Update(&c)
+		})
+		w.create(net("a"), net("b"))
+		w.create(net("c"))
+		w.service("web", []string{"c"})
+		w.tasks("web", 1, 1)
+		w.view(func(v *store.View) {
+			const want = "no free subnet in the address pools (10.9.0.0/23; 3 subnets in use)"
+			if n := v.NetworkByName("c"); n.Ready || n.Error != want {
+				t.Errorf("ready %v, error %q", n.Ready, n.Error)
+			}
+			if s := v.Task("web.0001").Status; s.Err != "network c: "+want {
+				t.Errorf("task %+v", s)
+			}
+		})
+		w.do(func(tx *store.Tx) { tx.Remove(tx.NetworkByName("a")) })
+		w.view(func(v *store.View) {
+			if n := v.NetworkByName("c"); !n.Ready || n.Error != "" || n.IPAMOptions.Configs[0].Subnet.String() != "10.9.0.0/24" {
+				t.Errorf("after another was removed: %+v", n)
+			}
+		})
+		if w.count(swarm.TaskStatePending) != 1 {
+			t.Error("the task still waits")
+		}
+	})
+}
+
+// Subnets keep clear of the nodes and of what the leader's machine has routes to.
+func TestDefaultSubnetsAvoidTheMachines(t *testing.T) {
+	c := &store.Cluster{}
+	c.ID = "cluster"
+	b := newBook(c)
+	n := &store.Node{DataAddr: netip.MustParseAddr("10.0.70.7")}
+	n.ID = "node"
+	s, prop := storetest.New()
+	storetest.Create(t, s, prop, c, n)
+	l := New(Config{Store: s, Proposer: prop, Log: slog.New(slog.DiscardHandler), HostRoutes: func() ([]netip.Prefix, error) {
+		return []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("10.0.128.0/17")}, nil
+	}})
+	storetest.Do(t, s, prop, func(tx *store.Tx) {
+		last := uint32(4096)
+		next, err := b.network(net("a"), &last, l.avoid(tx))
+		if err != nil || next.IPAMOptions.Configs[0].Subnet.String() != "10.1.0.0/18" {
+			t.Errorf("%+v %v", next, err)
+		}
 	})
 }
 
@@ -384,6 +475,37 @@ func TestNewLeaderGoesOn(t *testing.T) {
 		w.view(func(v *store.View) {
 			if n := v.NetworkByName("more"); !n.Ready || n.VNI != 4098 || n.IPAMOptions.Configs[0].Subnet.String() != "10.0.1.0/24" {
 				t.Errorf("%+v", n)
+			}
+		})
+	})
+}
+
+// What came free last is not what a new leader gives out first.
+func TestNewLeaderReusesLate(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.create(net("gone"))
+		w.create(net("front"))
+		w.service("web", []string{"front"})
+		w.tasks("web", 1, 3)
+		time.Sleep(time.Second)
+		w.tasks("web", 4, 5)
+		w.do(func(tx *store.Tx) {
+			ended := *tx.Task("web.0005")
+			ended.Status.State = swarm.TaskStateFailed
+			tx.Update(&ended)
+			tx.Remove(tx.Task("web.0001"))
+			tx.Remove(tx.NetworkByName("gone"))
+		})
+		w.stop()
+		w.start()
+		w.create(net("next"))
+		w.tasks("web", 6, 6)
+		w.view(func(v *store.View) {
+			if a := v.Task("web.0006").NetworksAttachments[1].Addresses[0]; a.String() != "10.0.1.8/24" {
+				t.Errorf("a new task has %s", a) // .2 is the VIP, .3 to .7 were the others'
+			}
+			if s := v.NetworkByName("next").IPAMOptions.Configs[0].Subnet; s.String() != "10.0.2.0/24" {
+				t.Errorf("a new network has %s", s)
 			}
 		})
 	})

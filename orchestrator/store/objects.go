@@ -120,6 +120,11 @@ type Network struct {
 	VNI uint32
 	// Ready says that the allocator has given it VNI and subnets.
 	Ready bool
+	// Aux are addresses of its subnets that hosts beyond the swarm have, by name:
+	// nobody is given them.
+	Aux map[string]netip.Addr `json:",omitempty"`
+	// Error says why the allocator cannot give it what it needs.
+	Error string `json:",omitempty"`
 }
 
 // Secret is a piece of data that only tasks using it may see.

@@ -205,6 +205,7 @@ func (d *Driver) join(r endpointRequest) (any, error) {
 	}
 	out := joinResponse{
 		InterfaceName: interfaceName{SrcName: peer, DstPrefix: "eth"},
+		StaticRoutes:  n.routes(a.Addrs),
 		// Without this the engine adds a bridge interface of its own to containers
 		// that have no gateway, and with it a second way out.
 		DisableGatewayService: true,

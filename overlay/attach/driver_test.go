@@ -130,6 +130,21 @@ const (
 	joinUser     = `{"NetworkID":"n2","EndpointID":"bbbbbbbbbbbbbbbb","SandboxKey":"/var/run/docker/netns/x","Options":{}}`
 )
 
+// A network may have several subnets; a container has an address of one.
+func TestOtherSubnetsAreReached(t *testing.T) {
+	e := newEngine(t)
+	e.must("NetworkDriver.CreateNetwork", `{"NetworkID":"n3","Options":{"com.docker.network.generic":{"mesh.network":"swarmnet3","mesh.vni":"4098"}},
+		"IPv4Data":[{"Gateway":"10.1.0.1/24","Pool":"10.1.0.0/24"},{"Gateway":"10.2.0.1/24","Pool":"10.2.0.0/24"}],
+		"IPv6Data":[{"Gateway":"fd00::1/64","Pool":"fd00::/64"}]}`, nil)
+	e.must("NetworkDriver.CreateEndpoint", `{"NetworkID":"n3","EndpointID":"cccccccccccccccc","Interface":{"Address":"10.2.0.7/24","MacAddress":"02:42:aa:bb:cc:dd"}}`,
+		map[string]any{"Interface": map[string]any{}})
+	e.must("NetworkDriver.Join", `{"NetworkID":"n3","EndpointID":"cccccccccccccccc"}`, map[string]any{
+		"InterfaceName":         map[string]any{"SrcName": "mpcccccccccccc", "DstPrefix": "eth"},
+		"StaticRoutes":          []any{map[string]any{"Destination": "10.1.0.0/24", "RouteType": 1.0}},
+		"DisableGatewayService": true,
+	})
+}
+
 func TestTheEngineAttachesAContainer(t *testing.T) {
 	e := newEngine(t)
 	e.must("Plugin.Activate", ``, map[string]any{"Implements": []any{"NetworkDriver"}})

@@ -56,9 +56,15 @@ type (
 	}
 	joinResponse struct {
 		InterfaceName         interfaceName
-		Gateway               string `json:",omitempty"`
-		GatewayIPv6           string `json:",omitempty"`
+		Gateway               string        `json:",omitempty"`
+		GatewayIPv6           string        `json:",omitempty"`
+		StaticRoutes          []staticRoute `json:",omitempty"`
 		DisableGatewayService bool
+	}
+	// staticRoute is one through the container's own interface.
+	staticRoute struct {
+		Destination string
+		RouteType   int
 	}
 	interfaceName struct {
 		SrcName   string
@@ -73,6 +79,28 @@ type network struct {
 	Mesh      bool
 	NoIPv4    bool `json:",omitempty"`
 	Gateways  []netip.Addr
+	// Subnets are all of the network's; a container has an address of one per family.
+	Subnets []netip.Prefix `json:",omitempty"`
+}
+
+// routeOnLink is the engine's number for a route without a next hop.
+const routeOnLink = 1
+
+// routes lead to the network's other subnets: the engine sets one only for the
+// subnet of the container's address.
+func (n network) routes(addrs []netip.Prefix) []staticRoute {
+	var out []staticRoute
+	for _, s := range n.Subnets {
+		own, family := false, false
+		for _, a := range addrs {
+			own = own || s.Contains(a.Addr())
+			family = family || s.Addr().Is4() == a.Addr().Is4()
+		}
+		if family && !own {
+			out = append(out, staticRoute{Destination: s.String(), RouteType: routeOnLink})
+		}
+	}
+	return out
 }
 
 var (
@@ -100,6 +128,13 @@ func (r createNetworkRequest) network() (network, error) {
 		r.IPv4Data = nil
 	}
 	for _, d := range append(r.IPv4Data, r.IPv6Data...) {
+		if d.Pool != "" {
+			pool, err := netip.ParsePrefix(d.Pool)
+			if err != nil {
+				return network{}, fmt.Errorf("pool: %w", err)
+			}
+			n.Subnets = append(n.Subnets, pool.Masked())
+		}
 		if d.Gateway == "" {
 			continue
 		}

@@ -29,6 +29,8 @@ const wordBits = 64
 type Subnet struct {
 	prefix  netip.Prefix
 	gateway netip.Addr
+	// dynamic is the configured range; invalid for the whole prefix.
+	dynamic netip.Prefix
 	// first and last bound what Allocate hands out, as offsets into the prefix.
 	first, last uint64
 	next        uint64
@@ -36,6 +38,8 @@ type Subnet struct {
 	// far holds reserved addresses beyond the offsets that a uint64 can count.
 	far  map[netip.Addr]struct{}
 	used int
+	// busy counts those used that Allocate could hand out.
+	busy uint64
 }
 
 // SubnetConfig describes a subnet.
@@ -84,6 +88,7 @@ func (s *Subnet) applyRange(r netip.Prefix) error {
 		return nil
 	}
 	r = r.Masked()
+	s.dynamic = r
 	if r.Bits() < s.prefix.Bits() || !s.prefix.Contains(r.Addr()) {
 		return fmt.Errorf("ipam: range %s: %w %s", r, ErrOutside, s.prefix)
 	}
@@ -95,7 +100,18 @@ func (s *Subnet) applyRange(r netip.Prefix) error {
 	if span := size(r); span-1 < math.MaxUint64-low {
 		s.last = min(s.last, low+span-1)
 	}
+	if s.first > s.last {
+		return fmt.Errorf("ipam: range %s: %w (it has only addresses that no host may have)", r, ErrExhausted)
+	}
 	return nil
+}
+
+// String is the prefix, and the range within it if addresses come from that only.
+func (s *Subnet) String() string {
+	if s.dynamic.IsValid() {
+		return fmt.Sprintf("%s, range %s", s.prefix, s.dynamic)
+	}
+	return s.prefix.String()
 }
 
 // Prefix is the subnet's prefix, host bits zero.
@@ -107,13 +123,32 @@ func (s *Subnet) Gateway() netip.Addr { return s.gateway }
 // Used is the number of addresses taken, gateway and reserved ones included.
 func (s *Subnet) Used() int { return s.used }
 
+// Usage is how many of the addresses that Allocate may hand out are taken, and
+// how many there are; gateway and reserved ones count where they are among them.
+func (s *Subnet) Usage() (taken, of uint64) {
+	return s.busy, s.last - s.first + 1
+}
+
+// Resume has Allocate go on behind an address, as if it had been handed out
+// last: whoever rebuilds a subnet says so, lest what was freed comes back early.
+func (s *Subnet) Resume(a netip.Addr) {
+	if !s.prefix.Contains(a) {
+		return
+	}
+	if off, ok := s.offset(a); ok && off >= s.first && off < s.last {
+		s.next = off + 1
+	}
+}
+
 // Allocate takes the next free address. It fails with ErrExhausted.
 func (s *Subnet) Allocate() (netip.Addr, error) {
+	taken, of := s.Usage()
+	if taken == of { // not worth a search
+		return netip.Addr{}, fmt.Errorf("subnet %s: %w (%d of %d in use)", s.prefix, ErrExhausted, taken, of)
+	}
 	off, ok := s.find(s.next, s.last)
 	if !ok {
-		if off, ok = s.find(s.first, s.next); !ok {
-			return netip.Addr{}, fmt.Errorf("subnet %s: %w (%d in use)", s.prefix, ErrExhausted, s.used)
-		}
+		off, _ = s.find(s.first, s.next)
 	}
 	s.mark(off)
 	if s.next = off + 1; off >= s.last {
@@ -169,6 +204,9 @@ func (s *Subnet) Release(a netip.Addr) {
 		delete(s.far, a)
 		return
 	}
+	if off >= s.first && off <= s.last {
+		s.busy--
+	}
 	w := off / wordBits
 	if s.words[w] &^= 1 << (off % wordBits); s.words[w] == 0 {
 		delete(s.words, w)
@@ -200,6 +238,9 @@ func (s *Subnet) usable(a netip.Addr) bool {
 func (s *Subnet) mark(off uint64) {
 	s.words[off/wordBits] |= 1 << (off % wordBits)
 	s.used++
+	if off >= s.first && off <= s.last {
+		s.busy++
+	}
 }
 
 // offset is the distance of an address of the prefix from its base; false if a

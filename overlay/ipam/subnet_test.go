@@ -109,6 +109,54 @@ func TestSubnetReservations(t *testing.T) {
 	}
 }
 
+func TestSubnetUsage(t *testing.T) {
+	s := mustSubnet(t, SubnetConfig{
+		Prefix: prefix("10.0.0.0/24"), Range: prefix("10.0.0.0/29"), Reserved: []netip.Addr{addr("10.0.0.3"), addr("10.0.0.9")},
+	})
+	want := func(taken, of uint64) {
+		t.Helper()
+		if gotTaken, gotOf := s.Usage(); gotTaken != taken || gotOf != of {
+			t.Errorf("%d of %d in use, want %d of %d", gotTaken, gotOf, taken, of)
+		}
+	}
+	want(2, 7) // gateway .1 and .3 of .1 to .7
+	for range 5 {
+		if _, err := s.Allocate(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(7, 7)
+	if _, err := s.Allocate(); !errors.Is(err, ErrExhausted) || err.Error() != "subnet 10.0.0.0/24: no free address (7 of 7 in use)" {
+		t.Errorf("full: %v", err)
+	}
+	s.Release(addr("10.0.0.9"))
+	want(7, 7)
+	s.Release(addr("10.0.0.5"))
+	want(6, 7)
+	if a, err := s.Allocate(); err != nil || a != addr("10.0.0.5") {
+		t.Errorf("got %s %v", a, err)
+	}
+	if _, err := NewSubnet(SubnetConfig{Prefix: prefix("10.0.0.0/24"), Range: prefix("10.0.0.0/32")}); !errors.Is(err, ErrExhausted) {
+		t.Errorf("a range of the network address alone: %v", err)
+	}
+	huge := mustSubnet(t, SubnetConfig{Prefix: prefix("fd00::/64")})
+	if taken, of := huge.Usage(); taken != 1 || of != 1<<64-2 {
+		t.Errorf("/64: %d of %d", taken, of)
+	}
+}
+
+func TestSubnetResumes(t *testing.T) {
+	for _, tc := range []struct{ behind, want string }{
+		{"10.0.0.129", "10.0.0.130"}, {"10.0.0.131", "10.0.0.128"}, {"10.0.0.7", "10.0.0.128"}, {"10.9.0.129", "10.0.0.128"},
+	} {
+		s := mustSubnet(t, SubnetConfig{Prefix: prefix("10.0.0.0/24"), Range: prefix("10.0.0.128/30")})
+		s.Resume(addr(tc.behind))
+		if a, err := s.Allocate(); err != nil || a != addr(tc.want) {
+			t.Errorf("behind %s: %s %v, want %s", tc.behind, a, err, tc.want)
+		}
+	}
+}
+
 func TestSubnetHugeIPv6(t *testing.T) {
 	s := mustSubnet(t, SubnetConfig{Prefix: prefix("fd00::/48")})
 	far := addr("fd00:0:0:7::9")
