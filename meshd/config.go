@@ -61,4 +61,5 @@ func (c Config) raftDir() string        { return filepath.Join(c.StateDir, "raft
 func (c Config) resolvConf() string     { return filepath.Join(c.StateDir, "resolv.conf") }
 func (c Config) driverDir() string      { return filepath.Join(c.StateDir, "driver") }
 func (c Config) agentDir() string       { return filepath.Join(c.StateDir, "agent") }
+func (c Config) tasksDir() string       { return filepath.Join(c.RunDir, "tasks") }
 func (c Config) pluginSocket() string   { return filepath.Join(c.PluginDir, "meshd.sock") }

@@ -129,7 +129,7 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 	}
 	d.resolver = dns.New(dns.Config{Logger: cfg.Logger})
 	d.data = newDataplane(d.overlay, d.resolver, d.balancer, cfg.resolvConf(), cfg.Logger)
-	d.runner, err = runner.New(runner.Config{Socket: cfg.Engine, ResolvConf: cfg.resolvConf(), Logger: cfg.Logger})
+	d.runner, err = runner.New(runner.Config{Socket: cfg.Engine, ResolvConf: cfg.resolvConf(), MemoryDir: cfg.tasksDir(), Logger: cfg.Logger})
 	if err != nil {
 		return nil, fmt.Errorf("open the engine's client: %w", err)
 	}

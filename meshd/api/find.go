@@ -60,14 +60,6 @@ func findNetwork(v *store.View, ref string) (*store.Network, error) {
 	return find("network", ref, v.Networks(), func(n *store.Network) string { return n.Spec.Name })
 }
 
-func findSecret(v *store.View, ref string) (*store.Secret, error) {
-	return find("secret", ref, v.Secrets(), func(s *store.Secret) string { return s.Spec.Name })
-}
-
-func findConfig(v *store.View, ref string) (*store.Config, error) {
-	return find("config", ref, v.Configs(), func(c *store.Config) string { return c.Spec.Name })
-}
-
 // baseVersion reads the version that an update is based on.
 func baseVersion(r *http.Request) (uint64, error) {
 	raw := r.URL.Query().Get("version")

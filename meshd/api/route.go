@@ -142,7 +142,7 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) routeTable() []route {
 	get, head, post, del := http.MethodGet, http.MethodHead, http.MethodPost, http.MethodDelete
 	m := s.onManager
-	return []route{
+	table := []route{
 		at(get, "/_ping", s.ping), at(head, "/_ping", s.ping),
 		at(get, "/version", s.getVersion), at(get, "/info", s.info), at(get, "/events", s.events),
 
@@ -160,14 +160,6 @@ func (s *Server) routeTable() []route {
 
 		at(get, "/tasks", m(s.taskList)), at(get, "/tasks/*", m(s.taskInspect)), at(get, "/tasks/*/logs", m(s.logs)),
 
-		at(get, "/secrets", m(s.secretList)), at(post, "/secrets/create", m(s.secretCreate)),
-		at(get, "/secrets/*", m(s.secretInspect)), at(del, "/secrets/*", m(s.secretRemove)),
-		at(post, "/secrets/*/update", m(s.secretUpdate)),
-
-		at(get, "/configs", m(s.configList)), at(post, "/configs/create", m(s.configCreate)),
-		at(get, "/configs/*", m(s.configInspect)), at(del, "/configs/*", m(s.configRemove)),
-		at(post, "/configs/*/update", m(s.configUpdate)),
-
 		at(post, "/containers/create", s.containerCreate),
 		at(get, "/containers/json", s.containerList), at(get, "/containers/*/json", s.containerInspect),
 		at(get, "/distribution/**/json", s.distribution),
@@ -177,4 +169,11 @@ func (s *Server) routeTable() []route {
 		at(get, "/networks/*", s.networkInspect), at(del, "/networks/*", s.networkRemove),
 		at(post, "/networks/*/connect", s.networkAttach), at(post, "/networks/*/disconnect", s.networkAttach),
 	}
+	for _, d := range []depot{secretDepot(), configDepot()} {
+		base := "/" + d.kind + "s"
+		table = append(table,
+			at(get, base, m(d.list)), at(post, base+"/create", m(d.create)),
+			at(get, base+"/*", m(d.inspect)), at(del, base+"/*", m(d.remove)), at(post, base+"/*/update", m(d.update)))
+	}
+	return table
 }

@@ -2,6 +2,9 @@ package api
 
 import (
 	"path"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/distribution/reference"
@@ -26,10 +29,7 @@ func validateContainer(c *swarm.ContainerSpec) error {
 	if err := validateHealthcheck(c.Healthcheck); err != nil {
 		return err
 	}
-	if err := validateSecretRefs(c.Secrets); err != nil {
-		return err
-	}
-	return validateConfigRefs(c.Configs)
+	return validateFiles(c)
 }
 
 func validateMounts(mounts []mount.Mount) error {
@@ -76,40 +76,70 @@ func validateHealthcheck(h *container.HealthConfig) error {
 	return nil
 }
 
-func validateSecretRefs(refs []*swarm.SecretReference) error {
-	targets := map[string]string{}
-	for _, ref := range refs {
+// validateFiles checks the references to secrets and configs, and that no two
+// files or mounts want the same place.
+func validateFiles(c *swarm.ContainerSpec) error {
+	taken := map[string]string{}
+	for _, m := range c.Mounts {
+		taken[path.Clean(m.Target)] = " mount"
+	}
+	for _, ref := range c.Secrets {
 		if ref == nil || ref.SecretID == "" || ref.SecretName == "" {
 			return invalid("malformed secret reference")
 		}
 		if ref.File == nil || ref.File.Name == "" {
 			return invalid("malformed secret reference, no target provided")
 		}
-		if other, taken := targets[ref.File.Name]; taken {
-			return invalid("secret references '%s' and '%s' have a conflicting target: '%s'", other, ref.SecretName, ref.File.Name)
+		f := target{"secret", ref.SecretName, ref.File.Name, ref.File.UID, ref.File.GID}
+		if err := f.validate("/run/secrets", taken); err != nil {
+			return err
 		}
-		targets[ref.File.Name] = ref.SecretName
 	}
-	return nil
-}
-
-func validateConfigRefs(refs []*swarm.ConfigReference) error {
-	targets := map[string]string{}
-	for _, ref := range refs {
+	for _, ref := range c.Configs {
 		switch {
 		case ref == nil, ref.ConfigID == "", ref.ConfigName == "":
 			return invalid("malformed config reference")
 		case ref.File != nil && ref.Runtime != nil:
 			return invalid("invalid Config: cannot specify both File and Runtime")
-		case ref.File == nil && ref.Runtime == nil, ref.File != nil && ref.File.Name == "":
-			return invalid("malformed config reference, no target provided")
 		case ref.Runtime != nil:
-			continue
+			return invalid("config %s: Runtime is for credential specs, which only Windows has; give it a File", ref.ConfigName)
+		case ref.File == nil, ref.File.Name == "":
+			return invalid("malformed config reference, no target provided")
 		}
-		if other, taken := targets[ref.File.Name]; taken {
-			return invalid("config references '%s' and '%s' have a conflicting target: '%s'", other, ref.ConfigName, ref.File.Name)
+		f := target{"config", ref.ConfigName, ref.File.Name, ref.File.UID, ref.File.GID}
+		if err := f.validate("/", taken); err != nil {
+			return err
 		}
-		targets[ref.File.Name] = ref.ConfigName
+	}
+	return nil
+}
+
+// target is where a secret or a config goes in the container, and whose it is there.
+type target struct{ kind, name, file, uid, gid string }
+
+func (t target) validate(dir string, taken map[string]string) error {
+	if slices.Contains(strings.Split(t.file, "/"), "..") {
+		return invalid("%s %s: the target %q must not contain \"..\"", t.kind, t.name, t.file)
+	}
+	at := t.file
+	if !path.IsAbs(at) {
+		at = path.Join(dir, at)
+	}
+	at = path.Clean(at)
+	if at == "/" || at == path.Clean(dir) {
+		return invalid("%s %s: the target %q is a folder", t.kind, t.name, t.file)
+	}
+	switch other, found := taken[at]; {
+	case found && other == " mount":
+		return invalid("%s %s: the target '%s' is a mount's, too", t.kind, t.name, t.file)
+	case found:
+		return invalid("%s references '%s' and '%s' have a conflicting target: '%s'", t.kind, other, t.name, t.file)
+	}
+	taken[at] = t.name
+	for what, id := range map[string]string{"UID": t.uid, "GID": t.gid} {
+		if _, err := strconv.ParseUint(id, 10, 31); id != "" && err != nil {
+			return invalid("%s %s: invalid File.%s %q: a number is needed", t.kind, t.name, what, id)
+		}
 	}
 	return nil
 }

@@ -497,12 +497,12 @@ func TestSecretsStayOffTheDisk(t *testing.T) {
 	r.start()
 	a := task("t1", "assigned", "running")
 	a.RegistryAuth = "sesame"
-	a.Secrets = []swarm.Secret{{ID: "s", Spec: swarm.SecretSpec{Data: []byte("sesame")}}}
+	a.Secrets = []swarm.Secret{{ID: "its-id", Spec: swarm.SecretSpec{Data: []byte("sesame")}}}
 	r.send(full(a))
 	r.untilState("t1", swarm.TaskStateRunning)
 	r.halt()
 	data, err := os.ReadFile(filepath.Join(r.cfg.StateDir, "assignments.json"))
-	if err != nil || !strings.Contains(string(data), "t1") || strings.Contains(string(data), "sesame") || strings.Contains(string(data), "c2VzYW1l") {
+	if err != nil || !strings.Contains(string(data), "t1") || !strings.Contains(string(data), "its-id") || strings.Contains(string(data), "sesame") || strings.Contains(string(data), "c2VzYW1l") {
 		t.Errorf("%v %s", err, data)
 	}
 }

@@ -30,7 +30,8 @@ type Runner interface {
 	// turned unhealthy instead.
 	Wait(ctx context.Context, id string) (Exit, error)
 	// Stop asks the process to end, and ends it when the grace period of the
-	// container's spec is over.
+	// container's spec is over. A container that does not run is given up all the
+	// same: what was made for its process goes.
 	Stop(ctx context.Context, id string) error
 	// Remove removes the container and its anonymous volumes, running or not. It
 	// is no error if there is none.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
+	"github.com/moby/moby/api/types/swarm"
+
 	"github.com/meshd/meshd/orchestrator/protocol"
 )
 
@@ -49,11 +51,12 @@ func load(dir string) (saved, error) {
 }
 
 // store writes the assignments whole or not at all. Credentials and secrets
-// never touch the disk.
+// never touch the disk; which secrets there are is kept, so that a runner knows
+// what is yet to come.
 func store(dir string, index uint64, assignments []protocol.Assignment) error {
 	out := saved{Format: 1, Index: index, Assignments: make([]protocol.Assignment, len(assignments))}
 	for i, a := range assignments {
-		a.RegistryAuth, a.Secrets = "", nil
+		a.RegistryAuth, a.Secrets = "", named(a.Secrets)
 		out.Assignments[i] = a
 	}
 	data, err := json.Marshal(out)
@@ -64,6 +67,16 @@ func store(dir string, index uint64, assignments []protocol.Assignment) error {
 		return fmt.Errorf("agent: save assignments: %w", err)
 	}
 	return nil
+}
+
+// named are the secrets without their data.
+func named(secrets []swarm.Secret) []swarm.Secret {
+	var out []swarm.Secret
+	for _, s := range secrets {
+		s.Spec.Data = nil
+		out = append(out, s)
+	}
+	return out
 }
 
 // save asks for a write soon.

@@ -267,6 +267,12 @@ func (w *worker) stopUnhealthy(ctx context.Context) error {
 // stop ends the container, but a serving one only when the nodes that send it
 // traffic have been told.
 func (w *worker) stop(ctx context.Context) error {
+	if w.container.State == ContainerCreated {
+		// Nothing runs, but the runner gives up what it made for the process.
+		if err := w.agent.cfg.Runner.Stop(ctx, w.container.ID); err != nil {
+			return err
+		}
+	}
 	if w.container.State == ContainerRunning {
 		task := w.assignment()
 		if w.status.State == swarm.TaskStateRunning && len(task.Task.NetworksAttachments) > 0 && !w.wish().Gone {

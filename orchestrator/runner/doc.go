@@ -17,6 +17,11 @@
 // | Run       | the event stream; the agent   | with its context |
 // |           | starts it                     |                  |
 //
+// Secrets and configs are files in memory (files.go, memory_linux.go), mounted
+// one by one and removed when the container has stopped; templates among them are
+// filled in here (payload.go), where the task's node and slot are known.
+//
 // Locks: hub.mu guards the set of watches, watch.mu one watch (taken under
-// hub.mu), Runner.mu the engine networks known to exist.
+// hub.mu), Runner.mu the engine networks known to exist, whose container
+// is whose, and the making of the file system in memory.
 package runner

@@ -2,7 +2,6 @@ package runner
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,6 +25,9 @@ func (r *Runner) Prepare(ctx context.Context, t agent.Task) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if err := r.addFiles(t, &p); err != nil {
+		return "", err
+	}
 	for _, a := range t.Attachments {
 		if err := r.ensureNetwork(ctx, a.Network); err != nil {
 			return "", err
@@ -33,14 +35,24 @@ func (r *Runner) Prepare(ctx context.Context, t agent.Task) (string, error) {
 	}
 	id, err := r.make(ctx, p)
 	if !errdefs.IsNotFound(err) {
-		return id, err
+		return r.made(t, id, err)
 	}
 	// The engine misses something: nearly always the image. Asking for it first
 	// would cost every start a round trip.
 	if err := r.pull(ctx, p.Create.Config.Image, t.RegistryAuth); err != nil {
-		return "", err
+		return r.made(t, "", err)
 	}
-	return r.make(ctx, p)
+	id, err = r.make(ctx, p)
+	return r.made(t, id, err)
+}
+
+func (r *Runner) made(t agent.Task, id string, err error) (string, error) {
+	if id != "" {
+		r.remember(id, t.Task.ID)
+	} else if err != nil && !errdefs.IsUnavailable(err) {
+		r.ended(t.Task.ID) // nobody will remove what there is no container for
+	}
+	return id, err
 }
 
 // make creates the container and connects it. It is not cut short: a container
@@ -150,15 +162,4 @@ func resolvConf(base string, search, options []string) string {
 
 func (r *Runner) resolvPath(taskID string) string {
 	return filepath.Join(r.cfg.TaskDir, taskID+".resolv.conf")
-}
-
-// forgetFiles removes what was made for one task.
-func (r *Runner) forgetFiles(taskID string) error {
-	if taskID == "" || r.cfg.TaskDir == "" {
-		return nil
-	}
-	if err := os.Remove(r.resolvPath(taskID)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("files of task %s: %w", taskID, err)
-	}
-	return nil
 }

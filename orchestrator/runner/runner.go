@@ -29,6 +29,9 @@ type Config struct {
 	// TaskDir holds the files made for single tasks; the engine must see it, too.
 	// Default: "tasks" beside ResolvConf.
 	TaskDir string
+	// MemoryDir holds the files of tasks' secrets and configs; the engine must see
+	// it. It is made a file system in memory if it is none. Default: TaskDir with "-memory" behind.
+	MemoryDir string
 	// Driver of the engine networks; default "meshd".
 	Driver string
 	// Parallel bounds how many containers are made or started at once; default 8.
@@ -51,6 +54,7 @@ type Runner struct {
 
 	mu       sync.Mutex
 	networks map[string]string // cluster network ID -> engine network ID
+	tasks    map[string]string // container ID -> task ID
 	making   singleflight.Group
 }
 
@@ -73,6 +77,9 @@ func New(cfg Config) (*Runner, error) {
 	if cfg.TaskDir == "" {
 		cfg.TaskDir = filepath.Join(filepath.Dir(cfg.ResolvConf), "tasks")
 	}
+	if cfg.MemoryDir == "" {
+		cfg.MemoryDir = cfg.TaskDir + "-memory"
+	}
 	if !strings.Contains(cfg.Socket, "://") {
 		cfg.Socket = "unix://" + cfg.Socket
 	}
@@ -82,7 +89,7 @@ func New(cfg Config) (*Runner, error) {
 	}
 	return &Runner{
 		cfg: cfg, log: cfg.Logger, api: api, hub: newHub(), pulls: newPulls(),
-		slots: make(chan struct{}, cfg.Parallel), networks: map[string]string{},
+		slots: make(chan struct{}, cfg.Parallel), networks: map[string]string{}, tasks: map[string]string{},
 	}, nil
 }
 
@@ -97,6 +104,14 @@ func (r *Runner) Close() error { return r.api.Close() }
 
 // Start implements agent.Runner.
 func (r *Runner) Start(ctx context.Context, id string) (int, error) {
+	pid, err := r.start(ctx, id)
+	if err != nil && ctx.Err() == nil && !errdefs.IsUnavailable(err) && !errors.Is(err, agent.ErrUnhealthy) {
+		r.ended(r.taskOf(id))
+	}
+	return pid, err
+}
+
+func (r *Runner) start(ctx context.Context, id string) (int, error) {
 	w := r.hub.watch(id, false)
 	if err := r.launch(ctx, id); err != nil {
 		return 0, err
@@ -174,6 +189,9 @@ func (r *Runner) Wait(ctx context.Context, id string) (agent.Exit, error) {
 			continue
 		}
 		state, err := r.inspect(ctx, id)
+		if err == nil && !state.Running || errdefs.IsNotFound(err) {
+			r.ended(r.taskOf(id))
+		}
 		switch {
 		case ev == eventDied && (err != nil || state.Running):
 			return agent.Exit{Code: w.exitCode()}, nil // the engine cannot say more
@@ -204,7 +222,8 @@ func (r *Runner) Stop(ctx context.Context, id string) error {
 	_, err := r.api.ContainerStop(ctx, id, client.ContainerStopOptions{})
 	// It may not have run at all; then no event will tell of an end.
 	r.hub.watch(id, true).set(func(w *watch) { w.look = true })
-	if errdefs.IsNotFound(err) {
+	if err == nil || errdefs.IsNotFound(err) {
+		r.ended(r.taskOf(id))
 		return nil
 	}
 	return plain(err)
@@ -221,16 +240,29 @@ func (r *Runner) Kill(ctx context.Context, id string) error {
 
 // Remove implements agent.Runner.
 func (r *Runner) Remove(ctx context.Context, id string) error {
-	task := ""
-	if c, err := r.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{}); err == nil && c.Container.Config != nil {
-		task = c.Container.Config.Labels[labelTaskID]
-	}
 	_, err := r.api.ContainerRemove(ctx, id, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
 	if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsConflict(err) { // conflict: being removed
 		return plain(err)
 	}
 	r.hub.forget(id)
-	return r.forgetFiles(task)
+	err = r.forgetFiles(r.taskOf(id))
+	r.mu.Lock()
+	delete(r.tasks, id)
+	r.mu.Unlock()
+	return err
+}
+
+// taskOf is the task of a container; it may be gone from the engine already.
+func (r *Runner) taskOf(container string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.tasks[container]
+}
+
+func (r *Runner) remember(container, task string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tasks[container] = task
 }
 
 // List implements agent.Runner.
@@ -240,9 +272,13 @@ func (r *Runner) List(ctx context.Context) ([]agent.Container, error) {
 		return nil, plain(err)
 	}
 	out := make([]agent.Container, 0, len(list.Items))
+	tasks := make(map[string]bool, len(list.Items))
 	for _, c := range list.Items {
+		tasks[c.Labels[labelTaskID]] = true
+		r.remember(c.ID, c.Labels[labelTaskID])
 		out = append(out, agent.Container{ID: c.ID, TaskID: c.Labels[labelTaskID], State: stateOf(c.State)})
 	}
+	r.sweep(tasks)
 	return out, nil
 }
 

@@ -103,6 +103,7 @@ func TestEngine(t *testing.T) {
 	t.Run("take over", f.testTakeOver)
 	t.Run("list", f.testList)
 	t.Run("spec arrives", f.testSpec)
+	t.Run("secrets and configs", f.testFiles)
 	t.Run("kill grace", f.testGrace)
 	t.Run("parallel", f.testParallel)
 	t.Run("networks", f.testNetworks)

@@ -41,9 +41,6 @@ func makePlan(t agent.Task, resolvConf string) (plan, error) {
 	if err != nil {
 		return plan{}, err
 	}
-	if len(spec.Secrets)+len(spec.Configs) > 0 {
-		return plan{}, errors.New("secrets and configs are not supported yet")
-	}
 	host, err := hostConfig(t, spec)
 	if err != nil {
 		return plan{}, err

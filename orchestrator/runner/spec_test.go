@@ -81,7 +81,6 @@ func TestPlanRefuses(t *testing.T) {
 		}, "cannot be used together"},
 		"no address": {func(t *agent.Task) { t.Attachments = []agent.Attachment{{Network: protocol.Network{Name: "ov"}}} }, "no address on network ov"},
 		"template":   {func(t *agent.Task) { t.Task.Spec.ContainerSpec.Env = []string{"A={{.Nope}}"} }, `template "A={{.Nope}}"`},
-		"secret":     {func(t *agent.Task) { t.Task.Spec.ContainerSpec.Secrets = []*swarm.SecretReference{{}} }, "secrets"},
 		"csi": {func(t *agent.Task) {
 			t.Task.Spec.ContainerSpec.Mounts = []mount.Mount{{Type: mount.TypeCluster, Target: "/x"}}
 		}, "type cluster"},

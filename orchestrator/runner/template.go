@@ -33,12 +33,17 @@ func placeholdersOf(t agent.Task) placeholders {
 	return p
 }
 
+// functions are what all templates can call.
+func functions() template.FuncMap {
+	return template.FuncMap{"join": strings.Join, "lower": strings.ToLower, "upper": strings.ToUpper}
+}
+
 func (p placeholders) expand(text string) (string, error) {
 	if !strings.Contains(text, "{{") {
 		return text, nil
 	}
 	t, err := template.New("expansion").Option("missingkey=error").
-		Funcs(template.FuncMap{"join": strings.Join, "lower": strings.ToLower, "upper": strings.ToUpper}).Parse(text)
+		Funcs(functions()).Parse(text)
 	if err != nil {
 		return "", fmt.Errorf("template %q: %w", text, err)
 	}

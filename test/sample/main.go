@@ -67,6 +67,8 @@ func run(ctx context.Context, args []string) error {
 		return sendUDP(ctx, rest)
 	case "lookup":
 		return lookup(ctx, rest)
+	case "show":
+		return show(rest)
 	case "sleep":
 		return sleep(ctx, rest)
 	case "exit":
@@ -76,7 +78,7 @@ func run(ctx context.Context, args []string) error {
 	case "false":
 		return exitStatus(1)
 	}
-	return fmt.Errorf("unknown command %q: serve, get, probe, bench-serve, bench-client, udp, lookup, sleep or exit", command)
+	return fmt.Errorf("unknown command %q: serve, get, probe, bench-serve, bench-client, udp, lookup, show, sleep or exit", command)
 }
 
 // sleep takes seconds, as sleep(1), or Go's durations. Being asked to end is no failure.

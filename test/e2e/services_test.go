@@ -1,0 +1,84 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestServices drives what services are made of: files, jobs, updates.
+func TestServices(t *testing.T) {
+	requireMachine(t)
+	const name = "e2e-services"
+	c := up(t, name, "--nodes", "2", "--managers", "1")
+	c.must("meshctl", "lab", "load", "--name", name, "../../build/sample.tar")
+	for _, step := range []struct {
+		name string
+		run  func(*testing.T, *cluster)
+	}{
+		{"secrets and configs", testSecretsAndConfigs},
+	} {
+		t.Run(step.name, func(t *testing.T) { step.run(t, c.sub(t)) })
+	}
+}
+
+// temporary writes a file for a client to read.
+func temporary(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// create makes a service and returns at once.
+func (c *cluster) create(service string, args ...string) {
+	c.t.Helper()
+	c.mustDocker("node1", append([]string{"service", "create", "-d", "-q", "--no-resolve-image", "--name", service}, args...)...)
+}
+
+func testSecretsAndConfigs(t *testing.T, c *cluster) {
+	const sesame = "open-sesame"
+	c.mustDocker("node1", "secret", "create", "key", temporary(t, sesame))
+	c.mustDocker("node1", "config", "create", "plain", temporary(t, "a = 1"))
+	c.mustDocker("node1", "config", "create", "--template-driver", "golang", "conf",
+		temporary(t, `{{.Service.Name}} {{.Task.Slot}} {{env "COLOUR"}} {{secret "key"}}`))
+	c.create("files", "--env", "COLOUR=red", "--secret", "key", "--secret", "source=key,target=/etc/tls/key,uid=7,gid=8,mode=0400",
+		"--config", "source=conf,target=/etc/app.conf", "--constraint", "node.hostname==node2", image)
+	c.running("node1", "files", 1)
+	tk := c.tasks("node1", "files")[0]
+	got := c.in(tk, "sample", "show", "/run/secrets/key", "/etc/tls/key", "/etc/app.conf")
+	want := "0444 0:0 memory " + sesame + "\n0400 7:8 memory " + sesame + "\n0444 0:0 memory files 1 red " + sesame
+	if got.out != want {
+		t.Errorf("files in the task: %v\nwant %s", got, want)
+	}
+	if r := c.docker("node1", "secret", "inspect", "key"); strings.Contains(r.out, "Data") || r.code != 0 {
+		t.Errorf("secret inspect: %v", r)
+	}
+	c.refused(c.docker("node1", "secret", "rm", "key"), "secret 'key' is in use by the following service: files")
+	c.refused(c.docker("node1", "config", "rm", "conf"), "config 'conf' is in use by the following service: files")
+
+	c.mustDocker("node1", "service", "update", "-d", "--secret-rm", "key", "--config-rm", "conf", "--config-add", "plain", "files")
+	c.eventually("the new task has the new config only", func() error {
+		tasks := c.tasks("node1", "files")
+		if len(tasks) != 1 || tasks[0].ID == tk.ID {
+			return fmt.Errorf("tasks %v", tasks)
+		}
+		if r := c.in(tasks[0], "sample", "show", "/plain"); r.out != "0444 0:0 memory a = 1" {
+			return fmt.Errorf("%v", r)
+		}
+		if r := c.in(tasks[0], "sample", "show", "/run/secrets/key"); r.code == 0 {
+			return fmt.Errorf("the secret is there still: %v", r)
+		}
+		return nil
+	})
+	// Nothing of a secret stays on the node when the task that used it has ended.
+	if r := c.on("node2", "grep", "-rqs", sesame, "/run/meshd", filepath.Join("/var/lib/meshd-lab", c.name, "node2", "meshd")); r.code == 0 {
+		t.Errorf("the secret is still on the worker: %v", r)
+	}
+	c.mustDocker("node1", "secret", "rm", "key")
+	c.mustDocker("node1", "service", "rm", "files")
+}
