@@ -269,7 +269,8 @@ func addClient(clients map[netip.Addr]dns.Client, a protocol.Assignment, ingress
 	c.Names[strings.ToLower(ContainerName(a))] = own
 	if spec := a.Task.Spec.ContainerSpec; spec != nil {
 		c.Upstreams = nameservers(spec.DNSConfig)
-		if name := strings.ToLower(spec.Hostname); name != "" {
+		// One with placeholders is among the network's names, filled in.
+		if name := strings.ToLower(spec.Hostname); name != "" && !strings.Contains(name, "{{") {
 			c.Names[name] = own
 		}
 	}

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/moby/moby/api/types/swarm"
 
+	"github.com/meshd/meshd/orchestrator/placeholder"
 	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/orchestrator/store"
 	"github.com/meshd/meshd/orchestrator/tasklife"
@@ -236,16 +238,38 @@ func containerName(v *store.View, t *store.Task) string {
 	return fmt.Sprintf("%s.%d.%s", name, t.Slot, t.ID)
 }
 
-// hostname is the one the user asked for. Templates in it are expanded by the
-// node alone, and such a name is left out.
+// hostname is the one the user asked for. One that this cannot tell is left out: it
+// refers to something that does not exist, or is a program rather than a name.
 func hostname(v *store.View, t *store.Task) string {
 	spec := v.Spec(t.ServiceID, t.SpecVersion)
 	if spec == nil || spec.Template.ContainerSpec == nil {
 		return ""
 	}
 	h := spec.Template.ContainerSpec.Hostname
-	if strings.Contains(h, "{{") {
+	if !strings.Contains(h, "{{") {
+		return h
+	}
+	h, err := placeholder.ExpandPlain(h, valuesOf(v, t))
+	if err != nil {
 		return ""
 	}
 	return h
+}
+
+// valuesOf are what placeholders of a task stand for, the same as on its node.
+func valuesOf(v *store.View, t *store.Task) placeholder.Values {
+	var out placeholder.Values
+	out.Service.ID = t.ServiceID
+	if s := v.Service(t.ServiceID); s != nil {
+		out.Service.Name, out.Service.Labels = s.Spec.Name, s.Spec.Labels
+	}
+	out.Node.ID = t.NodeID
+	if n := v.Node(t.NodeID); n != nil {
+		out.Node.Hostname, out.Node.Platform = n.Hostname(), n.Description.Platform
+	}
+	out.Task.ID, out.Task.Name, out.Task.Slot = t.ID, containerName(v, t), t.NodeID
+	if t.Slot != 0 {
+		out.Task.Slot = strconv.Itoa(t.Slot)
+	}
+	return out
 }

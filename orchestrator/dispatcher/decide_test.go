@@ -260,6 +260,32 @@ func TestNetworksOfNodes(t *testing.T) {
 	}
 }
 
+// The others answer for the name that the task's container has.
+func TestHostNamesWithPlaceholders(t *testing.T) {
+	for given, want := range map[string]string{
+		"db": "db", "{{.Node.Hostname}}-{{.Task.Slot}}": "host1-2",
+		"{{.Service.Name}}.{{.Task.ID}}.{{.Node.ID}}": "web.w9.n1", "{{.Task.Name}}": "web.2.w9",
+		"{{.Nothing}}": "", `{{printf "%9999999999d" 1}}`: "", "{{": "",
+	} {
+		w := newWorld(t)
+		w.change(func(tx *store.Tx) {
+			spec := swarm.TaskSpec{ContainerSpec: &swarm.ContainerSpec{Hostname: given}}
+			tx.Create(&store.Spec{ServiceID: "web", Number: 2, Template: spec})
+			n := *tx.Node("n1")
+			n.Description.Hostname = "host1"
+			tx.Update(&n)
+			task := &store.Task{SpecVersion: 2}
+			task.ID, task.ServiceID, task.NodeID, task.Slot = "w9", "web", "n1", 2
+			tx.Create(task)
+		})
+		w.store.View(func(v *store.View) {
+			if got := hostname(v, v.Task("w9")); got != want {
+				t.Errorf("%q gives %q, want %q", given, got, want)
+			}
+		})
+	}
+}
+
 func TestAssignmentCarriesWhatTheTaskUsesOnly(t *testing.T) {
 	w := newWorld(t)
 	w.add(task("d1", "db", "n1", 13, swarm.TaskStateAssigned))

@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/agent"
+	"github.com/meshd/meshd/orchestrator/placeholder"
 )
 
 // maxPayload bounds what a template may grow to, in bytes.
@@ -120,7 +121,7 @@ func (p payloads) fill(have payload) ([]byte, error) {
 			return string(found.data), nil
 		}
 	}
-	funcs := functions()
+	funcs := placeholder.Functions()
 	maps.Copy(funcs, template.FuncMap{
 		"secret": other(secretKey), "config": other(configKey),
 		"env": func(name string) (string, error) {
@@ -136,7 +137,7 @@ func (p payloads) fill(have payload) ([]byte, error) {
 		return nil, err
 	}
 	var out bounded
-	if err := t.Execute(&out, p.placeholders); err != nil {
+	if err := t.Execute(&out, p.Values); err != nil {
 		return nil, err
 	}
 	return out.Bytes(), nil

@@ -11,6 +11,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/agent"
+	"github.com/meshd/meshd/orchestrator/placeholder"
 	"github.com/meshd/meshd/orchestrator/protocol"
 )
 
@@ -117,7 +118,7 @@ func TestTemplates(t *testing.T) {
 		"{{.Service.Labels.tier}}":             "front",
 		"{{.Service.ID}} {{.Task.ID | upper}}": "svc1 ID1",
 	} {
-		if got, err := p.expand(in); err != nil || got != want {
+		if got, err := placeholder.Expand(in, p.Values); err != nil || got != want {
 			t.Errorf("%s: got %q, %v; want %q", in, got, err, want)
 		}
 	}

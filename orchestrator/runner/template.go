@@ -1,63 +1,30 @@
 package runner
 
 import (
-	"fmt"
-	"strings"
-	"text/template"
-
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/agent"
+	"github.com/meshd/meshd/orchestrator/placeholder"
 )
 
-// placeholders are what {{...}} in a container's environment, host name and
-// mounts can refer to; the names are Swarm's.
-type placeholders struct {
-	Service struct {
-		ID, Name string
-		Labels   map[string]string
-	}
-	Node struct {
-		ID, Hostname string
-		Platform     swarm.Platform
-	}
-	Task struct{ ID, Name, Slot string }
-}
-
+// placeholdersOf are what {{...}} in a container's environment, host name and
+// mounts can refer to.
 func placeholdersOf(t agent.Task) placeholders {
-	var p placeholders
-	p.Service.ID, p.Service.Name, p.Service.Labels = t.Task.ServiceID, t.ServiceName, t.Service.Labels
-	p.Node.ID, p.Node.Hostname, p.Node.Platform = t.Task.NodeID, t.Node.Hostname, t.Node.Platform
-	p.Task.ID, p.Task.Name, p.Task.Slot = t.Task.ID, agent.Name(t.Task, t.ServiceName), agent.Slot(t.Task)
-	return p
+	var v placeholder.Values
+	v.Service.ID, v.Service.Name, v.Service.Labels = t.Task.ServiceID, t.ServiceName, t.Service.Labels
+	v.Node.ID, v.Node.Hostname, v.Node.Platform = t.Task.NodeID, t.Node.Hostname, t.Node.Platform
+	v.Task.ID, v.Task.Name, v.Task.Slot = t.Task.ID, agent.Name(t.Task, t.ServiceName), agent.Slot(t.Task)
+	return placeholders{v}
 }
 
-// functions are what all templates can call.
-func functions() template.FuncMap {
-	return template.FuncMap{"join": strings.Join, "lower": strings.ToLower, "upper": strings.ToUpper}
-}
-
-func (p placeholders) expand(text string) (string, error) {
-	if !strings.Contains(text, "{{") {
-		return text, nil
-	}
-	t, err := template.New("expansion").Option("missingkey=error").
-		Funcs(functions()).Parse(text)
-	if err != nil {
-		return "", fmt.Errorf("template %q: %w", text, err)
-	}
-	var b strings.Builder
-	if err := t.Execute(&b, p); err != nil {
-		return "", fmt.Errorf("template %q: %w", text, err)
-	}
-	return b.String(), nil
-}
+// placeholders expand the parts of a spec.
+type placeholders struct{ placeholder.Values }
 
 // expandAll expands several texts in place.
 func (p placeholders) expandAll(texts ...*string) error {
 	for _, t := range texts {
-		out, err := p.expand(*t)
+		out, err := placeholder.Expand(*t, p.Values)
 		if err != nil {
 			return err
 		}

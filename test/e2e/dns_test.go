@@ -15,7 +15,7 @@ func TestNames(t *testing.T) {
 	c := up(t, dnsLab, "--nodes", "2", "--managers", "1")
 	c.must("meshctl", "lab", "load", "--name", dnsLab, "../../build/sample.tar")
 	c.mustDocker("node1", "network", "create", "--driver", "overlay", "front")
-	c.mustDocker("node1", "service", "create", "--name", "web", "--network", "name=front,alias=www", "--replicas", "2",
+	c.mustDocker("node1", "service", "create", "--name", "web", "--network", "name=front,alias=www", "--replicas", "2", "--hostname", "{{.Node.Hostname}}-{{.Task.Slot}}",
 		"--publish", "8080:8080", "--label", "mesh.port.http=8080", "--label", "mesh.port.echo=9000/udp", "--detach=false", "-q", image)
 	c.running("node1", "web", 2)
 	for _, step := range []struct {
@@ -84,6 +84,10 @@ func testNamesOfTasks(t *testing.T, c *cluster) {
 		}
 		if got := c.gives(from, 1, "-reverse", byID[0]); got[0] != tk.Name+"."+tk.ID+".front." {
 			t.Errorf("%s is called %v, want %s", byID, got, tk.Name)
+		}
+		host := tk.Node + "-" + strings.TrimPrefix(tk.Name, "web.")
+		if got := c.gives(from, 1, strings.ToUpper(host)+".Front"); !slices.Equal(got, byID) {
+			t.Errorf("container %s has %v by ID and %v by its host name %s", tk.Name, byID, got, host)
 		}
 	}
 }
