@@ -36,6 +36,9 @@ type batch struct {
 	queries       [batchSize][querySize]byte
 	answers       [batchSize][]byte
 	first, queued int // answers out[first:queued] are to be sent
+
+	memory memInfo
+	shares shares
 }
 
 // mmsghdr is the struct of recvmmsg(2).
@@ -59,7 +62,15 @@ func newBatch(conn *net.UDPConn) (*batch, error) {
 		b.out[i].hdr.Iov = &b.outIO[i]
 		b.out[i].hdr.SetIovlen(1)
 	}
-	b.recv = func(fd uintptr) bool { return b.call(unix.SYS_RECVMMSG, fd, b.in[:]) }
+	b.recv = func(fd uintptr) bool {
+		ready := b.call(unix.SYS_RECVMMSG, fd, b.in[:])
+		taken, room := uint32(0), uint32(1)
+		if b.done == batchSize && b.err == 0 { // or else nothing waits behind them
+			taken, room = b.memory.waiting(fd)
+		}
+		b.shares.begin(taken, room)
+		return ready
+	}
 	b.send = func(fd uintptr) bool { return b.call(unix.SYS_SENDMMSG, fd, b.out[b.first:b.queued]) }
 	return b, nil
 }

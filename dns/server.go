@@ -185,6 +185,11 @@ func (s *Server) serveUDP(ctx, listening context.Context, addr netip.AddrPort) e
 		return err
 	}
 	defer closeAfter(listening, conn)()
+	return s.answerUDP(ctx, conn)
+}
+
+// answerUDP answers until conn is closed.
+func (s *Server) answerUDP(ctx context.Context, conn *net.UDPConn) error {
 	queries, err := newBatch(conn)
 	if err != nil {
 		return err
@@ -202,6 +207,10 @@ func (s *Server) serveUDP(ctx, listening context.Context, addr netip.AddrPort) e
 		for i := range n {
 			packet, from := queries.query(i)
 			asker := from.Addr().Unmap().WithZone("")
+			if !queries.shares.take(asker) {
+				s.counters.shed.Add(1)
+				continue
+			}
 			answer, client, what := tables.answer(&q, queries.buffer(i), packet, asker, false)
 			switch what {
 			case drop:

@@ -41,6 +41,7 @@ type counters struct {
 	// buckets hold one more than bounds: what took longer than all of them.
 	buckets [sources][]atomic.Uint64
 	sum     [sources]atomic.Int64
+	shed    atomic.Uint64
 }
 
 func newCounters() *counters {
@@ -87,11 +88,14 @@ type Latency struct {
 type Stats struct {
 	Answers []AnswerCount
 	Latency []Latency
+	// Shed are queries that were not answered, because others waited behind them and
+	// their client had its share.
+	Shed uint64
 }
 
 // Stats reads the counters. Codes that never occurred are left out.
 func (s *Server) Stats() Stats {
-	var out Stats
+	out := Stats{Shed: s.counters.shed.Load()}
 	for src := range sources {
 		l := Latency{Source: src.String(), Sum: time.Duration(s.counters.sum[src].Load()), Buckets: map[time.Duration]uint64{}}
 		for code := range s.counters.answers[src] {

@@ -249,6 +249,7 @@ func (c *collector) resolver(s sink) {
 	for _, a := range stats.Answers {
 		s.counter(c.descs.answers, a.Count, a.Source, a.Rcode)
 	}
+	s.counter(c.descs.drops, stats.Shed, "resolver", "share")
 	for _, l := range stats.Latency {
 		buckets := make(map[float64]uint64, len(l.Buckets))
 		for bound, n := range l.Buckets {

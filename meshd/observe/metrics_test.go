@@ -48,6 +48,7 @@ func TestMetrics(t *testing.T) {
 		`meshd_backend_flows{backend="10.0.1.12",network="front",port="",protocol="",service="web",state="closing",vip="10.0.1.2"} 1`,
 		`meshd_dropped_packets_total{part="overlay",reason="isolated"} 2`,
 		`meshd_dropped_packets_total{part="balancer",reason="no-backend"} 5`,
+		`meshd_dropped_packets_total{part="resolver",reason="share"} 0`,
 		`meshd_repairs_total{kind="route",part="overlay"} 3`,
 		`meshd_repairs_total{kind="service",part="balancer"} 1`,
 		`meshd_network_endpoints{network="front",state="serving"} 3`,
