@@ -97,7 +97,7 @@ func New(cfg Config) *Server {
 // and those whose address stays are not touched. It keeps parts of state, which
 // must not be modified afterwards. It may be called before Run and at any time.
 func (s *Server) Set(state State) {
-	s.tables.Store(compile(state, s.cfg.TTL))
+	s.tables.Store(compileAfter(s.tables.Load(), state, s.cfg.TTL))
 	select {
 	case s.changed <- struct{}{}:
 	default: // Run has yet to look, and will see this state

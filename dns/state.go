@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// State is all that the resolver answers from. It is a plain value.
+// State is all that the resolver answers from. It is a plain value; its maps must
+// not be modified once it is set: one that comes again is not looked at again.
 type State struct {
 	// Listen is where the resolver answers, over UDP and TCP, also before the
 	// machine has the addresses. It may change while the resolver runs.

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	mdns "github.com/miekg/dns"
@@ -15,6 +17,7 @@ type tables struct {
 	// listen is State.Listen, each address once.
 	listen  []netip.AddrPort
 	clients map[netip.Addr]*client
+	zones   map[string]*zone
 	// soa is the record in the authority section of empty answers.
 	soa []byte
 	// hinfo answers queries for ANY (RFC 8482).
@@ -28,6 +31,9 @@ type client struct {
 }
 
 type zone struct {
+	// from is what the rest was made of, with answers that live for ttl.
+	from    Zone
+	ttl     uint32
 	names   map[string]*records
 	reverse map[netip.Addr][]byte
 	// suffix is ".<network>".
@@ -37,6 +43,8 @@ type zone struct {
 // records are the answers for a name, as resource records whose owner is a
 // pointer to the question.
 type records struct {
+	// from is what the rest was made of.
+	from   Name
 	v4, v6 []byte
 	srv    []serviceRecord
 }
@@ -56,7 +64,14 @@ const (
 )
 
 // compile makes tables; answers live for ttl.
-func compile(s State, ttl time.Duration) *tables {
+func compile(s State, ttl time.Duration) *tables { return compileAfter(nil, s, ttl) }
+
+// compileAfter takes over what former tables, if any, have of the same: a State
+// differs from the one before it in little.
+func compileAfter(former *tables, s State, ttl time.Duration) *tables {
+	if former == nil {
+		former = &tables{}
+	}
 	seconds := uint32(ttl / time.Second)
 	t := &tables{
 		clients: make(map[netip.Addr]*client, len(s.Clients)),
@@ -68,9 +83,9 @@ func compile(s State, ttl time.Duration) *tables {
 			t.listen = append(t.listen, a)
 		}
 	}
-	zones := make(map[string]*zone, len(s.Zones))
+	t.zones = make(map[string]*zone, len(s.Zones))
 	for id, z := range s.Zones {
-		zones[id] = compileZone(z, seconds)
+		t.zones[id] = compileZone(z, seconds, former.zones[id])
 	}
 	for addr, c := range s.Clients {
 		out := &client{names: make(map[string]*records, len(c.Names)), upstreams: s.Upstreams}
@@ -81,7 +96,7 @@ func compile(s State, ttl time.Duration) *tables {
 			out.names[lowerString(name)] = compileAddrs(self(), addrs, seconds)
 		}
 		for _, id := range c.Zones {
-			if z := zones[id]; z != nil {
+			if z := t.zones[id]; z != nil {
 				out.zones = append(out.zones, z)
 			}
 		}
@@ -92,28 +107,68 @@ func compile(s State, ttl time.Duration) *tables {
 
 func unmap(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
 
-func compileZone(z Zone, ttl uint32) *zone {
+// compileZone makes a zone; what former, if any, has of the same is taken over.
+func compileZone(z Zone, ttl uint32, former *zone) *zone {
+	if former == nil || former.ttl != ttl || former.from.Network != z.Network {
+		former = &zone{}
+	}
+	if sameMap(former.from.Names, z.Names) && sameMap(former.from.Reverse, z.Reverse) {
+		return former
+	}
 	out := &zone{
+		from: z, ttl: ttl,
 		names:   make(map[string]*records, len(z.Names)),
 		reverse: make(map[netip.Addr][]byte, len(z.Reverse)),
 		suffix:  append([]byte{'.'}, lower([]byte(z.Network))...),
 	}
 	for name, n := range z.Names {
-		own := secondsOf(n.TTL, ttl)
-		r := compileAddrs(self(), n.Addrs, own)
-		for _, t := range n.Targets {
-			if srv, ok := compileTarget(z, t, own); ok {
-				r.srv = append(r.srv, srv)
-			}
+		key := lowerString(name)
+		if r := former.names[key]; r != nil && unchanged(r.from, n, former.from, z) {
+			out.names[key] = r
+		} else {
+			out.names[key] = compileName(z, n, ttl)
 		}
-		out.names[lowerString(name)] = r
 	}
 	for addr, name := range z.Reverse {
+		if was, ok := former.from.Reverse[addr]; ok && was == name {
+			if r := former.reverse[addr.Unmap()]; r != nil {
+				out.reverse[addr.Unmap()] = r
+			}
+			continue
+		}
 		if target := wireName(name); target != nil { // a name that DNS cannot carry has no PTR
 			out.reverse[addr.Unmap()] = record(nil, mdns.TypePTR, ttl, target)
 		}
 	}
 	return out
+}
+
+func compileName(z Zone, n Name, ttl uint32) *records {
+	own := secondsOf(n.TTL, ttl)
+	r := compileAddrs(self(), n.Addrs, own)
+	r.from = n
+	for _, t := range n.Targets {
+		if srv, ok := compileTarget(z, t, own); ok {
+			r.srv = append(r.srv, srv)
+		}
+	}
+	return r
+}
+
+// unchanged says whether a name is what it was, and its targets are in their zone.
+func unchanged(was, is Name, former, z Zone) bool {
+	if was.TTL != is.TTL || !slices.Equal(was.Addrs, is.Addrs) || !slices.Equal(was.Targets, is.Targets) {
+		return false
+	}
+	return !slices.ContainsFunc(is.Targets, func(t Target) bool {
+		target := lowerString(t.Name)
+		return !slices.Equal(former.Names[target].Addrs, z.Names[target].Addrs)
+	})
+}
+
+// sameMap says whether two maps are one.
+func sameMap[K comparable, V any](a, b map[K]V) bool {
+	return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer() && len(a) == len(b) && a != nil
 }
 
 // secondsOf is a name's time to live.
@@ -299,4 +354,9 @@ func lower(b []byte) []byte {
 	return b
 }
 
-func lowerString(s string) string { return string(lower([]byte(s))) }
+func lowerString(s string) string {
+	if strings.IndexFunc(s, func(r rune) bool { return 'A' <= r && r <= 'Z' }) < 0 {
+		return s
+	}
+	return string(lower([]byte(s)))
+}

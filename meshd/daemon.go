@@ -79,6 +79,7 @@ func Run(ctx context.Context, cfg Config) error {
 	g.Go(func() error { return d.balancer.Run(ctx) })
 	g.Go(func() error { return d.resolver.Run(ctx) })
 	g.Go(func() error { return d.data.Run(ctx) })
+	g.Go(func() error { return watchMachine(ctx, systemResolvConf, d.data.poke, d.log) })
 	g.Go(func() error {
 		return api.New(api.Config{
 			Node: d, Engine: cfg.Engine, Version: cfg.Version, Logger: d.log, HostRoutes: overlay.HostRoutes,

@@ -48,6 +48,8 @@ type dataplane struct {
 	// resolvConfPath is the tasks' resolv.conf, resolvConf what Run wrote there.
 	resolvConfPath string
 	resolvConf     string
+	// compiler is Run's.
+	compiler plan.Compiler
 
 	mu   sync.Mutex
 	self identity
@@ -141,11 +143,12 @@ func (d *dataplane) Held() (map[string]uint64, <-chan struct{}) {
 }
 
 // How long to wait before a failed state is tried again, and how often the
-// machine's own addresses and resolvers are looked at.
+// machine's own addresses and resolvers are looked at although nobody told that
+// they changed (machine.go).
 const (
 	firstRetry  = 100 * time.Millisecond
 	lastRetry   = 5 * time.Second
-	lookAround  = 10 * time.Second
+	lookAround  = time.Minute
 	retryFactor = 2
 )
 
@@ -181,7 +184,7 @@ func (d *dataplane) apply() error {
 	if len(view.Nodes) == 0 && !blank {
 		return nil // nobody has told us yet; what a former daemon left goes on
 	}
-	out := d.compile(self, view)
+	out := d.compiler.Compile(d.input(self, view))
 	if err := d.overlay.Set(out.Overlay); err != nil {
 		return fmt.Errorf("overlay: %w", err)
 	}
@@ -197,14 +200,14 @@ func (d *dataplane) apply() error {
 	return nil
 }
 
-// compile says what a view means for each part.
-func (d *dataplane) compile(self identity, view agent.View) plan.Output {
+// input is all that the parts' states follow from.
+func (d *dataplane) input(self identity, view agent.View) plan.Input {
 	addrs, upstreams := d.surroundings()
-	return plan.Compile(plan.Input{
+	return plan.Input{
 		Self: self.node, SelfAddr: self.addr, DataPathPort: self.port,
 		Nodes: view.Nodes, Dead: d.masked(), Networks: view.Networks, Tasks: view.Tasks,
 		NodeAddrs: addrs, Upstreams: upstreams,
-	})
+	}
 }
 
 // writeResolvConf tells tasks where their resolver is, and what the machine completes
@@ -247,16 +250,3 @@ func (d *dataplane) hold(self identity, view agent.View) {
 	close(d.changed)
 	d.changed = make(chan struct{})
 }
-
-// surroundings reads the machine's addresses and resolvers.
-func surroundings() ([]netip.Addr, []netip.AddrPort) {
-	var addrs []netip.Addr
-	if ifs, err := hostInterfaces(); err == nil {
-		for _, i := range ifs {
-			addrs = append(addrs, i.Addrs...)
-		}
-	}
-	return addrs, dns.SystemUpstreams(systemResolvConf)
-}
-
-const systemResolvConf = "/etc/resolv.conf"

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/meshd/meshd/meshd/observe"
+	"github.com/meshd/meshd/meshd/plan"
 	"github.com/meshd/meshd/orchestrator/agent"
 )
 
@@ -20,7 +21,7 @@ func (d *dataplane) look() observe.View {
 	}
 	d.mu.Unlock()
 	if v.Told {
-		v.Desired = d.compile(self, view)
+		v.Desired = plan.Compile(d.input(self, view))
 	}
 	return v
 }

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"context"
 	"net/netip"
 
 	"github.com/meshd/meshd/overlay/link"
@@ -22,3 +23,7 @@ func HostRoutes() ([]netip.Prefix, error) {
 	defer door.Close()
 	return door.HostPrefixes()
 }
+
+// WatchAddrs calls changed whenever an address of this machine came or went; it
+// returns when ctx ends or the kernel refuses.
+func WatchAddrs(ctx context.Context, changed func()) error { return link.WatchAddrs(ctx, changed) }

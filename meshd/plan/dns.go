@@ -27,7 +27,7 @@ const (
 	maxTTL = 24 * time.Hour
 )
 
-func compileDNS(in Input, nodes map[string]protocol.Node) dns.State {
+func assembleDNS(in Input, parts map[string]*part) dns.State {
 	s := dns.State{
 		Zones:     map[string]dns.Zone{},
 		Clients:   map[netip.Addr]dns.Client{},
@@ -42,7 +42,7 @@ func compileDNS(in Input, nodes map[string]protocol.Node) dns.State {
 			}
 			continue
 		}
-		s.Zones[n.ID] = zone(n, nodes)
+		s.Zones[n.ID] = parts[n.ID].names.zone
 	}
 	for _, a := range in.Tasks {
 		addClient(s.Clients, a, ingress)
@@ -50,52 +50,10 @@ func compileDNS(in Input, nodes map[string]protocol.Node) dns.State {
 	return s
 }
 
-// zoneBuilder collects a network's names.
+// zoneBuilder collects what one service has in a network's names.
 type zoneBuilder struct {
-	dns.Zone
+	names map[string]dns.Name
 	nodes map[string]protocol.Node
-}
-
-// zone gives a network's names. A service in mode vip is its VIP even while no
-// task serves, so that a client that resolved early is not stuck with nothing.
-// Tasks' names give way to services': a task's host name may be its service's name.
-func zone(n protocol.Network, nodes map[string]protocol.Node) dns.Zone {
-	b := zoneBuilder{nodes: nodes, Zone: dns.Zone{
-		Names: map[string]dns.Name{}, Reverse: map[netip.Addr]string{}, Network: strings.ToLower(n.Name),
-	}}
-	tasks := map[string][]protocol.Endpoint{}
-	for _, e := range n.Endpoints {
-		tasks[e.ServiceID] = append(tasks[e.ServiceID], e)
-	}
-	for _, svc := range n.Services {
-		for _, name := range append([]string{svc.Name}, svc.Aliases...) {
-			b.service(strings.ToLower(name), svc, tasks[svc.ID])
-		}
-	}
-	services := make(map[string]bool, len(b.Names))
-	for name := range b.Names {
-		services[name] = true
-	}
-	own := map[string][]protocol.Endpoint{}
-	for _, e := range n.Endpoints {
-		for _, name := range []string{e.Name, e.Hostname, containerPrefix(e.ContainerID)} {
-			if name = strings.ToLower(name); name != "" && !services[name] {
-				own[name] = append(own[name], e)
-			}
-		}
-		for _, a := range e.Addrs {
-			b.Reverse[a] = e.Name + "." + n.Name
-		}
-	}
-	for name, endpoints := range own {
-		b.add(name, dns.Name{Addrs: b.best(endpoints)})
-	}
-	for _, svc := range n.Services {
-		for _, vip := range svc.VIPs {
-			b.Reverse[vip] = svc.Name + "." + n.Name
-		}
-	}
-	return b.Zone
 }
 
 // service adds all names that a service has under one of its names.
@@ -141,7 +99,7 @@ func (b *zoneBuilder) service(name string, svc protocol.Service, tasks []protoco
 
 // add joins what several services say about a name; the shortest TTL holds.
 func (b *zoneBuilder) add(name string, more dns.Name) {
-	e, known := b.Names[name]
+	e, known := b.names[name]
 	for _, a := range more.Addrs {
 		if !slices.Contains(e.Addrs, a) {
 			e.Addrs = append(e.Addrs, a)
@@ -155,7 +113,7 @@ func (b *zoneBuilder) add(name string, more dns.Name) {
 	if !known || more.TTL != 0 && (e.TTL == 0 || more.TTL < e.TTL) {
 		e.TTL = more.TTL
 	}
-	b.Names[name] = e
+	b.names[name] = e
 }
 
 // best are the addresses of those that are furthest in serving, of several tasks

@@ -45,20 +45,28 @@ type Output struct {
 }
 
 // Compile is deterministic: equal inputs give equal outputs.
-func Compile(in Input) Output {
+func Compile(in Input) Output { return new(Compiler).Compile(in) }
+
+// nodesOf are the nodes by ID; those that are dead to this node are down.
+func nodesOf(in Input) map[string]protocol.Node {
 	nodes := make(map[string]protocol.Node, len(in.Nodes))
 	for _, n := range in.Nodes {
 		n.Down = n.Down || in.Dead[n.ID] && n.ID != in.Self
 		nodes[n.ID] = n
 	}
+	return nodes
+}
+
+// assemble joins what networks need with what does not follow from them alone.
+func assemble(in Input, nodes map[string]protocol.Node, parts map[string]*part) Output {
 	return Output{
-		Overlay: compileOverlay(in, nodes),
-		DNS:     compileDNS(in, nodes),
-		IPVS:    compileIPVS(in, nodes),
+		Overlay: assembleOverlay(in, parts),
+		DNS:     assembleDNS(in, parts),
+		IPVS:    assembleIPVS(in, nodes, parts),
 	}
 }
 
-func compileOverlay(in Input, nodes map[string]protocol.Node) overlay.State {
+func assembleOverlay(in Input, parts map[string]*part) overlay.State {
 	s := overlay.State{Local: in.SelfAddr, VXLANPort: in.DataPathPort}
 	for _, n := range in.Nodes {
 		if n.ID != in.Self && n.DataAddr.IsValid() {
@@ -72,43 +80,59 @@ func compileOverlay(in Input, nodes map[string]protocol.Node) overlay.State {
 			network.Gateways = append(network.Gateways, sub.Gateway)
 		}
 		s.Networks = append(s.Networks, network)
-		for _, e := range n.Endpoints {
-			node := nodes[e.NodeID]
-			if e.NodeID == in.Self || !node.DataAddr.IsValid() {
-				continue
-			}
-			for _, a := range e.Addrs {
-				s.Endpoints = append(s.Endpoints, overlay.Endpoint{VNI: n.VNI, Addr: a, Node: node.DataAddr})
-			}
-		}
+		s.Endpoints = append(s.Endpoints, parts[n.ID].endpoints...)
 	}
 	return s
 }
 
-func compileIPVS(in Input, nodes map[string]protocol.Node) ipvs.State {
+// remotes are a network's endpoints on other nodes.
+func remotes(n protocol.Network, nodes map[string]protocol.Node, self string) []overlay.Endpoint {
+	addrs := make(map[string]netip.Addr, len(nodes))
+	for id, node := range nodes {
+		addrs[id] = node.DataAddr
+	}
+	var out []overlay.Endpoint
+	for _, e := range n.Endpoints {
+		node := addrs[e.NodeID]
+		if e.NodeID == self || !node.IsValid() {
+			continue
+		}
+		for _, a := range e.Addrs {
+			out = append(out, overlay.Endpoint{VNI: n.VNI, Addr: a, Node: node})
+		}
+	}
+	return out
+}
+
+func assembleIPVS(in Input, nodes map[string]protocol.Node, parts map[string]*part) ipvs.State {
 	s := ipvs.State{NodeAddrs: in.NodeAddrs, Clients: clients(in)}
 	for _, n := range in.Networks {
 		if n.Ingress {
 			s.MeshVNI = n.VNI
-		}
-		backends := backendsByService(n, nodes, in.Self)
-		if n.Ingress {
 			s.Services = append(s.Services, hosted(n, in.Tasks, nodes)...)
 		}
-		for _, svc := range n.Services {
-			if n.Ingress {
-				ports := published(n.VNI, svc.Name, ingressPorts(svc.Ports), backends[svc.ID])
-				s.Services = append(s.Services, spread(ports, svc.Labels)...)
-				continue
-			}
-			for _, vip := range svc.VIPs {
-				s.Services = append(s.Services, spread([]ipvs.Service{{
-					Key: ipvs.Key{VNI: n.VNI, VIP: vip}, Name: svc.Name, Backends: family(backends[svc.ID], vip),
-				}}, svc.Labels)...)
-			}
-		}
+		s.Services = append(s.Services, parts[n.ID].services...)
 	}
 	return s
+}
+
+// balanced are a network's virtual IPs, or on the mesh network published ports.
+func balanced(n protocol.Network, nodes map[string]protocol.Node, self string) []ipvs.Service {
+	backends := backendsByService(n, nodes, self)
+	var out []ipvs.Service
+	for _, svc := range n.Services {
+		if n.Ingress {
+			ports := published(n.VNI, svc.Name, ingressPorts(svc.Ports), backends[svc.ID])
+			out = append(out, spread(ports, svc.Labels)...)
+			continue
+		}
+		for _, vip := range svc.VIPs {
+			out = append(out, spread([]ipvs.Service{{
+				Key: ipvs.Key{VNI: n.VNI, VIP: vip}, Name: svc.Name, Backends: family(backends[svc.ID], vip),
+			}}, svc.Labels)...)
+		}
+	}
+	return out
 }
 
 // hosted makes one service per port that a task of this node publishes in mode

@@ -94,3 +94,29 @@ func routeMatters(u netlink.RouteUpdate) bool {
 	}
 	return u.Table == unix.RT_TABLE_MAIN && !u.Dst.IP.IsLinkLocalUnicast() && !u.Dst.IP.IsMulticast()
 }
+
+// WatchAddrs calls changed whenever an address of this machine came or went, except
+// for those that never leave a link or the machine; it returns when ctx ends or
+// netlink refuses.
+func WatchAddrs(ctx context.Context, changed func()) error {
+	done := make(chan struct{})
+	defer close(done)
+	addrs := make(chan netlink.AddrUpdate, 64)
+	if err := netlink.AddrSubscribe(addrs, done); err != nil {
+		return fmt.Errorf("watch addresses: %w", err)
+	}
+	defer drain(nil, nil, addrs)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case u, ok := <-addrs:
+			if !ok {
+				return fmt.Errorf("netlink closed the subscription")
+			}
+			if ip := u.LinkAddress.IP; !ip.IsLinkLocalUnicast() && !ip.IsLoopback() {
+				changed()
+			}
+		}
+	}
+}

@@ -1,0 +1,96 @@
+package plan
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/meshd/meshd/ipvs"
+	"github.com/meshd/meshd/orchestrator/protocol"
+	"github.com/meshd/meshd/overlay"
+)
+
+// Compiler compiles what Compile does, and keeps what it made of each network: of
+// one that has not changed it is given out again, and of one that has, the names
+// of the services that have not. It has one user at a time.
+//
+// It counts on networks being values: who changes a list of services or endpoints
+// makes another one.
+type Compiler struct {
+	self  string
+	nodes map[string]protocol.Node
+	parts map[string]*part
+}
+
+// part is what was made of a network.
+type part struct {
+	from      protocol.Network
+	endpoints []overlay.Endpoint
+	services  []ipvs.Service
+	names     *zoneNames // nil on the mesh network
+}
+
+// Compile gives the same as the function of that name. The caller must not modify it.
+func (c *Compiler) Compile(in Input) Output {
+	nodes := nodesOf(in)
+	if c.self != in.Self {
+		c.self, c.parts = in.Self, nil
+	}
+	changed := changedNodes(c.nodes, nodes)
+	parts := make(map[string]*part, len(in.Networks))
+	for _, n := range in.Networks {
+		old := c.parts[n.ID]
+		if old == nil || !sameNetwork(old.from, n) || concerns(n, changed) {
+			old = makePart(n, nodes, in.Self, old, changed)
+		}
+		parts[n.ID] = old
+	}
+	c.nodes, c.parts = nodes, parts
+	return assemble(in, nodes, parts)
+}
+
+// makePart compiles a network; of old it takes what still holds.
+func makePart(n protocol.Network, nodes map[string]protocol.Node, self string, old *part, changed map[string]bool) *part {
+	out := &part{from: n, endpoints: remotes(n, nodes, self), services: balanced(n, nodes, self)}
+	if n.Ingress {
+		return out
+	}
+	if old != nil && old.names != nil && old.from.Name == n.Name {
+		out.names = old.names
+	} else {
+		out.names = newZoneNames(n.Name)
+	}
+	out.names.update(n, nodes, changed)
+	return out
+}
+
+// changedNodes are those of which something differs that names and balancers
+// depend on.
+func changedNodes(old, now map[string]protocol.Node) map[string]bool {
+	out := map[string]bool{}
+	for id, n := range now {
+		if was, ok := old[id]; !ok || was.Down != n.Down || was.DataAddr != n.DataAddr || was.Hostname != n.Hostname || !maps.Equal(was.Labels, n.Labels) {
+			out[id] = true
+		}
+	}
+	for id := range old {
+		if _, ok := now[id]; !ok {
+			out[id] = true
+		}
+	}
+	return out
+}
+
+func concerns(n protocol.Network, nodes map[string]bool) bool {
+	return len(nodes) > 0 && slices.ContainsFunc(n.Endpoints, func(e protocol.Endpoint) bool { return nodes[e.NodeID] })
+}
+
+// sameNetwork says whether two values are the same, list by list; equal lists at
+// different places are not worth looking at.
+func sameNetwork(a, b protocol.Network) bool {
+	return a.Name == b.Name && a.VNI == b.VNI && a.Ingress == b.Ingress &&
+		sameList(a.Services, b.Services) && sameList(a.Endpoints, b.Endpoints)
+}
+
+func sameList[T any](a, b []T) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}
