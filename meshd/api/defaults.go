@@ -103,7 +103,7 @@ func insertDefaults(s swarm.ServiceSpec) swarm.ServiceSpec {
 	if t.Placement == nil {
 		t.Placement = &swarm.Placement{}
 	}
-	if s.Mode.ReplicatedJob == nil && s.Mode.GlobalJob == nil {
+	if !isJob(s.Mode) {
 		s.UpdateConfig, s.RollbackConfig = updateDefaults(s.UpdateConfig), updateDefaults(s.RollbackConfig)
 	}
 	if s.EndpointSpec == nil {

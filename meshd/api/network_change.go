@@ -232,7 +232,13 @@ func networkInUse(v *store.View, n *store.Network) error {
 }
 
 func wanted(t *store.Task) bool {
-	return t.DesiredState == swarm.TaskStateRunning || t.DesiredState == swarm.TaskStateReady
+	switch t.DesiredState { //nolint:exhaustive // all others stop it
+	case swarm.TaskStateReady, swarm.TaskStateRunning:
+		return true
+	case swarm.TaskStateComplete: // a job's
+		return !ended(t.Status.State)
+	}
+	return false
 }
 
 func ended(st swarm.TaskState) bool {

@@ -53,7 +53,7 @@ func (s *Server) serviceList(w http.ResponseWriter, r *http.Request, c Control) 
 // serviceStatus counts a service's tasks as "service ls" shows them.
 func serviceStatus(s *store.Service, tasks []*store.Task) *swarm.ServiceStatus {
 	st := &swarm.ServiceStatus{}
-	job := s.Spec.Mode.ReplicatedJob != nil || s.Spec.Mode.GlobalJob != nil
+	job := isJob(s.Spec.Mode)
 	for _, t := range tasks {
 		if job && (t.JobIteration == nil || s.JobStatus == nil || *t.JobIteration != s.JobStatus.JobIteration) {
 			continue
@@ -65,7 +65,7 @@ func serviceStatus(s *store.Service, tasks []*store.Task) *swarm.ServiceStatus {
 		case t.Status.State == swarm.TaskStateComplete && job:
 			st.CompletedTasks++
 		}
-		if wanted(t) || t.DesiredState == swarm.TaskStateComplete {
+		if wanted(t) {
 			st.DesiredTasks++
 		}
 	}

@@ -95,8 +95,10 @@ func (ch serviceChange) apply(tx *store.Tx, old *store.Service, now time.Time) e
 			return invalid("service %s does not have a previous spec", old.ID)
 		}
 		spec = *old.PreviousSpec
-		next.UpdateStatus = &swarm.UpdateStatus{
-			State: swarm.UpdateStateRollbackStarted, StartedAt: &now, Message: "manually requested rollback",
+		if !isJob(spec.Mode) { // a job does not roll over; it runs again
+			next.UpdateStatus = &swarm.UpdateStatus{
+				State: swarm.UpdateStateRollbackStarted, StartedAt: &now, Message: "manually requested rollback",
+			}
 		}
 	}
 	switch {
@@ -176,9 +178,11 @@ func same(a, b swarm.TaskSpec) bool {
 	return errX == nil && errY == nil && bytes.Equal(x, y)
 }
 
+func isJob(m swarm.ServiceMode) bool { return m.ReplicatedJob != nil || m.GlobalJob != nil }
+
 // nextRun counts the runs of a job: every update of it is a new one.
 func nextRun(m swarm.ServiceMode, old *swarm.JobStatus) *swarm.JobStatus {
-	if m.ReplicatedJob == nil && m.GlobalJob == nil {
+	if !isJob(m) {
 		return nil
 	}
 	run := swarm.JobStatus{LastExecution: time.Now().UTC()}

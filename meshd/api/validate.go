@@ -152,16 +152,15 @@ func validateMode(s *swarm.ServiceSpec) error {
 			set++
 		}
 	}
-	job := m.ReplicatedJob != nil || m.GlobalJob != nil
+	job := isJob(m)
 	switch {
 	case set > 1:
 		return invalid("must specify only one service mode")
 	case job && (s.UpdateConfig != nil || s.RollbackConfig != nil):
 		return invalid("update and rollback configs are not allowed on jobs")
-	case job:
-		// Nothing would run: better said than left waiting.
-		return refuse(http.StatusNotImplemented, "jobs are not available in this version of meshd")
-	case s.TaskTemplate.Placement != nil && s.TaskTemplate.Placement.MaxReplicas > 0 && m.Global != nil:
+	case m.ReplicatedJob != nil && m.ReplicatedJob.MaxConcurrent != nil && *m.ReplicatedJob.MaxConcurrent == 0:
+		return invalid("ReplicatedJob.MaxConcurrent must be at least 1: with 0 nothing would ever run")
+	case s.TaskTemplate.Placement != nil && s.TaskTemplate.Placement.MaxReplicas > 0 && (m.Global != nil || m.GlobalJob != nil):
 		return invalid("replicas-max-per-node can only be used with replicated mode")
 	}
 	return nil

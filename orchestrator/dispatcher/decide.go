@@ -39,7 +39,7 @@ func offer(t *store.Task) protocol.EndpointState {
 	switch {
 	case !live(t):
 		return ""
-	case tasklife.Rank(t.DesiredState) > tasklife.Rank(swarm.TaskStateRunning):
+	case !tasklife.Wanted(t):
 		if running {
 			return protocol.EndpointDraining
 		}

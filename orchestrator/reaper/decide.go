@@ -23,7 +23,9 @@ func limitOf(c *store.Cluster) int {
 }
 
 // deadTasks are the tasks of one service that can go.
-func deadTasks(tasks []*store.Task, nodes func(string) *store.Node, limit int) []*store.Task {
+func deadTasks(svc *store.Service, tasks []*store.Task, nodes func(string) *store.Node, limit int) []*store.Task {
+	// A replicated job's slots count from 0; in others 0 is no slot.
+	numbered := svc != nil && svc.Spec.Mode.ReplicatedJob != nil
 	type slot struct {
 		number int
 		node   string
@@ -36,7 +38,7 @@ func deadTasks(tasks []*store.Task, nodes func(string) *store.Node, limit int) [
 			continue
 		}
 		s := slot{number: t.Slot}
-		if t.Slot == 0 {
+		if t.Slot == 0 && !numbered {
 			s.node = t.NodeID
 		}
 		history[s] = append(history[s], t)

@@ -118,7 +118,7 @@ func (l *Loop) batch(ctx context.Context) error {
 // clean removes what it may of one service; false if the batch is full before that.
 func clean(tx *store.Tx, id string, limit int) bool {
 	tasks := tx.TasksOfService(id)
-	dead := deadTasks(tasks, tx.Node, limit)
+	dead := deadTasks(tx.Service(id), tasks, tx.Node, limit)
 	for _, t := range dead {
 		if tx.Len() >= control.MaxBatch {
 			return false

@@ -59,7 +59,8 @@ func decide(p picture) decision {
 	case p.service.Spec.Mode.Global != nil:
 		slots = c.global(dropOdd(slots, true, &d), &d)
 	default:
-		return d // jobs
+		c.job(slots, &d)
+		return d
 	}
 	c.promote(slots, &d)
 	c.roll(slots, &d)
@@ -190,15 +191,7 @@ func worst(slots []*slot, perNode map[string]int) int {
 // global keeps one slot on each node that the template allows and returns those
 // that stay.
 func (c *scene) global(slots []*slot, d *decision) []*slot {
-	byNode := make(map[string]*slot, len(slots))
-	for _, s := range slots {
-		byNode[s.node] = s
-	}
-	for id := range c.nodes {
-		if byNode[id] == nil {
-			byNode[id] = &slot{node: id}
-		}
-	}
+	byNode := c.byNode(slots)
 	rules, readable := c.rules[c.service.SpecVersion]
 	var kept []*slot
 	for _, id := range slices.Sorted(maps.Keys(byNode)) {
@@ -218,6 +211,20 @@ func (c *scene) global(slots []*slot, d *decision) []*slot {
 		}
 	}
 	return kept
+}
+
+// byNode are the slots of global services, with an empty one for each other node.
+func (c *scene) byNode(slots []*slot) map[string]*slot {
+	out := make(map[string]*slot, len(c.nodes))
+	for _, s := range slots {
+		out[s.node] = s
+	}
+	for id := range c.nodes {
+		if out[id] == nil {
+			out[id] = &slot{node: id}
+		}
+	}
+	return out
 }
 
 // stepTo moves a task's desired state forward; nothing if it is there already.

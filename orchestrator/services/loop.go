@@ -100,7 +100,7 @@ func (l *Loop) spreadNodes() {
 			}
 		}
 		for _, s := range v.Services() {
-			if s.Spec.Mode.Global != nil {
+			if s.Spec.Mode.Global != nil || s.Spec.Mode.GlobalJob != nil {
 				l.dirty[s.ID] = true
 			}
 		}

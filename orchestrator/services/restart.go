@@ -45,13 +45,17 @@ func (c *scene) policy() policy {
 // finished says that a slot had its task and the policy allows no further one.
 func (c *scene) finished(s *slot) bool {
 	last := s.newest()
-	return len(s.wanted) == 0 && last != nil && last.SpecVersion == c.service.SpecVersion && !c.mayFollow(last)
+	return len(s.wanted) == 0 && last != nil && c.current(last) && !c.mayFollow(last)
 }
 
 // mayFollow says whether the policy lets another task follow this one.
 func (c *scene) mayFollow(t *store.Task) bool {
 	p := c.policy()
 	switch {
+	case isJob(c.service.Spec.Mode) && t.Status.State == swarm.TaskStateComplete:
+		return false
+	case p.condition == swarm.RestartPolicyConditionNone && !endedByItself(t):
+		return isJob(c.service.Spec.Mode) // its node was lost: that is not its fault
 	case p.condition == swarm.RestartPolicyConditionNone:
 		return false
 	case p.condition == swarm.RestartPolicyConditionOnFailure && t.Status.State == swarm.TaskStateComplete:
@@ -80,7 +84,7 @@ func recent(t *store.Task, window time.Duration) int {
 // countRestart carries the count of restarts over to the task that follows last.
 func (c *scene) countRestart(t, last *store.Task) {
 	p := c.policy()
-	if p.maxAttempts == 0 || last.SpecVersion != t.SpecVersion {
+	if p.maxAttempts == 0 || !c.current(last) {
 		return
 	}
 	t.Restarts, t.RestartedAt = last.Restarts, last.RestartedAt
@@ -97,7 +101,7 @@ func (c *scene) countRestart(t, last *store.Task) {
 // delay is how long the task after this one has to wait. A task that was stopped,
 // or whose node was lost, is followed at once.
 func (c *scene) delay(t *store.Task) time.Duration {
-	if !endedByItself(t) {
+	if !endedByItself(t) || isJob(c.service.Spec.Mode) && !c.current(t) {
 		return 0
 	}
 	return c.policy().delay

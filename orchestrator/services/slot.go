@@ -40,7 +40,7 @@ func (c *scene) slots() []*slot {
 			continue
 		}
 		k := key{number: t.Slot}
-		if t.Slot == 0 {
+		if t.Slot == 0 && !c.numbered() {
 			k.node = t.NodeID
 		}
 		s := by[k]
@@ -155,7 +155,10 @@ func (c *scene) newTask(s *slot) *store.Task {
 	t.ID = store.NewID()
 	t.ServiceID = c.service.ID
 	t.Slot, t.NodeID = s.number, s.node
-	t.DesiredState = swarm.TaskStateRunning
+	t.DesiredState = c.goal()
+	if isJob(c.service.Spec.Mode) {
+		t.JobIteration = &swarm.Version{Index: c.iteration()}
+	}
 	t.Status = swarm.TaskStatus{Timestamp: c.now, State: swarm.TaskStateNew, Message: "created"}
 	return t
 }
@@ -171,7 +174,7 @@ func (c *scene) promote(slots []*slot, d *decision) {
 				d.wake(at)
 				continue
 			}
-			d.steps = append(d.steps, step{update: []*store.Task{desired(t, swarm.TaskStateRunning)}})
+			d.steps = append(d.steps, step{update: []*store.Task{desired(t, c.goal())}})
 		}
 	}
 }

@@ -24,6 +24,8 @@ type world struct {
 	next  int
 	// broken says which version of the template fails when it starts.
 	broken uint64
+	// slow says that jobs' tasks do not complete by themselves.
+	slow bool
 	// idle says that agents do nothing.
 	idle bool
 }
@@ -84,6 +86,8 @@ func (w *world) agents() {
 				n.Status.State = swarm.TaskStateReady
 			case t.SpecVersion == w.broken:
 				n.Status.State = swarm.TaskStateFailed
+			case t.DesiredState == swarm.TaskStateComplete && t.Status.State == swarm.TaskStateRunning && !w.slow:
+				n.Status.State = swarm.TaskStateComplete
 			default:
 				n.Status.State = swarm.TaskStateRunning
 			}
@@ -136,6 +140,9 @@ func replicas(n uint64) swarm.ServiceMode {
 func (w *world) create(mode swarm.ServiceMode, change func(*swarm.ServiceSpec)) {
 	s := &store.Service{SpecVersion: 1}
 	s.ID, s.Spec.Name, s.Spec.Mode = "svc", "web", mode
+	if isJob(mode) {
+		s.JobStatus = &swarm.JobStatus{LastExecution: time.Now()}
+	}
 	if change != nil {
 		change(&s.Spec)
 	}
@@ -151,6 +158,9 @@ func (w *world) update(change func(*swarm.ServiceSpec)) {
 		s := *tx.Service("svc")
 		prev := s.Spec
 		s.PreviousSpec, s.UpdateStatus = &prev, nil
+		if s.JobStatus != nil {
+			s.JobStatus = &swarm.JobStatus{JobIteration: swarm.Version{Index: s.JobStatus.JobIteration.Index + 1}, LastExecution: time.Now()}
+		}
 		change(&s.Spec)
 		if s.Spec.TaskTemplate.ForceUpdate != prev.TaskTemplate.ForceUpdate {
 			s.SpecVersion = uint64(len(tx.SpecsOf("svc")) + 1)

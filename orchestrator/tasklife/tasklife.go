@@ -51,8 +51,14 @@ func Before(a, b swarm.TaskState) bool { return Rank(a) < Rank(b) }
 // Ended says whether the task was observed to have stopped for good.
 func Ended(t *store.Task) bool { return Before(swarm.TaskStateRunning, t.Status.State) }
 
-// Wanted says whether the task is meant to run, now or after a delay.
-func Wanted(t *store.Task) bool { return !Before(swarm.TaskStateRunning, t.DesiredState) }
+// Wanted says whether the task is meant to run, now or after a delay; of a job's
+// task, that it is still to complete.
+func Wanted(t *store.Task) bool {
+	if t.DesiredState == swarm.TaskStateComplete {
+		return !Ended(t)
+	}
+	return !Before(swarm.TaskStateRunning, t.DesiredState)
+}
 
 // Placed says whether the task was handed to a node, which may have started it.
 func Placed(t *store.Task) bool { return !Before(t.Status.State, swarm.TaskStateAssigned) }

@@ -19,6 +19,7 @@ func TestServices(t *testing.T) {
 		run  func(*testing.T, *cluster)
 	}{
 		{"secrets and configs", testSecretsAndConfigs},
+		{"jobs", testJobs},
 	} {
 		t.Run(step.name, func(t *testing.T) { step.run(t, c.sub(t)) })
 	}
@@ -81,4 +82,53 @@ func testSecretsAndConfigs(t *testing.T, c *cluster) {
 	}
 	c.mustDocker("node1", "secret", "rm", "key")
 	c.mustDocker("node1", "service", "rm", "files")
+}
+
+// ls is a service's row of "service ls".
+func (c *cluster) ls(service string) string {
+	c.t.Helper()
+	return c.mustDocker("node1", "service", "ls", "--filter", "name="+service, "--format", "{{.Mode}} {{.Replicas}}")
+}
+
+// creating a job waits for its end; so does running it again.
+func testJobs(t *testing.T, c *cluster) {
+	r := c.docker("node1", "service", "create", "--no-resolve-image", "--name", "job", "--mode", "replicated-job",
+		"--replicas", "3", "--max-concurrent", "2", image, "sleep", "0.2")
+	if r.code != 0 || !strings.Contains(r.out, "job complete") {
+		t.Errorf("service create: %v", r)
+	}
+	if got := c.ls("job"); got != "replicated job 0/0 (3/3 completed)" {
+		t.Errorf("service ls: %q", got)
+	}
+	if r := c.docker("node1", "service", "update", "--force", "job"); r.code != 0 || !strings.Contains(r.out, "job complete") {
+		t.Errorf("service update --force: %v", r)
+	}
+	if got := c.mustDocker("node1", "service", "inspect", "--format", "{{.JobStatus.JobIteration.Index}}", "job"); got != "1" {
+		t.Errorf("after another run the iteration is %s", got)
+	}
+	if n := strings.Count(c.mustDocker("node1", "service", "ps", "--format", "{{.CurrentState}}", "job"), "Complete"); n != 6 {
+		t.Errorf("%d tasks completed in two runs, want 6", n)
+	}
+	c.mustDocker("node1", "service", "rm", "job")
+
+	if r := c.docker("node1", "service", "create", "--no-resolve-image", "--name", "each", "--mode", "global-job", image, "true"); r.code != 0 {
+		t.Errorf("a global job: %v", r)
+	}
+	if got := c.ls("each"); got != "global job 0/0 (2/2 completed)" {
+		t.Errorf("service ls: %q", got)
+	}
+	c.mustDocker("node1", "service", "rm", "each")
+
+	c.create("fails", "--mode", "replicated-job", "--restart-condition", "none", image, "sample", "exit", "3")
+	c.eventually("a job that fails says so, and is not tried again", func() error {
+		got := c.mustDocker("node1", "service", "ps", "--no-trunc", "--format", "{{.CurrentState}} {{.Error}}", "fails")
+		if !strings.Contains(got, "Failed") || !strings.Contains(got, "task: non-zero exit (3)") || strings.Contains(got, "\n") {
+			return fmt.Errorf("%s", got)
+		}
+		return nil
+	})
+	if got := c.ls("fails"); got != "replicated job 0/1 (0/1 completed)" {
+		t.Errorf("service ls: %q", got)
+	}
+	c.mustDocker("node1", "service", "rm", "fails")
 }
