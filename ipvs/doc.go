@@ -7,8 +7,9 @@
 // an order that loses no connection; a [Balancer] makes the kernel so. [Keeper]
 // stands in front of one and tries again what failed.
 //
-//	goroutine     owns                              ends
-//	Keeper.Run    retries and resyncs of the state  with its context
+//	goroutine     owns                                        ends
+//	Keeper.Run    retries and resyncs, returns of ejected     with its context
+//	Keeper.watch  what the Balancer tells of failing backends with Run
 //
 // Package ebpf is the balancer in BPF programs; package ipvstest has one in
 // memory and the tests that every Balancer passes.

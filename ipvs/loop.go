@@ -9,16 +9,19 @@ import (
 
 // Keeper is a Balancer that keeps what it was told: what failed is tried again,
 // and now and then the kernel is compared with the desired state, in case
-// somebody else changed it.
+// somebody else changed it. It ejects backends that fail (eject.go).
 type Keeper struct {
 	balancer Balancer
 	config   KeeperConfig
-	failed   chan struct{}
+	wake     chan struct{}
 
-	mu    sync.Mutex // guards want, isSet and sound; held over calls of the balancer
-	want  State
-	isSet bool
-	sound bool // the last Set worked, so that what differs now is another's doing
+	mu        sync.Mutex // guards all up to repairs; held over calls of the balancer
+	want      State
+	isSet     bool
+	sound     bool // the last Set worked, so that what differs now is another's doing
+	failed    bool // the last Set did not, and nobody has tried again since
+	ejector   ejector
+	ejections map[EjectionCount]uint64
 
 	repairs repairs
 }
@@ -44,7 +47,7 @@ func NewKeeper(b Balancer, c KeeperConfig) *Keeper {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	return &Keeper{balancer: b, config: c, failed: make(chan struct{}, 1)}
+	return &Keeper{balancer: b, config: c, wake: make(chan struct{}, 1)}
 }
 
 // Set applies the state at once. If that fails, Run goes on trying.
@@ -52,15 +55,26 @@ func (k *Keeper) Set(s State) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.want, k.isSet = s, true
-	err := k.balancer.Set(s)
-	k.sound = err == nil
-	if err != nil {
-		select {
-		case k.failed <- struct{}{}:
-		default:
-		}
+	k.forgetLocked()
+	return k.applyLocked()
+}
+
+// applyLocked makes the balancer do what is wanted, without those that are ejected.
+func (k *Keeper) applyLocked() error {
+	err := k.balancer.Set(k.ejector.apply(k.want))
+	if k.sound = err == nil; !k.sound {
+		k.failed = true
+		k.poke()
 	}
 	return err
+}
+
+// poke wakes Run, because of a failure or of an ejection.
+func (k *Keeper) poke() {
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
 }
 
 // Close closes the balancer.
@@ -70,28 +84,53 @@ func (k *Keeper) Close() error {
 	return k.balancer.Close()
 }
 
-// Run retries and resyncs until the context ends.
+// Run retries, resyncs and ejects until the context ends.
 func (k *Keeper) Run(ctx context.Context) error {
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	watching.Go(func() { k.watch(ctx) })
 	pause := k.config.Resync
+	due := time.Now().Add(pause)
 	for {
-		timer := time.NewTimer(pause)
+		wait := time.Until(due)
+		if back, any := k.untilReturn(); any {
+			wait = min(wait, back)
+		}
+		timer := time.NewTimer(max(wait, 0))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
 			return ctx.Err()
-		case <-k.failed:
+		case <-k.wake:
 			timer.Stop()
-			pause = k.config.Retry
+			if k.hasFailed() {
+				pause = k.config.Retry
+				due = time.Now().Add(pause)
+			}
 			continue
 		case <-timer.C:
+		}
+		k.expire()
+		if time.Now().Before(due) {
+			continue
 		}
 		if err := k.again(); err != nil {
 			pause = min(2*pause, k.config.Resync)
 			k.config.Logger.Error("load balancer not as it should be", "err", err, "retry", pause)
-			continue
+		} else {
+			pause = k.config.Resync
 		}
-		pause = k.config.Resync
+		due = time.Now().Add(pause)
 	}
+}
+
+// hasFailed tells once of each failure.
+func (k *Keeper) hasFailed() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	failed := k.failed
+	k.failed = false
+	return failed
 }
 
 func (k *Keeper) again() error {
@@ -104,7 +143,7 @@ func (k *Keeper) again() error {
 	if k.sound {
 		drift, _ = k.differencesLocked(k.want) // what cannot be read, Set complains of
 	}
-	err := k.balancer.Set(k.want)
+	err := k.balancer.Set(k.ejector.apply(k.want))
 	if k.sound = err == nil; k.sound {
 		k.noteRepairs(drift)
 	}

@@ -47,7 +47,7 @@ func (k *Keeper) differencesLocked(s State) ([]Difference, error) {
 	if !ok {
 		return nil, nil
 	}
-	want, err := Normalize(s)
+	want, err := Normalize(k.ejector.apply(s))
 	if err != nil {
 		return nil, err
 	}
@@ -129,6 +129,9 @@ func spreadText(s Service) string {
 	if s.PreferLocal {
 		text += ", this node's first"
 	}
+	if s.Ejection.After > 0 {
+		text += fmt.Sprintf(", ejected after %d failures", s.Ejection.After)
+	}
 	return text
 }
 
@@ -141,6 +144,9 @@ func backendsText(backends []Backend) string {
 		}
 		if b.Draining {
 			text += " (draining)"
+		}
+		if b.Ejected {
+			text += " (ejected)"
 		}
 		texts = append(texts, text)
 	}

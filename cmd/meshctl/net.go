@@ -106,6 +106,10 @@ func runCheck(ctx context.Context, dockerCLI command.Cli, hosts []string, format
 			rows = append(rows, &checkRow{Node: name, Difference: d})
 		}
 		fmt.Fprintf(dockerCLI.Err(), "%s: %d networks, %d tasks, %d differences\n", name, r.Networks, r.Tasks, len(r.Differences))
+		for _, e := range r.Ejected {
+			fmt.Fprintf(dockerCLI.Err(), "%s: service %s on network %s: %s at %s gets no new connections for %d s: %s\n",
+				name, e.Service, e.Network, e.Task, e.Addr, e.Seconds, e.Why)
+		}
 	}
 	if len(rows) > 0 || format != "table" {
 		header := formatter.SubHeaderContext{"Node": "NODE", "Part": "PART", "Kind": "KIND", "What": "WHAT", "Want": "WANTED", "Have": "FOUND"}

@@ -16,6 +16,8 @@
 //	sockets     what a socket asked for and got, so that it is told what it expects
 //	flows       connections, least recently used ones go first
 //	counters    connections, bytes and failures of each backend, per CPU
+//	health      failures of each backend in a row; suspects: those that Suspects reports
+//	workers     who did last what another backend fails to do
 //
 // A connection through a VIP whose socket was led needs no entry: one of flows
 // serves only to count it, and to reset it when its backend is gone. Unconnected UDP sockets are led

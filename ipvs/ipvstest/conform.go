@@ -54,6 +54,7 @@ func example(last byte, draining bool) ipvs.State {
 				Key: ipvs.Key{VNI: 4097, VIP: netip.MustParseAddr("10.0.1.2")}, Name: "web",
 				Backends:  []ipvs.Backend{{Addr: netip.MustParseAddr("10.0.1.7"), Weight: 7, Local: true}, {Addr: task, Draining: draining}},
 				Algorithm: ipvs.Maglev, Affinity: 90 * time.Second, PreferLocal: true,
+				Ejection: ipvs.Ejection{After: 3, Within: time.Minute, First: 10 * time.Second, Longest: time.Hour},
 			},
 			{
 				Key: ipvs.Key{VNI: 4097, VIP: netip.MustParseAddr("fd00::2")}, Name: "web",
@@ -125,7 +126,12 @@ func changes(t *testing.T, open func() Holder) {
 	for i := range least.Services {
 		least.Services[i].Algorithm, least.Services[i].Affinity = ipvs.LeastConn, 0
 	}
-	for _, s := range []ipvs.State{rr, least, example(2, false), example(2, true), example(3, false), less, empty, other, {}, example(9, true)} {
+	ejected := example(9, false)
+	for i := range ejected.Services {
+		ejected.Services[i].Backends[0].Ejected = true
+		ejected.Services[i].Ejection = ipvs.Ejection{After: 5, Within: time.Second, First: time.Second, Longest: time.Second}
+	}
+	for _, s := range []ipvs.State{rr, least, ejected, example(2, false), example(2, true), example(3, false), less, empty, other, {}, example(9, true)} {
 		set(t, b, s)
 		expect(t, b, s)
 	}
@@ -148,6 +154,16 @@ func refuses(t *testing.T, open func() Holder) {
 	bad.Services[0].Algorithm = "fair"
 	if b.Set(bad) == nil {
 		t.Fatal("an unknown algorithm was taken")
+	}
+	for _, e := range []ipvs.Ejection{
+		{After: 3}, {After: -1, Within: time.Second, First: time.Second, Longest: time.Second},
+		{After: 3, Within: time.Second, First: time.Minute, Longest: time.Second}, {Within: time.Second},
+	} {
+		bad = example(3, false)
+		bad.Services[0].Ejection = e
+		if b.Set(bad) == nil {
+			t.Fatalf("ejection %+v was taken", e)
+		}
 	}
 	expect(t, b, example(2, false))
 }

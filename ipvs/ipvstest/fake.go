@@ -3,6 +3,7 @@
 package ipvstest
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"sync"
@@ -21,9 +22,36 @@ type Fake struct {
 	sets   int
 	err    error
 	closed bool
+	report func(ipvs.Suspect)
 }
 
-var _ ipvs.Balancer = (*Fake)(nil)
+var (
+	_ ipvs.Balancer = (*Fake)(nil)
+	_ ipvs.Witness  = (*Fake)(nil)
+)
+
+// Suspects waits for Accuse.
+func (f *Fake) Suspects(ctx context.Context, report func(ipvs.Suspect)) error {
+	f.mu.Lock()
+	f.report = report
+	f.mu.Unlock()
+	<-ctx.Done()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.report = nil
+	return ctx.Err()
+}
+
+// Accuse reports a failing backend; false: nobody listens.
+func (f *Fake) Accuse(s ipvs.Suspect) bool {
+	f.mu.Lock()
+	report := f.report
+	f.mu.Unlock()
+	if report != nil {
+		report(s)
+	}
+	return report != nil
+}
 
 // Set holds the state, or fails as Fail said.
 func (f *Fake) Set(s ipvs.State) error {

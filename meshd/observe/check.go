@@ -20,6 +20,19 @@ type Report struct {
 	// Networks and Tasks are how many of them the node was told of.
 	Networks, Tasks int
 	Differences     []Difference
+	// Ejected are tasks that this node leads no new connections to for a while,
+	// because they failed. That is no difference.
+	Ejected []Ejected
+}
+
+// Ejected is a task that failed.
+type Ejected struct {
+	Service, Network string
+	// Task is empty if the managers do not know it any more.
+	Task    string
+	Addr    netip.Addr
+	Why     string
+	Seconds int // until it gets connections again
 }
 
 // Difference is one thing that is not as the managers want it.
@@ -93,6 +106,7 @@ func (o *Observer) compare(ctx context.Context) (Report, error) {
 	for addr, err := range o.Resolver.Probe(ctx, probeTime) {
 		r.Differences = append(r.Differences, Difference{"resolver", "listener", "resolver at " + addr.String(), "answers", err.Error()})
 	}
+	r.Ejected = o.ejected(v)
 	slices.SortFunc(r.Differences, func(a, b Difference) int {
 		return cmp.Or(strings.Compare(a.Part, b.Part), strings.Compare(a.Kind, b.Kind), strings.Compare(a.What, b.What))
 	})
@@ -113,6 +127,19 @@ func (o *Observer) takenPorts(v View) ([]Difference, error) {
 		out = append(out, Difference{"node", "port", c.String(), "for service " + c.Service + " alone", c.Process + " listens on it"})
 	}
 	return out, nil
+}
+
+func (o *Observer) ejected(v View) []Ejected {
+	var out []Ejected
+	for _, e := range o.Keeper.Ejected() {
+		n, _ := v.network(e.Key.VNI)
+		task, _ := v.endpoint(e.Key.VNI, e.Addr)
+		out = append(out, Ejected{
+			Service: e.Service, Network: n.Name, Task: task.Name, Addr: e.Addr,
+			Why: fmt.Sprintf("port %d/%s %s %d times in a row", e.Asked, protocolName(e.Protocol), e.Failure, e.Count), Seconds: int(e.Until.Sub(o.now()).Seconds()) + 1,
+		})
+	}
+	return out
 }
 
 // behind lists the networks of which the kernel holds less than was told.

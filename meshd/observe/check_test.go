@@ -5,9 +5,11 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 
+	"github.com/meshd/meshd/ipvs"
 	"github.com/meshd/meshd/overlay"
 )
 
@@ -49,6 +51,30 @@ func TestCheckForgivesWhatPasses(t *testing.T) {
 	f.lasting = 1
 	if r, err := f.observer(t).Check(t.Context()); err != nil || len(r.Differences) != 0 {
 		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// webIsOut says that web.3 was ejected at second 1000, for 12 s.
+func webIsOut(f *fakes) {
+	f.ejected = []ipvs.Ejected{{
+		Suspect: ipvs.Suspect{
+			Key: ipvs.Key{VNI: 4097, VIP: at("10.0.1.2")}, Addr: at("10.0.1.12"), Asked: 80, Protocol: ipvs.TCP, Failure: ipvs.NoAnswer, Count: 5,
+		},
+		Service: "web", Until: time.Unix(1012, 0), Times: 1,
+	}}
+}
+
+// Who is ejected is told, with the reason, and is no difference.
+func TestCheckNamesTheEjected(t *testing.T) {
+	f := twoNodes()
+	webIsOut(f)
+	r, err := f.observer(t).Check(t.Context())
+	if err != nil || len(r.Differences) != 0 || len(r.Ejected) != 1 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	e := r.Ejected[0]
+	if e.Service != "web" || e.Network != "front" || e.Task == "" || e.Seconds != 13 || e.Why != "port 80/tcp refused or did not answer 5 times in a row" {
+		t.Errorf("%+v", e)
 	}
 }
 

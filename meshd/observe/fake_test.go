@@ -35,6 +35,7 @@ type fakes struct {
 	attached    []overlay.Attachment
 	held        ipvs.State
 	flows       []ebpf.Flow
+	ejected     []ipvs.Ejected
 	resolver    *dns.Server
 	deaf        map[netip.AddrPort]error
 	view        View
@@ -71,6 +72,16 @@ func (k fakeKeeper) Differences(want ipvs.State) ([]ipvs.Difference, error) {
 		return []ipvs.Difference{{Kind: "service", What: "web", Want: "there", Have: "nothing"}}, nil
 	}
 	return nil, nil
+}
+
+func (k fakeKeeper) Ejected() []ipvs.Ejected { return k.f.ejected }
+
+func (k fakeKeeper) Ejections() map[ipvs.EjectionCount]uint64 {
+	out := map[ipvs.EjectionCount]uint64{}
+	for _, e := range k.f.ejected {
+		out[ipvs.EjectionCount{Key: e.Key, Service: e.Service, Failure: e.Failure}]++
+	}
+	return out
 }
 
 type fakeBalancer struct{ f *fakes }

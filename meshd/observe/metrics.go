@@ -23,6 +23,7 @@ type descs struct {
 	info, readable                                        *prometheus.Desc
 	connections, packets, refused, backends, flows        *prometheus.Desc
 	backendConnections, backendBytes, backendFailures     *prometheus.Desc
+	ejected, ejections                                    *prometheus.Desc
 	drops, repairs                                        *prometheus.Desc
 	endpoints, revision, toldRevision, lagTime            *prometheus.Desc
 	answers, answerTime                                   *prometheus.Desc
@@ -46,6 +47,8 @@ func newCollector(o *Observer, version string) *collector {
 		backendConnections: d("backend_connections_total", "Connections that this node led to the backend.", append(service, "backend")...),
 		backendBytes:       d("backend_bytes_total", "Bytes of IP packets to and from the backend on connections that this node led.", append(service, "backend", "direction")...),
 		backendFailures:    d("backend_failures_total", "Connections that this node led and the backend refused, did not answer in time, or reset.", append(service, "backend", "kind")...),
+		ejected:            d("backend_ejected_until_timestamp_seconds", "Until when the backend gets no new connections because it failed.", append(service, "backend")...),
+		ejections:          d("service_ejections_total", "How often a backend of the service was ejected because it failed.", append(service, "failure")...),
 		drops:              d("dropped_packets_total", "Packets that were dropped or refused.", "part", "reason"),
 		repairs:            d("repairs_total", "Objects in the kernel that were put right after somebody else changed them.", "part", "kind"),
 		endpoints:          d("network_endpoints", "Tasks on the network, on all nodes.", "network", "state"),
@@ -120,6 +123,12 @@ func (c *collector) balancer(s sink, v View) error {
 		for _, b := range svc.Backends {
 			c.backend(s, append(labels, b.Addr.String()), b.Counts)
 		}
+	}
+	for _, e := range c.o.Keeper.Ejected() {
+		s.gauge(c.descs.ejected, float64(e.Until.Unix()), append(serviceLabels(v, e.Key, e.Service), e.Addr.String())...)
+	}
+	for e, n := range c.o.Keeper.Ejections() {
+		s.counter(c.descs.ejections, n, append(serviceLabels(v, e.Key, e.Service), string(e.Failure))...)
 	}
 	for _, svc := range v.Desired.IPVS.Services {
 		serving, draining := countBackends(svc)

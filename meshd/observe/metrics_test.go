@@ -27,6 +27,7 @@ func webFlows(n int) []ebpf.Flow {
 func TestMetrics(t *testing.T) {
 	f := twoNodes()
 	f.flows = webFlows(3)
+	webIsOut(f)
 	f.view.Held["n1"] = 18
 	f.view.Behind = map[string]time.Time{"n1": time.Unix(996, 0)}
 	f.resolver.Lookup(at("10.255.0.11"), "web")
@@ -44,6 +45,8 @@ func TestMetrics(t *testing.T) {
 		`meshd_backend_failures_total{backend="10.0.1.12",kind="refused",network="front",port="",protocol="",service="web",vip="10.0.1.2"} 1`,
 		`meshd_backend_failures_total{backend="10.0.1.12",kind="timeout",network="front",port="",protocol="",service="web",vip="10.0.1.2"} 2`,
 		`meshd_backend_failures_total{backend="10.0.1.12",kind="reset",network="front",port="",protocol="",service="web",vip="10.0.1.2"} 3`,
+		`meshd_backend_ejected_until_timestamp_seconds{backend="10.0.1.12",network="front",port="",protocol="",service="web",vip="10.0.1.2"} 1012`,
+		`meshd_service_ejections_total{failure="no-answer",network="front",port="",protocol="",service="web",vip="10.0.1.2"} 1`,
 		`meshd_backend_flows{backend="10.0.1.12",network="front",port="",protocol="",service="web",state="open",vip="10.0.1.2"} 2`,
 		`meshd_backend_flows{backend="10.0.1.12",network="front",port="",protocol="",service="web",state="closing",vip="10.0.1.2"} 1`,
 		`meshd_dropped_packets_total{part="overlay",reason="isolated"} 2`,

@@ -47,6 +47,10 @@ type Overlay interface {
 type Keeper interface {
 	Repairs() map[string]uint64
 	Differences(ipvs.State) ([]ipvs.Difference, error)
+	// Ejected are the backends that get no new connections for a while; Ejections
+	// counts how often that happened.
+	Ejected() []ipvs.Ejected
+	Ejections() map[ipvs.EjectionCount]uint64
 }
 
 // Balancer is what is asked of the load balancer itself.

@@ -297,6 +297,9 @@ func (t *tracer) balanced(hop, what string, n protocol.Network, s ipvs.Service) 
 		} else {
 			serving++
 		}
+		if b.Ejected {
+			text += " (ejected: it failed, and gets no new connections for a while; see meshctl net check)"
+		}
 		texts = append(texts, text)
 	}
 	if serving == 0 {

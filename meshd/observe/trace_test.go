@@ -51,6 +51,13 @@ func TestTraceFollowsEveryWay(t *testing.T) {
 				f.held.Services[i].Backends = nil
 			}
 		}},
+		"an ejected backend": {to: "web", want: from + "name network vip endpoint endpoint tunnel mtu", says: "10.0.1.12 (ejected: it failed", reaches: true, change: func(f *fakes) {
+			for i, s := range f.held.Services {
+				for j, b := range s.Backends {
+					f.held.Services[i].Backends[j].Ejected = b.Addr == at("10.0.1.12")
+				}
+			}
+		}},
 		"VIP not held": {to: "web", want: from + "name network vip!", says: "the kernel does not hold it", change: func(f *fakes) { f.held.Services = nil }},
 		"small MTU": {to: "10.0.1.12", want: from + "network endpoint tunnel mtu!", says: "do not fit the way's MTU of 1420", change: func(f *fakes) {
 			f.change("10.0.1.12", func(p *overlay.Path) { p.Way.MTU = 1420 })

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,13 +16,27 @@ const (
 	labelAlgorithm = "mesh.lb"
 	labelAffinity  = "mesh.lb.affinity"
 	labelLocality  = "mesh.lb.locality"
+	labelEject     = "mesh.lb.eject"
+	labelEjectFor  = "mesh.lb.eject.for"
 )
+
+// balanceLabels are those after the first.
+func balanceLabels() []string {
+	return []string{labelAffinity, labelLocality, labelEject, labelEjectFor}
+}
+
+// usualEjection is in force where no label says otherwise. Five failures in a row are
+// hardly chance; ten seconds are short enough to be wrong for.
+func usualEjection() ipvs.Ejection {
+	return ipvs.Ejection{After: 5, Within: 30 * time.Second, First: 10 * time.Second, Longest: 5 * time.Minute}
+}
 
 // balance is what these labels say.
 type balance struct {
 	algorithm ipvs.Algorithm
 	affinity  time.Duration
 	local     bool
+	ejection  ipvs.Ejection
 }
 
 // CheckBalance says what is wrong with the labels that tell how a service's
@@ -31,8 +46,8 @@ func CheckBalance(labels map[string]string) error {
 		if !strings.HasPrefix(l, labelAlgorithm+".") {
 			continue
 		}
-		if l != labelAffinity && l != labelLocality {
-			return fmt.Errorf("unknown label %s: there are %s, %s and %s", l, labelAlgorithm, labelAffinity, labelLocality)
+		if !slices.Contains(balanceLabels(), l) {
+			return fmt.Errorf("unknown label %s: there are %s, %s", l, labelAlgorithm, strings.Join(balanceLabels(), ", "))
 		}
 	}
 	_, err := balanceOf(labels)
@@ -66,7 +81,49 @@ func balanceOf(labels map[string]string) (balance, error) {
 	default:
 		failed = fmt.Errorf("label %s=%s: must be node or none", labelLocality, v)
 	}
+	var err error
+	if b.ejection, err = ejectionOf(labels); err != nil {
+		failed = err
+	}
 	return b, failed
+}
+
+// ejectionOf reads the labels that say when a backend is ejected.
+func ejectionOf(labels map[string]string) (ipvs.Ejection, error) {
+	e := usualEjection()
+	when, long := labels[labelEject], labels[labelEjectFor]
+	if when == "off" {
+		e = ipvs.Ejection{}
+	} else if when != "" {
+		after, within, _ := strings.Cut(when, "/")
+		n, err := strconv.Atoi(after)
+		if e.After = n; err != nil || n < 1 || n > ipvs.MaxFailures || !wholeSeconds(within, &e.Within) {
+			return usualEjection(), fmt.Errorf("label %s=%s: must be off or FAILURES/TIME such as 5/30s: 1 to %d failures in a row within whole seconds, at most %v",
+				labelEject, when, ipvs.MaxFailures, ipvs.MaxEjection)
+		}
+	}
+	if long != "" {
+		first, longest, _ := strings.Cut(long, "/")
+		times := usualEjection()
+		if !wholeSeconds(first, &times.First) || !wholeSeconds(longest, &times.Longest) || times.Longest < times.First {
+			return e, fmt.Errorf("label %s=%s: must be TIME/TIME such as 10s/5m: how long the first time and how long at most, whole seconds, at most %v",
+				labelEjectFor, long, ipvs.MaxEjection)
+		}
+		if e.After > 0 {
+			e.First, e.Longest = times.First, times.Longest
+		}
+	}
+	return e, nil
+}
+
+// wholeSeconds reads a time that an ipvs.Ejection may have; false: it is none.
+func wholeSeconds(text string, into *time.Duration) bool {
+	d, err := time.ParseDuration(text)
+	if err != nil || d < time.Second || d > ipvs.MaxEjection || d%time.Second != 0 {
+		return false
+	}
+	*into = d
+	return true
 }
 
 // spread gives the services the labels' wishes.
@@ -74,6 +131,7 @@ func spread(services []ipvs.Service, labels map[string]string) []ipvs.Service {
 	b, _ := balanceOf(labels)
 	for i := range services {
 		services[i].Algorithm, services[i].Affinity, services[i].PreferLocal = b.algorithm, b.affinity, b.local
+		services[i].Ejection = b.ejection
 	}
 	return services
 }

@@ -79,3 +79,42 @@ func TestCheckBalance(t *testing.T) {
 		}
 	}
 }
+
+func TestLabelsSayWhenBackendsAreEjected(t *testing.T) {
+	usual := usualEjection()
+	for labels, want := range map[[2]string]ipvs.Ejection{
+		{}:                    usual,
+		{"off", ""}:           {},
+		{"off", "10s/20s"}:    {},
+		{"3/1m", ""}:          {After: 3, Within: time.Minute, First: usual.First, Longest: usual.Longest},
+		{"", "1s/1h"}:         {After: usual.After, Within: usual.Within, First: time.Second, Longest: time.Hour},
+		{"1000/24h", "2s/2s"}: {After: 1000, Within: 24 * time.Hour, First: 2 * time.Second, Longest: 2 * time.Second},
+	} {
+		in := fixture()
+		for i := range in.Networks {
+			in.Networks[i].Services[0].Labels = map[string]string{"mesh.lb.eject": labels[0], "mesh.lb.eject.for": labels[1]}
+		}
+		for _, s := range Compile(in).IPVS.Services {
+			if s.Ejection != want {
+				t.Errorf("%q: %s: %+v, want %+v", labels, s.Key, s.Ejection, want)
+			}
+		}
+		if _, err := ipvs.Normalize(Compile(in).IPVS); err != nil {
+			t.Errorf("%q: %v", labels, err)
+		}
+	}
+	for label, wrong := range map[string][]string{
+		"mesh.lb.eject":     {"on", "5", "0/10s", "5/", "5/10", "5/1500ms", "-1/10s", "1001/10s", "5/25h"},
+		"mesh.lb.eject.for": {"10s", "10s/5s", "0s/5s", "10s/500ms", "10s/48h", "10s/5m/1h"},
+	} {
+		for _, v := range wrong {
+			labels := map[string]string{label: v}
+			if err := CheckBalance(labels); err == nil || !strings.Contains(err.Error(), label+"="+v) {
+				t.Errorf("%s=%s: %v", label, v, err)
+			}
+			if e, _ := ejectionOf(labels); e != usual {
+				t.Errorf("%s=%s from another version's manager: %+v, want what is usual", label, v, e)
+			}
+		}
+	}
+}

@@ -73,10 +73,12 @@ func TestBalancersGetServingBackendsOnly(t *testing.T) {
 		{
 			Key: ipvs.Key{VNI: 4096, Port: 8080, Protocol: ipvs.TCP}, Name: "web",
 			Backends: []ipvs.Backend{{Addr: addr("10.255.0.11"), Port: 80, Local: true}, {Addr: addr("10.255.0.12"), Port: 80}},
+			Ejection: usualEjection(),
 		},
 		{
 			Key: ipvs.Key{VNI: 4097, VIP: addr("10.0.1.2")}, Name: "web",
 			Backends: []ipvs.Backend{{Addr: addr("10.0.1.11"), Local: true}, {Addr: addr("10.0.1.12")}},
+			Ejection: usualEjection(),
 		},
 	}
 	if !reflect.DeepEqual(got.Services, want) || got.MeshVNI != 4096 {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -19,10 +20,13 @@ func TestNetworkCanBeSeen(t *testing.T) {
 	}
 	c.mustDocker("node1", "service", "create", "--name", "web", "--network", "front", "--mode", "global", "--publish", "8080:8080", "-d", image)
 	c.mustDocker("node1", "service", "create", "--name", "client", "--network", "front", "--mode", "global", "-d", image)
+	c.mustDocker("node1", "service", "create", "--name", "worn", "--network", "front", "--replicas", "3", "--publish", "8090:8080",
+		"--label", "mesh.lb.eject.for=1m/5m", "-d", image)
 	c.mustDocker("node1", "service", "create", "--name", "db", "--network", "back", "-d", image)
 	c.running("node1", "web", 2)
 	c.running("node1", "client", 2)
 	c.running("node1", "db", 1)
+	c.running("node1", "worn", 3)
 	for _, step := range []struct {
 		name string
 		run  func(*testing.T, *cluster)
@@ -31,6 +35,7 @@ func TestNetworkCanBeSeen(t *testing.T) {
 		{"trace", testNetTrace},
 		{"flows", testNetFlows},
 		{"repairs", testRepairsAreSeen},
+		{"ejection", testEjection},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(t, c.sub(t)) }) {
 			return
@@ -73,6 +78,40 @@ func testNetTrace(t *testing.T, c *cluster) {
 		t.Errorf("trace to another network: %v", r)
 	}
 	c.refused(c.meshctl("node1", "net", "trace", from, "web"), "is on node node2")
+}
+
+// One of three tasks refuses connections while it runs: it gets no more of them, neither
+// from containers nor from outside, and that is told.
+func testEjection(t *testing.T, c *cluster) {
+	victim := c.tasks("node1", "worn")[0]
+	c.mustDocker(victim.Node, "kill", "--signal", "USR1", victim.Name+"."+victim.ID)
+	from := c.taskOf("client", "node2")
+	for what, get := range map[string]func() result{
+		"a container": func() result { return c.in(from, "sample", "get", "-n", "40", "http://worn:8080/") },
+		"outside": func() result {
+			return c.outside("sample", "get", "-n", "40", "http://"+c.address("node2")+":8090/")
+		},
+	} {
+		c.eventually("nothing from "+what+" goes to a task that refuses", func() error {
+			if r := get(); r.code != 0 {
+				return errors.New(r.err)
+			}
+			return nil
+		})
+	}
+	r := c.meshctl("node2", "net", "check")
+	if r.code != 0 || !strings.Contains(r.err, victim.Name+"."+victim.ID) || !strings.Contains(r.err, "gets no new connections for ") {
+		t.Errorf("net check: %v", r)
+	}
+	if r := c.meshctl("node2", "net", "trace", from.Name+"."+from.ID, "worn"); r.code != 0 || !strings.Contains(r.out, "(ejected: ") {
+		t.Errorf("net trace: %v", r)
+	}
+	if n := c.metrics("node2", "meshd_service_ejections_total{"); len(n) != 2 {
+		t.Errorf("ejections counted: %v", n)
+	}
+	if r := c.run(t, "logs", "meshctl", "lab", "logs", "--name", observeLab, "node2"); !strings.Contains(r.out, "backend ejected") {
+		t.Error("the log does not say who was ejected")
+	}
 }
 
 // taskOf gives a service's task on a node.

@@ -1,7 +1,7 @@
 // Command sample is the application of the demo and the end-to-end tests: a server that says who called whom, and small clients to call
 // it with from inside of a container. It is static and needs nothing in its image.
 //
-//	sample serve              HTTP on :8080 (or $PORT), UDP on :9000 (or $UDP_PORT)
+//	sample serve              HTTP on :8080 (or $PORT), UDP on :9000 (or $UDP_PORT); SIGUSR1: refuse TCP from now on
 //	sample get URL            call a server; status 1 unless every answer is 200 (-n N, -timeout D, -field NAME of the JSON answer)
 //	sample probe URL|NAME     call or look up in a steady beat, a line for each (-every D, -timeout D, -for D, -stdin, -lookup)
 //	sample bench-serve        what bench-client measures the way to (-listen ADDR)

@@ -11,8 +11,10 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/signal"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -32,7 +34,8 @@ type Answer struct {
 	Env       []string `json:"env"`
 }
 
-// serve runs until ctx ends, then finishes what it has begun.
+// serve runs until ctx ends, then finishes what it has begun. SIGUSR1 makes it refuse
+// TCP connections, and run on.
 func serve(ctx context.Context) error {
 	tcp, err := net.Listen("tcp", ":"+cmp.Or(os.Getenv("PORT"), "8080"))
 	if err != nil {
@@ -47,6 +50,17 @@ func serve(ctx context.Context) error {
 	var group errgroup.Group
 	group.Go(func() error { return server.Serve(tcp) })
 	group.Go(func() error { return echo(udp) })
+	group.Go(func() error {
+		deaf := make(chan os.Signal, 1)
+		signal.Notify(deaf, syscall.SIGUSR1)
+		select {
+		case <-deaf:
+			log.Print("asked to refuse")
+			return tcp.Close()
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	group.Go(func() error {
 		<-ctx.Done()
 		log.Print("asked to end")
