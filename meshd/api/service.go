@@ -8,6 +8,7 @@ import (
 
 	"github.com/moby/moby/api/types/swarm"
 
+	"github.com/meshd/meshd/orchestrator/allocator"
 	"github.com/meshd/meshd/orchestrator/store"
 )
 
@@ -220,6 +221,9 @@ func resolve(v *store.View, spec *swarm.ServiceSpec, selfID string) error {
 	}
 	if err := checkEngineNetwork(spec); err != nil {
 		return err
+	}
+	if err := allocator.CheckVIPs(v, selfID, spec); err != nil {
+		return invalid("%v", err)
 	}
 	return checkPorts(v, spec, selfID)
 }

@@ -300,3 +300,19 @@ func TestSpecNumbersCountOn(t *testing.T) {
 		t.Fatalf("at version %d of %v", current, images)
 	}
 }
+
+// A virtual IP that cannot be had is refused when it is asked for, and changes nothing.
+func TestServiceAsksForItsVirtualIP(t *testing.T) {
+	r := newRig(t)
+	r.do("POST", "/networks/create", `{"Name":"front","Driver":"overlay","IPAM":{"Config":[{"Subnet":"10.7.0.0/24","Gateway":"10.7.0.1"}]}}`).want(201, "")
+	spec := func(name, vip string) string {
+		return `{"Name":"` + name + `","Labels":{"mesh.vip":"` + vip + `"},"TaskTemplate":{"ContainerSpec":{"Image":"i"},"Networks":[{"Target":"front"}]}}`
+	}
+	id := decode[swarm.ServiceCreateResponse](r.do("POST", "/services/create", spec("web", "10.7.0.50")).want(201, "")).ID
+	r.do("POST", "/services/create", spec("db", "10.7.0.50")).want(400, "label mesh.vip: 10.7.0.50 of network front is in use by service web")
+	r.do("POST", "/services/create", spec("db", "10.8.0.50")).want(400, "10.8.0.50 is not an address of any network of the service")
+	version := decode[swarm.Service](r.do("GET", "/services/web", nil).want(200, "")).Version.Index
+	update := fmt.Sprintf("/services/%s/update?version=%d", id, version)
+	r.do("POST", update, spec("web", "10.7.0.1")).want(400, "10.7.0.1 is the gateway of network front")
+	r.do("POST", update, spec("web", "front=10.7.0.50")).want(200, "")
+}

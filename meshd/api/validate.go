@@ -8,6 +8,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/meshd/plan"
+	"github.com/meshd/meshd/orchestrator/allocator"
 	"github.com/meshd/meshd/orchestrator/placement"
 )
 
@@ -42,6 +43,9 @@ func validateService(s *swarm.ServiceSpec) error {
 		return err
 	}
 	if err := plan.CheckBalance(s.Labels); err != nil {
+		return invalid("%v", err)
+	}
+	if err := allocator.CheckLabels(s); err != nil {
 		return invalid("%v", err)
 	}
 	if err := validateTask(&s.TaskTemplate); err != nil {

@@ -26,6 +26,9 @@ func TestValidateService(t *testing.T) {
 		{`{"Name":"` + strings.Repeat("a", 64) + `"}`, "63 characters or fewer"},
 		{`{"Labels":{"mesh.lb":"leastconn","mesh.lb.affinity":"10m","mesh.lb.locality":"node"}}`, ok},
 		{`{"Labels":{"mesh.lb":"fair"}}`, "mesh.lb=fair: must be one of"},
+		{`{"Labels":{"mesh.vip":"10.0.0.300"}}`, `label mesh.vip=10.0.0.300: "10.0.0.300" must be an address`},
+		{`{"Labels":{"mesh.stable-ip":"true"}}`, ok},
+		{`{"Labels":{"mesh.stable-ip":"maybe"}}`, "must be true or false"},
 
 		{template(`"Runtime":"attachment"`), "unsupported runtime"},
 		{template(`"Runtime":"odd"`), "unsupported runtime"},

@@ -53,6 +53,11 @@ type book struct {
 	networks map[string]*ranges
 	vnis     map[uint32]bool
 	claims   map[string][]claim
+	// owners is claims seen from the other side.
+	owners map[claim]string
+	// slots and stable: see slots.go.
+	slots    map[place]holder
+	stable   map[string]bool
 	ports    map[port]string
 	portsOf  map[string][]port
 	nextPort uint32
@@ -72,6 +77,9 @@ func newBook(c *store.Cluster) *book {
 		networks: map[string]*ranges{},
 		vnis:     map[uint32]bool{},
 		claims:   map[string][]claim{},
+		owners:   map[claim]string{},
+		slots:    map[place]holder{},
+		stable:   map[string]bool{},
 		ports:    map[port]string{},
 		portsOf:  map[string][]port{},
 		hosted:   map[port]int{},
@@ -108,11 +116,14 @@ func newPools(c *store.Cluster) *ipam.Pools {
 
 func (b *book) begin() { b.undo = nil }
 
-func (b *book) rollback() {
-	for i := len(b.undo) - 1; i >= 0; i-- {
+func (b *book) rollback() { b.rewind(0) }
+
+// rewind takes back what was chosen since there were so many steps.
+func (b *book) rewind(steps int) {
+	for i := len(b.undo) - 1; i >= steps; i-- {
 		b.undo[i]()
 	}
-	b.undo = nil
+	b.undo = b.undo[:min(steps, len(b.undo))]
 }
 
 // addNetwork enters an allocated network.
@@ -177,7 +188,7 @@ func (b *book) hold(owner string, want []claim) error {
 	var held []claim
 	for _, c := range want {
 		if !slices.Contains(b.claims[owner], c) {
-			if err := b.reserve(c); err != nil {
+			if err := b.reserve(owner, c); err != nil {
 				errs = append(errs, fmt.Errorf("%s: %w", owner, err))
 				continue
 			}
@@ -239,15 +250,19 @@ func (b *book) resume(v *store.View) {
 	}
 }
 
-func (b *book) reserve(c claim) error {
-	s := b.subnet(c)
-	if s == nil {
-		return nil // a network that is gone: there is nothing to collide with
+func (b *book) reserve(owner string, c claim) error {
+	// Of a network that is gone there is nothing to collide with.
+	if s := b.subnet(c); s != nil {
+		if err := s.Reserve(c.addr); err != nil {
+			return err
+		}
 	}
-	return s.Reserve(c.addr)
+	b.owners[c] = owner
+	return nil
 }
 
 func (b *book) release(c claim) {
+	delete(b.owners, c)
 	if s := b.subnet(c); s != nil {
 		s.Release(c.addr)
 	}
@@ -266,31 +281,45 @@ func (b *book) subnet(c claim) *ipam.Subnet {
 	return nil
 }
 
-// take gives the owner an address of each family that the network has.
-func (b *book) take(owner, networkID string) ([]netip.Prefix, error) {
+// takeFree gives the owner a free address of a family; ok is false if the network
+// has no such subnet.
+func (b *book) takeFree(owner, networkID string, is6 bool) (p netip.Prefix, ok bool, err error) {
 	r := b.networks[networkID]
 	if r == nil {
-		return nil, fmt.Errorf("network %s has no subnet yet", networkID)
+		return p, false, fmt.Errorf("network %s has no subnet yet", networkID)
 	}
+	if p, ok, err = r.allocate(is6); ok {
+		b.enter(owner, claim{networkID, p.Addr()})
+	}
+	return p, ok, err
+}
+
+// takeGiven gives the owner a certain address.
+func (b *book) takeGiven(v state, owner string, c claim) (netip.Prefix, error) {
+	s := b.subnet(c)
+	if s == nil {
+		return netip.Prefix{}, fmt.Errorf("network %s has no subnet of %s", c.network, c.addr)
+	}
+	p := netip.PrefixFrom(c.addr, s.Prefix().Bits())
+	switch other := b.owners[c]; {
+	case other == owner:
+		return p, nil
+	case other != "":
+		return p, fmt.Errorf("%s of network %s is in use by %s", c.addr, b.networks[c.network].name, nameOf(v, other))
+	}
+	if err := s.Reserve(c.addr); err != nil {
+		return p, err
+	}
+	b.enter(owner, c)
+	return p, nil
+}
+
+// enter notes a chosen address.
+func (b *book) enter(owner string, c claim) {
 	before := slices.Clone(b.claims[owner])
 	b.undo = append(b.undo, func() { b.restore(owner, before) })
-	var out []netip.Prefix
-	for _, is6 := range []bool{false, true} {
-		p, ok, err := r.allocate(is6)
-		if err != nil {
-			for _, q := range out {
-				b.release(claim{networkID, q.Addr()})
-			}
-			return nil, err
-		}
-		if ok {
-			out = append(out, p)
-		}
-	}
-	for _, p := range out {
-		b.claims[owner] = append(b.claims[owner], claim{networkID, p.Addr()})
-	}
-	return out, nil
+	b.claims[owner] = append(slices.Clone(before), c)
+	b.owners[c] = owner
 }
 
 // allocate takes an address from the first subnet of the family that has one; ok

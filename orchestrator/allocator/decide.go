@@ -22,6 +22,9 @@ type state interface {
 	Network(id string) *store.Network
 	NetworkByName(name string) *store.Network
 	Networks() []*store.Network
+	Service(id string) *store.Service
+	Task(id string) *store.Task
+	Node(id string) *store.Node
 }
 
 // meshOf is the network of the routing mesh, nil if there is none.
@@ -220,18 +223,13 @@ func (b *book) vipsFor(v state, s *store.Service, mode swarm.ResolutionMode, pub
 	if mesh := meshOf(v); published && mesh != nil && mesh.Ready && !slices.Contains(networks, mesh) {
 		networks = append([]*store.Network{mesh}, networks...)
 	}
+	wanted, err := assign(v, s.Spec.Labels, used.overlays)
+	if err != nil {
+		return nil, err
+	}
 	var out []swarm.EndpointVirtualIP
 	for _, n := range networks {
-		i := slices.IndexFunc(s.Endpoint.VirtualIPs, func(e swarm.EndpointVirtualIP) bool { return e.NetworkID == n.ID })
-		if i >= 0 {
-			for _, e := range s.Endpoint.VirtualIPs {
-				if e.NetworkID == n.ID {
-					out = append(out, e)
-				}
-			}
-			continue
-		}
-		addrs, err := b.take(s.ID, n.ID)
+		addrs, err := b.vipsOn(v, s, n, wanted[n.ID])
 		if err != nil {
 			return nil, err
 		}
@@ -242,33 +240,99 @@ func (b *book) vipsFor(v state, s *store.Service, mode swarm.ResolutionMode, pub
 	return out, nil
 }
 
-// task gives a task its addresses and hands it on to the scheduler.
-func (b *book) task(v state, t *store.Task, template *swarm.TaskSpec, now time.Time) (*store.Task, error) {
+// vipsOn are a service's virtual addresses on a network, one of each family that
+// the network has: the one it asks for, else the one it has, else a free one.
+func (b *book) vipsOn(v state, s *store.Service, n *store.Network, wanted []netip.Addr) ([]netip.Prefix, error) {
+	var has []netip.Prefix
+	for _, e := range s.Endpoint.VirtualIPs {
+		if e.NetworkID == n.ID {
+			has = append(has, e.Addr)
+		}
+	}
+	if len(wanted) == 0 && len(has) > 0 {
+		return has, nil
+	}
+	var out []netip.Prefix
+	for _, is6 := range []bool{false, true} {
+		family := func(a netip.Addr) bool { return a.Is6() == is6 }
+		if i := slices.IndexFunc(wanted, family); i >= 0 {
+			p, err := b.takeGiven(v, s.ID, claim{n.ID, wanted[i]})
+			if err != nil {
+				return nil, fmt.Errorf("label %s: %w", labelVIP, err)
+			}
+			out = append(out, p)
+			continue
+		}
+		if i := slices.IndexFunc(has, func(p netip.Prefix) bool { return family(p.Addr()) }); i >= 0 {
+			out = append(out, has[i])
+			continue
+		}
+		p, ok, err := b.takeFree(s.ID, n.ID, is6)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}
+
+// task gives a task its addresses and hands it on to the scheduler; for lost see inherit.
+func (b *book) task(v state, t *store.Task, template *swarm.TaskSpec, now time.Time) (next, lost *store.Task, err error) {
 	used, err := resolve(v, template.Networks)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	networks := used.overlays
 	if !used.local {
 		mesh := meshOf(v)
 		if mesh == nil || !mesh.Ready {
-			return nil, fmt.Errorf("the swarm has no ingress network, which carries every task's default route")
+			return nil, nil, fmt.Errorf("the swarm has no ingress network, which carries every task's default route")
 		}
 		networks = slices.DeleteFunc(networks, func(n *store.Network) bool { return n == mesh })
 		networks = append([]*store.Network{mesh}, networks...)
 	}
-	next := *t
-	next.NetworksAttachments = nil
+	steps := len(b.undo)
+	if lost, err = b.inherit(v, t); err != nil {
+		return nil, nil, err
+	}
+	inherited := slices.Clone(b.claims[t.ID])
+	out := *t
+	out.NetworksAttachments = nil
 	for _, n := range networks {
-		addrs, err := b.take(t.ID, n.ID)
+		addrs, err := b.addrsOn(t.ID, n, inherited)
 		if err != nil {
-			b.restore(t.ID, nil) // all or nothing
-			return nil, err
+			b.rewind(steps) // all or nothing
+			return nil, nil, err
 		}
 		a := swarm.NetworkAttachment{Addresses: addrs}
 		a.Network.ID = n.ID
-		next.NetworksAttachments = append(next.NetworksAttachments, a)
+		out.NetworksAttachments = append(out.NetworksAttachments, a)
 	}
-	next.Status = swarm.TaskStatus{Timestamp: now, State: swarm.TaskStatePending, Message: "pending task scheduling"}
-	return &next, nil
+	out.Status = swarm.TaskStatus{Timestamp: now, State: swarm.TaskStatePending, Message: "pending task scheduling"}
+	return &out, lost, nil
+}
+
+// addrsOn are a task's addresses on a network, of each family the one that it has
+// inherited or else a free one.
+func (b *book) addrsOn(task string, n *store.Network, inherited []claim) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, is6 := range []bool{false, true} {
+		i := slices.IndexFunc(inherited, func(c claim) bool { return c.network == n.ID && c.addr.Is6() == is6 })
+		if i >= 0 {
+			if s := b.subnet(inherited[i]); s != nil {
+				out = append(out, netip.PrefixFrom(inherited[i].addr, s.Prefix().Bits()))
+				continue
+			}
+		}
+		p, ok, err := b.takeFree(task, n.ID, is6)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			out = append(out, p)
+		}
+	}
+	return out, nil
 }

@@ -18,5 +18,8 @@
 // (Spec.Ingress), first in its list: it carries the default route, DNS and the
 // routing mesh. Tasks on the node's own networks (host, none, bridge) get none.
 //
-// book.go keeps the books, decide.go chooses, loop.go proposes.
+// Labels of a service name its virtual addresses, and have its slots keep theirs.
+//
+// book.go keeps the books, slots.go those of slots, labels.go reads labels,
+// decide.go chooses, loop.go proposes.
 package allocator

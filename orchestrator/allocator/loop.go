@@ -2,6 +2,7 @@ package allocator
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -94,16 +95,21 @@ func (l *Loop) Observe(e store.Event) {
 		if e.New == nil {
 			l.warn(l.book.hold(o.ID, nil))
 			l.book.publish(o.ID, nil)
+			l.book.settle(o.ID, false)
 			return
 		}
 		l.observeService(o)
 	case *store.Task:
 		if e.New == nil {
-			l.warn(l.book.hold(o.ID, nil))
+			l.warn(l.book.see(o, true))
 			l.book.host(o.ID, nil)
 			return
 		}
 		l.observeTask(o)
+	case *store.Node:
+		if e.New == nil || o.Status.State == swarm.NodeStateDown {
+			l.book.freed = true // a task may wait for one there to stop
+		}
 	}
 }
 
@@ -139,17 +145,18 @@ func (l *Loop) observeService(s *store.Service) {
 	addrs, ports := claimsOfService(s)
 	l.warn(l.book.hold(s.ID, addrs))
 	l.book.publish(s.ID, ports)
+	stable, _ := isStable(s.Spec.Labels)
+	l.book.settle(s.ID, stable)
 	l.todo[store.KindService][s.ID] = true
 }
 
 func (l *Loop) observeTask(t *store.Task) {
+	l.warn(l.book.see(t, false))
 	if tasklife.Ended(t) {
-		l.warn(l.book.hold(t.ID, nil))
 		l.book.host(t.ID, nil)
 		return
 	}
 	l.book.host(t.ID, hostedByTask(t))
-	l.warn(l.book.hold(t.ID, claimsOfTask(t)))
 	if waits(t) && l.blocked[store.KindTask][t.ID] == "" {
 		l.todo[store.KindTask][t.ID] = true
 	}
@@ -205,14 +212,16 @@ func (l *Loop) batch(ctx context.Context, kind store.Kind, do func(*store.Tx, st
 	ids := slices.Sorted(maps.Keys(l.todo[kind]))
 	ids = ids[:min(len(ids), control.MaxBatch)]
 	l.book.begin()
-	failed := map[string]string{}
+	failed, patient := map[string]string{}, map[string]bool{}
 	err := store.Transact(ctx, l.cfg.Store, l.cfg.Proposer, func(tx *store.Tx) error {
 		l.book.rollback() // of an attempt that was refused
 		clear(failed)
+		clear(patient)
 		l.vni = nil
 		for _, id := range ids {
 			if err := do(tx, id); err != nil {
 				failed[id] = err.Error()
+				patient[id] = errors.As(err, new(waiting))
 			}
 		}
 		l.keepVNI(tx)
@@ -225,7 +234,7 @@ func (l *Loop) batch(ctx context.Context, kind store.Kind, do func(*store.Tx, st
 	for _, id := range ids {
 		delete(l.todo[kind], id)
 		reason, blocked := failed[id]
-		if blocked && l.blocked[kind][id] != reason {
+		if blocked && l.blocked[kind][id] != reason && !patient[id] {
 			l.cfg.Log.Warn("cannot allocate", "kind", kind, "id", id, "error", reason)
 		}
 		switch {
@@ -317,9 +326,12 @@ func (l *Loop) allocateTask(tx *store.Tx, id string) error {
 	if t == nil || !waits(t) {
 		return nil
 	}
-	next, err := l.tryTask(tx, t)
+	next, lost, err := l.tryTask(tx, t)
 	if err == nil {
 		tx.Update(next)
+		if lost != nil {
+			tx.Update(lost)
+		}
 		return nil
 	}
 	if t.Status.Err != err.Error() {
@@ -331,13 +343,13 @@ func (l *Loop) allocateTask(tx *store.Tx, id string) error {
 	return err
 }
 
-func (l *Loop) tryTask(tx *store.Tx, t *store.Task) (*store.Task, error) {
+func (l *Loop) tryTask(tx *store.Tx, t *store.Task) (next, lost *store.Task, err error) {
 	if reason := l.blocked[store.KindService][t.ServiceID]; reason != "" {
-		return nil, blockedError(reason)
+		return nil, nil, blockedError(reason)
 	}
 	spec := tx.Spec(t.ServiceID, t.SpecVersion)
 	if spec == nil {
-		return nil, blockedError("the service's task template is gone")
+		return nil, nil, blockedError("the service's task template is gone")
 	}
 	return l.book.task(tx, t, &spec.Template, time.Now().UTC())
 }

@@ -18,6 +18,8 @@ func TestAddresses(t *testing.T) {
 	}{
 		{"subnets, ranges and reserved addresses", testGivenSubnets},
 		{"full network", testFullNetwork},
+		{"chosen virtual IP", testFixedVIP},
+		{"stable addresses", testStableAddresses},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(t, c.sub(t)) }) {
 			return
@@ -40,10 +42,10 @@ func (c *cluster) addrOn(tk task, network string) string {
 
 func testGivenSubnets(t *testing.T, c *cluster) {
 	c.mustDocker("node1", "network", "create", "-d", "overlay", "--subnet", "10.81.0.0/29", "--subnet", "10.82.0.0/24",
-		"--ip-range", "10.82.0.64/28", "--gateway", "10.82.0.65", "--aux-address", "printer=10.82.0.66", "--aux-address", "router=10.81.0.2", "given")
+		"--ip-range", "10.82.0.64/29", "--gateway", "10.82.0.65", "--aux-address", "printer=10.82.0.66", "--aux-address", "router=10.81.0.2", "given")
 	got := c.mustDocker("node1", "network", "inspect", "--format", "{{json .IPAM.Config}}", "given")
 	for _, want := range []string{
-		`"Gateway":"10.82.0.65"`, `"IPRange":"10.82.0.64/28"`, `"AuxiliaryAddresses":{"printer":"10.82.0.66"}`,
+		`"Gateway":"10.82.0.65"`, `"IPRange":"10.82.0.64/29"`, `"AuxiliaryAddresses":{"printer":"10.82.0.66"}`,
 		`"Gateway":"10.81.0.1"`, `"AuxiliaryAddresses":{"router":"10.81.0.2"}`,
 	} {
 		if !strings.Contains(got, want) {
@@ -99,4 +101,78 @@ func testFullNetwork(t *testing.T, c *cluster) {
 	c.mustDocker("node1", "service", "scale", "-d", "second=2")
 	c.running("node1", "second", 2)
 	c.mustDocker("node1", "service", "rm", "first", "second")
+}
+
+func testFixedVIP(t *testing.T, c *cluster) {
+	c.mustDocker("node1", "network", "create", "-d", "overlay", "--subnet", "10.84.0.0/24", "--ip-range", "10.84.0.128/25", "fixed")
+	c.serve("--name", "fixed", "--network", "fixed", "--label", "mesh.vip=10.84.0.50")
+	c.running("node1", "fixed", 1)
+	from := c.tasks("node1", "fixed")[0]
+	c.eventually("the name gives the address that was asked for", func() error {
+		if r := c.in(from, "sample", "lookup", "fixed"); r.out != "10.84.0.50" {
+			return fmt.Errorf("lookup: %v", r)
+		}
+		return nil
+	})
+	c.refused(c.docker("node1", "service", "create", "-d", "--no-resolve-image", "--network", "fixed", "--label", "mesh.vip=fixed=10.84.0.50", image),
+		"10.84.0.50 of network fixed is in use by service fixed")
+	c.mustDocker("node1", "service", "update", "-d", "-q", "--label-add", "mesh.vip=10.84.0.51", "fixed")
+	c.eventually("the name gives the new address, and it answers", func() error {
+		if r := c.in(from, "sample", "lookup", "fixed"); r.out != "10.84.0.51" {
+			return fmt.Errorf("lookup: %v", r)
+		}
+		if r := c.in(from, "sample", "get", "-timeout", "2s", "http://10.84.0.51:8080/"); r.code != 0 {
+			return fmt.Errorf("call: %v", r)
+		}
+		return nil
+	})
+	c.mustDocker("node1", "service", "rm", "fixed")
+}
+
+// testStableAddresses: an update, a crash and a drain replace tasks; addresses stay.
+func testStableAddresses(t *testing.T, c *cluster) {
+	c.serve("--name", "stable", "--network", "fixed", "--label", "mesh.stable-ip=true", "--replicas", "2", "--restart-delay", "10ms")
+	c.running("node1", "stable", 2)
+	had := map[string]string{}
+	for _, tk := range c.tasks("node1", "stable") {
+		had[tk.Name] = c.addrOn(tk, "fixed")
+	}
+	replaced := func(how string, former []task, at int) {
+		t.Helper()
+		c.eventually("tasks have their slots' addresses after "+how, func() error {
+			now := c.tasks("node1", "stable")
+			if len(now) != len(had) {
+				return fmt.Errorf("%d tasks run", len(now))
+			}
+			fresh := 0
+			for _, tk := range now {
+				if !slices.Contains(ids(former), tk.ID) {
+					fresh++
+				}
+				r := c.docker(tk.Node, "inspect", "--format", `{{(index .NetworkSettings.Networks "fixed").IPAddress}}`, tk.Name+"."+tk.ID)
+				if r.out != had[tk.Name] {
+					return fmt.Errorf("%s has %v, had %s", tk.Name, r, had[tk.Name])
+				}
+				if r := c.in(tk, "sample", "get", "-timeout", "2s", "http://stable:8080/"); r.code != 0 {
+					return fmt.Errorf("%s calls the service: %v", tk.Name, r)
+				}
+			}
+			if fresh < at {
+				return fmt.Errorf("%d tasks are new, want %d", fresh, at)
+			}
+			return nil
+		})
+	}
+	tasks := c.tasks("node1", "stable")
+	c.mustDocker("node1", "service", "update", "-d", "-q", "--force", "--update-parallelism", "2", "--update-monitor", "1ms", "stable")
+	replaced("an update", tasks, 2)
+	tasks = c.tasks("node1", "stable")
+	c.mustDocker(tasks[0].Node, "kill", tasks[0].Name+"."+tasks[0].ID)
+	replaced("a crash", tasks, 1)
+	tasks = c.tasks("node1", "stable")
+	c.mustDocker("node1", "node", "update", "--availability", "drain", "node2")
+	replaced("a drain", tasks, len(slices.DeleteFunc(slices.Clone(tasks), func(tk task) bool { return tk.Node == "node1" })))
+	c.mustDocker("node1", "node", "update", "--availability", "active", "node2")
+	c.refused(c.docker("node1", "service", "update", "-d", "--update-order", "start-first", "stable"), "use stop-first")
+	c.mustDocker("node1", "service", "rm", "stable")
 }
