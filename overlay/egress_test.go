@@ -1,8 +1,12 @@
 package overlay
 
 import (
+	"net"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // iptables runs a command in the node's namespace.
@@ -45,4 +49,70 @@ func TestContainersReachTheWorldThroughDockersFirewall(t *testing.T) {
 	if strings.Contains(left, "meshd") || !strings.Contains(left, "-d "+worldAddr) {
 		t.Errorf("after the end:\n%s", left)
 	}
+}
+
+// A query of a container must not take a row of the node's connection tracking;
+// what is no query does, as far as it is no answer.
+func TestQueriesAreNotTracked(t *testing.T) {
+	l := newLab(t, 1)
+	n := l.nodes[0]
+	a := n.container().join(meshNetwork(), "10.255.0.2", "fd00:255::2")
+	l.settle(a)
+	l.addressed(a)
+	tracked := func(port string) (rows int) {
+		l.within(n.ns, func() error {
+			table, err := os.ReadFile("/proc/thread-self/net/nf_conntrack")
+			rows = strings.Count(string(table), "dport="+port+" ")
+			return err
+		})
+		return rows
+	}
+	for _, gateway := range []string{"10.255.0.1", "fd00:255::1"} {
+		l.within(n.ns, func() error { return answersBack(t, gateway, 53, 54) })
+		for _, port := range []string{"54", "53"} { // in this order: tracking is at work
+			c, err := dial(a.ns, "udp", net.JoinHostPort(gateway, port), patience)
+			l.check(err)
+			defer c.Close()
+			l.eventually("an answer from "+gateway+", port "+port, func() bool { return asksOnce(c) == nil })
+		}
+		if tracked("54") == 0 {
+			t.Errorf("%s: what is no query is not tracked: this test tells nothing", gateway)
+		}
+		if rows := tracked("53"); rows != 0 {
+			t.Errorf("%s: %d rows for queries", gateway, rows)
+		}
+	}
+}
+
+// answersBack opens UDP sockets that send back what they get, until the test ends.
+func answersBack(t *testing.T, addr string, ports ...int) error {
+	for _, port := range ports {
+		conn, err := net.ListenPacket("udp", net.JoinHostPort(addr, strconv.Itoa(port)))
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { conn.Close() })
+		go func() { // ends with its socket
+			buffer := make([]byte, 100)
+			for {
+				n, from, err := conn.ReadFrom(buffer)
+				if err != nil {
+					return
+				}
+				conn.WriteTo(buffer[:n], from)
+			}
+		}()
+	}
+	return nil
+}
+
+func asksOnce(c net.Conn) error {
+	if _, err := c.Write([]byte("query")); err != nil {
+		return err
+	}
+	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	_, err := c.Read(make([]byte, 100))
+	return err
 }

@@ -1,6 +1,7 @@
 // Package nft is the overlay's door to nftables: one table of our own per family,
-// named meshd, that masquerades what containers send beyond the node, and lets
-// nobody beyond it open a connection to their addresses. In others' tables
+// named meshd, that masquerades what containers send beyond the node, lets nobody
+// beyond it open a connection to their addresses, and keeps their DNS queries to
+// the node out of connection tracking. In others' tables
 // nothing is touched but two rules of ours in DOCKER-USER, see PutAccept.
 package nft
 
@@ -20,7 +21,7 @@ import (
 // Table is the name of our table.
 const Table = "meshd"
 
-// Our chains: the first translates, the second filters.
+// Our chains: the first translates, the second filters. Two more: see addUntracked.
 const (
 	chain   = "postrouting"
 	forward = "forward"
@@ -66,9 +67,11 @@ func masqueraded(c *nftables.Conn, v6 bool) ([]netip.Prefix, error) {
 		}
 		out = append(out, p)
 	}
-	closed, err := c.GetRules(table, &nftables.Chain{Name: forward, Table: table})
-	if err != nil || len(closed) != len(out) {
-		return nil, nil
+	for _, other := range []string{forward, rawIn, rawOut} {
+		rules, err := c.GetRules(table, &nftables.Chain{Name: other, Table: table})
+		if err != nil || len(rules) != len(out) {
+			return nil, nil
+		}
 	}
 	slices.SortFunc(out, netip.Prefix.Compare)
 	return out, nil
@@ -104,6 +107,7 @@ func Put(subnets []netip.Prefix) error {
 			c.AddRule(masquerade(table, post, s))
 			c.AddRule(closed(table, filter, s))
 		}
+		addUntracked(c, table, mine)
 	}
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("nftables: table %s: %w", Table, err)
