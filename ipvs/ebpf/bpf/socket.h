@@ -28,7 +28,9 @@ static __always_inline struct client *asker(struct bpf_sock_addr *ctx, const str
 	if (!name) {
 		__u64 socket = bpf_get_socket_cookie(ctx);
 
-		bpf_map_update_elem(&strangers, &socket, &netns, BPF_ANY);
+		/* To look is cheaper than to write, and a stranger may send a lot: it may be no container of ours at all. */
+		if (!bpf_map_lookup_elem(&strangers, &socket))
+			bpf_map_update_elem(&strangers, &socket, &netns, BPF_ANY);
 		return NULL;
 	}
 	return bpf_map_lookup_elem(&clients, name);
