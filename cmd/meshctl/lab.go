@@ -84,6 +84,7 @@ func labUp(name *string) *cobra.Command {
 	cmd.Flags().IntVar(&o.Nodes, "nodes", 3, "Number of nodes")
 	cmd.Flags().IntVar(&o.Managers, "managers", 0, "Number of managers among them (default all, at most 3)")
 	cmd.Flags().BoolVar(&o.EngineBridge, "engine-bridge", false, "Leave the engines their own bridge (docker0) and packet filter")
+	cmd.Flags().BoolVar(&o.IPv6Only, "ipv6-underlay", false, "Give the nodes IPv6 addresses only (otherwise they have both)")
 	cmd.Flags().BoolVar(&o.Bare, "bare", false, "Start the nodes only, make no swarm")
 	return cmd
 }

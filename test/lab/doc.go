@@ -14,6 +14,8 @@
 //	<lab>-node2  eth0 198.18.n.2 ──┤ br0, 198.18.n.254, in <lab>-hub; ports carry the names of the nodes
 //	<lab>-client eth0 198.18.n.200 ┘
 //
+// Beside it each has an IPv6 address of fd6d:6573:6800:<12 or 13><n>::/64 that ends alike (::c8 for the client), or it alone (IPv6Only).
+//
 // Nothing is added to the machine's own namespace. The hub prohibits whatever leaves the lab, so that a look-up in the world outside
 // fails at once and not by timeout.
 //

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,6 +25,8 @@ type Options struct {
 	Bare     bool   // nodes run, but no swarm is made
 	// EngineBridge leaves the engines their own bridge and packet filter, as on a machine where containers are run by hand, too.
 	EngineBridge bool
+	// IPv6Only: the machines have IPv6 addresses only, and the swarm is made with those. Otherwise they have both, and it is made with IPv4.
+	IPv6Only bool
 	// Meshd is the daemon to run; default is $MESHD, then the file meshd beside the running program, then the PATH.
 	Meshd string
 	// Progress gets one line for each thing that happened; nil is silent.
@@ -61,11 +62,11 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.say("lab %s: %d nodes on %s", l.name, len(r.Nodes), r.Subnet)
-	if err := makeHub(l.name, r.Subnet); err != nil {
+	l.say("lab %s: %d nodes on %s", l.name, len(r.Nodes), r.addresses(0)[0].Masked())
+	if err := makeHub(r); err != nil {
 		return l, err
 	}
-	if err := plug(l.name, Client, netip.PrefixFrom(host(r.Subnet, clientHost), r.Subnet.Bits())); err != nil {
+	if err := plug(r, Client); err != nil {
 		return l, err
 	}
 	var group errgroup.Group // not WithContext: each node's own error is worth more than "canceled"
@@ -102,6 +103,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if os.Geteuid() != 0 {
 		return o, errors.New("a lab needs root: it makes namespaces and runs Docker Engines")
+	}
+	if o.IPv6Only && !hasIPv6() {
+		return o, errors.New("this machine's kernel has no IPv6")
 	}
 	var err error
 	o.Meshd, err = findMeshd(o.Meshd)
@@ -157,9 +161,17 @@ func (l *Lab) reserve(o Options) (record, error) {
 	if err != nil {
 		return record{}, err
 	}
-	r := record{Name: o.Name, Boot: bootID(), Subnet: subnet, Meshd: o.Meshd, EngineBridge: o.EngineBridge}
+	r := record{Name: o.Name, Boot: bootID(), Subnet: subnet, IPv6Only: o.IPv6Only, Meshd: o.Meshd, EngineBridge: o.EngineBridge}
+	if hasIPv6() {
+		r.Subnet6 = subnet6(subnet)
+	}
 	for i := 1; i <= o.Nodes; i++ {
-		r.Nodes = append(r.Nodes, nodeRecord{Name: nodeName(i), Address: host(subnet, i), Manager: i <= o.Managers})
+		addrs := r.addresses(i)
+		n := nodeRecord{Name: nodeName(i), Address: addrs[0].Addr(), Manager: i <= o.Managers}
+		if last := addrs[len(addrs)-1].Addr(); last.Is6() {
+			n.Address6 = last
+		}
+		r.Nodes = append(r.Nodes, n)
 	}
 	return r, writeRecord(r)
 }

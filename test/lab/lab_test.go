@@ -201,8 +201,10 @@ func TestNodesAreMachinesOfTheirOwn(t *testing.T) {
 	}
 	for _, from := range []string{"node1", "node2", Client} {
 		for _, to := range infos {
-			if err := reaches(l, from, to.Address); err != nil {
-				t.Error(err)
+			for _, addr := range []string{to.Address, to.Address6} {
+				if err := reaches(l, from, addr); err != nil {
+					t.Error(err)
+				}
 			}
 		}
 	}
@@ -406,7 +408,7 @@ func TestDownAfterCrash(t *testing.T) {
 		do   func(r record) error
 	}{
 		{"record", func(r record) error { return nil }},
-		{"hub", func(r record) error { return makeHub(name, r.Subnet) }},
+		{"hub", func(r record) error { return makeHub(r) }},
 		{"a file that is no namespace yet", func(r record) error {
 			return os.WriteFile(netnsPath(name, Client), nil, 0o444)
 		}},

@@ -25,12 +25,14 @@ const (
 type NodeInfo struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
-	Role    string `json:"role"` // as the node itself says; if it cannot, the one that it was made for
-	State   string `json:"state"`
-	Socket  string `json:"socket"` // path of meshd's API socket
-	Engine  string `json:"engine"` // path of the node's Docker Engine socket
-	Netns   string `json:"netns"`
-	PID     int    `json:"pid,omitempty"` // of the node's init
+	// Address6 is the IPv6 address; in a lab of IPv6 only, the same as Address.
+	Address6 string `json:"address6,omitempty"`
+	Role     string `json:"role"` // as the node itself says; if it cannot, the one that it was made for
+	State    string `json:"state"`
+	Socket   string `json:"socket"` // path of meshd's API socket
+	Engine   string `json:"engine"` // path of the node's Docker Engine socket
+	Netns    string `json:"netns"`
+	PID      int    `json:"pid,omitempty"` // of the node's init
 }
 
 const askTimeout = 3 * time.Second
@@ -58,6 +60,9 @@ func (l *Lab) describe(ctx context.Context, n nodeRecord) NodeInfo {
 	info := NodeInfo{
 		Name: n.Name, Address: n.Address.String(), Role: RoleWorker, State: StateStopped,
 		Socket: meshdSocket(l.name, n.Name), Engine: engineSocket(l.name, n.Name), Netns: netnsName(l.name, n.Name),
+	}
+	if n.Address6.IsValid() {
+		info.Address6 = n.Address6.String()
 	}
 	if n.Manager {
 		info.Role = RoleManager

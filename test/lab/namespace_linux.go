@@ -46,6 +46,9 @@ func addNetns(name string) error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return err
 		}
+		if err := speak6(); err != nil {
+			return err
+		}
 		return unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), path, "", unix.MS_BIND, "")
 	})
 	if err != nil {
@@ -53,6 +56,14 @@ func addNetns(name string) error {
 		return fmt.Errorf("make network namespace %s: %w", name, err)
 	}
 	return nil
+}
+
+// speak6 switches IPv6 on in the thread's network namespace, where the machine has it off for its own.
+func speak6() error {
+	if !hasIPv6() {
+		return nil
+	}
+	return os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("0"), 0)
 }
 
 // shareNetnsRoot makes /run/netns a shared mount, once per boot, as ip(8) does: so a namespace unmounted here goes away everywhere.

@@ -23,18 +23,18 @@ func takenPrefixes() ([]netip.Prefix, error) {
 		}
 		addr, ok := netip.AddrFromSlice(n.IP)
 		bits, _ := n.Mask.Size()
-		if ok && bits > 0 { // a default route takes nothing
+		if ok && bits > 0 && !addr.IsMulticast() { // a default route takes nothing
 			taken = append(taken, netip.PrefixFrom(addr.Unmap(), bits))
 		}
 	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("list the machine's addresses: %w", err)
 	}
 	for _, a := range addrs {
 		add(a.IPNet)
 	}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return nil, fmt.Errorf("list the machine's routes: %w", err)
 	}
@@ -55,14 +55,14 @@ func handleIn(lab, node string) (*netlink.Handle, error) {
 }
 
 // makeHub makes the bridge that joins the machines.
-func makeHub(lab string, subnet netip.Prefix) error {
-	if err := addNetns(netnsName(lab, hub)); err != nil {
+func makeHub(r record) error {
+	if err := addNetns(netnsName(r.Name, hub)); err != nil {
 		return err
 	}
-	if err := hubSettings(lab); err != nil {
+	if err := hubSettings(r.Name); err != nil {
 		return err
 	}
-	h, err := handleIn(lab, hub)
+	h, err := handleIn(r.Name, hub)
 	if err != nil {
 		return err
 	}
@@ -70,11 +70,23 @@ func makeHub(lab string, subnet netip.Prefix) error {
 	if err := h.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridgeName}}); err != nil {
 		return fmt.Errorf("make the bridge: %w", err)
 	}
-	if err := configure(h, bridgeName, netip.PrefixFrom(host(subnet, hubHost), subnet.Bits())); err != nil {
+	addrs := r.addresses(hubHost)
+	if err := configure(h, bridgeName, addrs); err != nil {
 		return err
 	}
 	// What leaves the lab is refused at once ("administratively prohibited"), so that nobody waits for a resolver or a registry.
-	return h.RouteAdd(&netlink.Route{Dst: defaultRoute(), Type: unix.RTN_PROHIBIT})
+	for _, a := range addrs {
+		if err := h.RouteAdd(&netlink.Route{Dst: defaultRoute(a.Addr()), Type: unix.RTN_PROHIBIT}); err != nil {
+			return fmt.Errorf("refuse what leaves the lab: %w", err)
+		}
+	}
+	return nil
+}
+
+// hasIPv6 says whether the kernel speaks it.
+func hasIPv6() bool {
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	return err == nil
 }
 
 func hubSettings(lab string) error {
@@ -83,8 +95,12 @@ func hubSettings(lab string) error {
 			return err
 		}
 		// ICMP errors are sent only by a router, and by default to each host once a second.
-		for path, value := range map[string]string{"ip_forward": "1", "icmp_ratelimit": "0"} {
-			if err := os.WriteFile("/proc/sys/net/ipv4/"+path, []byte(value), 0); err != nil {
+		settings := map[string]string{"ipv4/ip_forward": "1", "ipv4/icmp_ratelimit": "0"}
+		if hasIPv6() {
+			settings["ipv6/conf/all/forwarding"], settings["ipv6/icmp/ratelimit"] = "1", "0"
+		}
+		for path, value := range settings {
+			if err := os.WriteFile("/proc/sys/net/"+path, []byte(value), 0); err != nil {
 				return err
 			}
 		}
@@ -99,26 +115,29 @@ func hubSettings(lab string) error {
 }
 
 // plug makes a machine's namespace and joins it to the hub.
-func plug(lab, node string, addr netip.Prefix) error {
-	if err := addNetns(netnsName(lab, node)); err != nil {
+func plug(r record, node string) error {
+	number := r.number(node)
+	if err := addNetns(netnsName(r.Name, node)); err != nil {
 		return err
 	}
-	if err := addLink(lab, node, addr.Addr()); err != nil {
+	if err := addLink(r.Name, node, host(r.Subnet, number)); err != nil {
 		return fmt.Errorf("join %s to the hub: %w", node, err)
 	}
-	h, err := handleIn(lab, node)
+	h, err := handleIn(r.Name, node)
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	if err := configure(h, "lo", netip.Prefix{}); err != nil {
+	if err := configure(h, "lo", nil); err != nil {
 		return err
 	}
-	if err := configure(h, "eth0", addr); err != nil {
+	if err := configure(h, "eth0", r.addresses(number)); err != nil {
 		return err
 	}
-	if err := h.RouteAdd(&netlink.Route{Dst: defaultRoute(), Gw: host(addr.Masked(), hubHost).AsSlice()}); err != nil {
-		return fmt.Errorf("default route of %s: %w", node, err)
+	for _, gateway := range r.addresses(hubHost) {
+		if err := h.RouteAdd(&netlink.Route{Dst: defaultRoute(gateway.Addr()), Gw: gateway.Addr().AsSlice()}); err != nil {
+			return fmt.Errorf("default route of %s: %w", node, err)
+		}
 	}
 	return nil
 }
@@ -179,21 +198,25 @@ func unplug(lab, node string) error {
 	return nil
 }
 
-// configure gives a link its address (none if invalid) and sets it up.
-func configure(h *netlink.Handle, name string, addr netip.Prefix) error {
+// configure gives a link its addresses and sets it up.
+func configure(h *netlink.Handle, name string, addrs []netip.Prefix) error {
 	link, err := h.LinkByName(name)
 	if err != nil {
 		return err
 	}
-	if addr.IsValid() {
-		ipnet := &net.IPNet{IP: addr.Addr().AsSlice(), Mask: net.CIDRMask(addr.Bits(), addr.Addr().BitLen())}
-		if err := h.AddrAdd(link, &netlink.Addr{IPNet: ipnet}); err != nil {
+	for _, addr := range addrs {
+		a := &netlink.Addr{IPNet: &net.IPNet{IP: addr.Addr().AsSlice(), Mask: net.CIDRMask(addr.Bits(), addr.Addr().BitLen())}}
+		if addr.Addr().Is6() {
+			a.Flags = unix.IFA_F_NODAD // usable at once
+		}
+		if err := h.AddrAdd(link, a); err != nil {
 			return fmt.Errorf("address %s of %s: %w", addr, name, err)
 		}
 	}
 	return h.LinkSetUp(link)
 }
 
-func defaultRoute() *net.IPNet {
-	return &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
+// defaultRoute is the destination that takes every address of a's version.
+func defaultRoute(a netip.Addr) *net.IPNet {
+	return &net.IPNet{IP: make(net.IP, a.BitLen()/8), Mask: net.CIDRMask(0, a.BitLen())}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -60,7 +59,7 @@ func (l *Lab) boot(ctx context.Context, r record, n nodeRecord) error {
 			return err
 		}
 	}
-	if err := plug(l.name, n.Name, netip.PrefixFrom(n.Address, r.Subnet.Bits())); err != nil {
+	if err := plug(r, n.Name); err != nil {
 		return err
 	}
 	p, err := spawnInit(l.name, n.Name)

@@ -24,7 +24,11 @@ type record struct {
 	Name   string       `json:"name"`
 	Boot   string       `json:"boot"` // the kernel's boot ID: process IDs of another boot mean nothing
 	Subnet netip.Prefix `json:"subnet"`
-	Meshd  string       `json:"meshd"` // path of the daemon
+	// Subnet6 follows from Subnet; invalid where the kernel has no IPv6.
+	Subnet6 netip.Prefix `json:"subnet6,omitzero"`
+	// IPv6Only: the machines have no IPv4 addresses.
+	IPv6Only bool   `json:"ipv6Only,omitempty"`
+	Meshd    string `json:"meshd"` // path of the daemon
 	// EngineBridge is Options.EngineBridge.
 	EngineBridge bool         `json:"engineBridge,omitempty"`
 	Nodes        []nodeRecord `json:"nodes"`
@@ -33,8 +37,33 @@ type record struct {
 type nodeRecord struct {
 	Name    string     `json:"name"`
 	Address netip.Addr `json:"address"`
-	Manager bool       `json:"manager"`
-	Init    process    `json:"init"` // zero when the node does not run
+	// Address6 is the IPv6 address beside it, if any.
+	Address6 netip.Addr `json:"address6,omitzero"`
+	Manager  bool       `json:"manager"`
+	Init     process    `json:"init"` // zero when the node does not run
+}
+
+// addresses are those of the machine with the given number, that of nodeRecord.Address first.
+func (r record) addresses(number int) []netip.Prefix {
+	var out []netip.Prefix
+	if !r.IPv6Only {
+		out = append(out, netip.PrefixFrom(host(r.Subnet, number), r.Subnet.Bits()))
+	}
+	if r.Subnet6.IsValid() {
+		out = append(out, netip.PrefixFrom(host(r.Subnet6, number), r.Subnet6.Bits()))
+	}
+	return out
+}
+
+// number of a machine, by which its addresses are made.
+func (r record) number(machine string) int {
+	switch machine {
+	case hub:
+		return hubHost
+	case Client:
+		return clientHost
+	}
+	return 1 + slices.IndexFunc(r.Nodes, func(n nodeRecord) bool { return n.Name == machine })
 }
 
 // namespaces lists the nodes and the two extra machines of the lab.

@@ -13,9 +13,16 @@ import (
 
 const (
 	swarmTimeout = 90 * time.Second
-	listenAddr   = "0.0.0.0:2377"
 	controlPort  = "2377"
 )
+
+// listenAddr is every address of the machine, in the version that nodes know each other by.
+func (r record) listenAddr() string {
+	if r.IPv6Only {
+		return net.JoinHostPort("::", controlPort)
+	}
+	return net.JoinHostPort("0.0.0.0", controlPort)
+}
 
 // makeSwarm does through the API what a user does by hand: init on the first node, join on the others.
 func (l *Lab) makeSwarm(ctx context.Context, r record) error {
@@ -28,7 +35,7 @@ func (l *Lab) makeSwarm(ctx context.Context, r record) error {
 		return err
 	}
 	defer api.Close()
-	_, err = api.SwarmInit(ctx, client.SwarmInitOptions{ListenAddr: listenAddr, AdvertiseAddr: first.Address.String()})
+	_, err = api.SwarmInit(ctx, client.SwarmInitOptions{ListenAddr: r.listenAddr(), AdvertiseAddr: first.Address.String()})
 	if err != nil {
 		return fmt.Errorf("%s: swarm init: %w", first.Name, err)
 	}
@@ -52,17 +59,17 @@ func (l *Lab) joinAll(ctx context.Context, r record, tokens swarm.JoinTokens) er
 	var workers errgroup.Group
 	for _, n := range r.Nodes[1:] {
 		if n.Manager {
-			if err := l.join(ctx, n, r.Nodes[0], tokens.Manager); err != nil {
+			if err := l.join(ctx, r, n, tokens.Manager); err != nil {
 				return err
 			}
 			continue
 		}
-		workers.Go(func() error { return l.join(ctx, n, r.Nodes[0], tokens.Worker) })
+		workers.Go(func() error { return l.join(ctx, r, n, tokens.Worker) })
 	}
 	return workers.Wait()
 }
 
-func (l *Lab) join(ctx context.Context, n, manager nodeRecord, token string) error {
+func (l *Lab) join(ctx context.Context, r record, n nodeRecord, token string) error {
 	began := time.Now()
 	api, err := l.MeshdClient(n.Name)
 	if err != nil {
@@ -70,8 +77,8 @@ func (l *Lab) join(ctx context.Context, n, manager nodeRecord, token string) err
 	}
 	defer api.Close()
 	_, err = api.SwarmJoin(ctx, client.SwarmJoinOptions{
-		ListenAddr: listenAddr, AdvertiseAddr: n.Address.String(),
-		RemoteAddrs: []string{net.JoinHostPort(manager.Address.String(), controlPort)}, JoinToken: token,
+		ListenAddr: r.listenAddr(), AdvertiseAddr: n.Address.String(),
+		RemoteAddrs: []string{net.JoinHostPort(r.Nodes[0].Address.String(), controlPort)}, JoinToken: token,
 	})
 	if err != nil {
 		return fmt.Errorf("%s: swarm join: %w", n.Name, err)
