@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"strings"
+	_ "time/tzdata" // schedules name time zones, which small systems have none of
 
 	"golang.org/x/sys/unix"
 

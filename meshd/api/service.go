@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/moby/moby/api/types/swarm"
 
@@ -171,7 +172,9 @@ func (s *Server) serviceCreate(w http.ResponseWriter, r *http.Request, c Control
 			return err
 		}
 		o := &store.Service{Service: swarm.Service{ID: id, Spec: next}, SpecVersion: 1}
-		o.JobStatus = nextRun(next.Mode, nil)
+		if err := run(o, nil, time.Now().UTC()); err != nil {
+			return err
+		}
 		tx.Create(o)
 		tx.Create(&store.Spec{ServiceID: id, Number: 1, Template: next.TaskTemplate, RegistryAuth: auth})
 		return nil

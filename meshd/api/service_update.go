@@ -3,12 +3,15 @@ package api
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/moby/moby/api/types/swarm"
 
+	"github.com/meshd/meshd/orchestrator/schedule"
 	"github.com/meshd/meshd/orchestrator/store"
 )
 
@@ -112,7 +115,9 @@ func (ch serviceChange) apply(tx *store.Tx, old *store.Service, now time.Time) e
 	}
 	previous := old.Spec
 	next.Spec, next.PreviousSpec = spec, &previous
-	next.JobStatus = nextRun(spec.Mode, old.JobStatus)
+	if err := run(&next, old, now); err != nil {
+		return err
+	}
 	ch.applyTemplate(tx, old, &next)
 	tx.Update(&next)
 	return nil
@@ -180,14 +185,43 @@ func same(a, b swarm.TaskSpec) bool {
 
 func isJob(m swarm.ServiceMode) bool { return m.ReplicatedJob != nil || m.GlobalJob != nil }
 
-// nextRun counts the runs of a job: every update of it is a new one.
-func nextRun(m swarm.ServiceMode, old *swarm.JobStatus) *swarm.JobStatus {
-	if !isJob(m) {
+// run begins the run of a job that a change of it brings: every one does, except
+// that of a job with a schedule, which only --force has run before its time.
+func run(next, old *store.Service, now time.Time) error {
+	next.JobStatus, next.Schedule = nil, nil
+	if !isJob(next.Spec.Mode) {
 		return nil
 	}
-	run := swarm.JobStatus{LastExecution: time.Now().UTC()}
-	if old != nil {
-		run.JobIteration.Index = old.JobIteration.Index + 1
+	plan, err := schedule.Of(next.Spec.Labels)
+	if err != nil {
+		return invalid("%v", err)
 	}
-	return &run
+	var status swarm.JobStatus
+	if old != nil && old.JobStatus != nil {
+		status = *old.JobStatus
+	}
+	if plan != nil {
+		next.Schedule = &store.Schedule{Since: now}
+		if old != nil && old.Schedule != nil && sameSchedule(old.Spec.Labels, next.Spec.Labels) {
+			next.Schedule = old.Schedule
+		}
+	}
+	forced := old != nil && old.Spec.TaskTemplate.ForceUpdate != next.Spec.TaskTemplate.ForceUpdate
+	if plan == nil || forced {
+		if old != nil && !status.LastExecution.IsZero() {
+			status.JobIteration.Index++
+		}
+		status.LastExecution = now
+	}
+	next.JobStatus = &status
+	return nil
+}
+
+// sameSchedule compares what two sets of labels say of the times.
+func sameSchedule(a, b map[string]string) bool {
+	other := func(k, _ string) bool { return k != schedule.Label && !strings.HasPrefix(k, schedule.Label+".") }
+	a, b = maps.Clone(a), maps.Clone(b)
+	maps.DeleteFunc(a, other)
+	maps.DeleteFunc(b, other)
+	return maps.Equal(a, b)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/meshd/meshd/meshd/plan"
 	"github.com/meshd/meshd/orchestrator/allocator"
 	"github.com/meshd/meshd/orchestrator/placement"
+	"github.com/meshd/meshd/orchestrator/schedule"
 )
 
 // Limits that Docker has.
@@ -48,6 +49,9 @@ func validateService(s *swarm.ServiceSpec) error {
 	if err := allocator.CheckLabels(s); err != nil {
 		return invalid("%v", err)
 	}
+	if err := validateSchedule(s); err != nil {
+		return err
+	}
 	if err := validateTask(&s.TaskTemplate); err != nil {
 		return err
 	}
@@ -63,6 +67,17 @@ func validateService(s *swarm.ServiceSpec) error {
 		return invalid("invalid RollbackConfig: a rollback cannot roll back on failure")
 	}
 	return validateEndpoint(s.EndpointSpec)
+}
+
+func validateSchedule(s *swarm.ServiceSpec) error {
+	times, err := schedule.Of(s.Labels)
+	if err != nil {
+		return invalid("%v", err)
+	}
+	if times != nil && !isJob(s.Mode) {
+		return invalid("label %s is for jobs: use mode replicated-job or global-job", schedule.Label)
+	}
+	return nil
 }
 
 func validateTask(t *swarm.TaskSpec) error {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/moby/moby/api/types/swarm"
 
+	"github.com/meshd/meshd/orchestrator/schedule"
 	"github.com/meshd/meshd/orchestrator/store"
 	"github.com/meshd/meshd/orchestrator/tasklife"
 )
@@ -29,7 +30,9 @@ func deadTasks(svc *store.Service, tasks []*store.Task, nodes func(string) *stor
 	type slot struct {
 		number int
 		node   string
+		run    uint64
 	}
+	oldest := oldestRun(svc)
 	history := map[slot][]*store.Task{}
 	var out []*store.Task
 	for _, t := range tasks {
@@ -41,6 +44,13 @@ func deadTasks(svc *store.Service, tasks []*store.Task, nodes func(string) *stor
 		if t.Slot == 0 && !numbered {
 			s.node = t.NodeID
 		}
+		if oldest != nil && t.JobIteration != nil {
+			s.run = t.JobIteration.Index // each run has a history of its own
+			if s.run < *oldest && !tasklife.Wanted(t) && tasklife.Ended(t) {
+				out = append(out, t)
+				continue
+			}
+		}
 		history[s] = append(history[s], t)
 	}
 	for _, h := range history {
@@ -48,6 +58,21 @@ func deadTasks(svc *store.Service, tasks []*store.Task, nodes func(string) *stor
 	}
 	slices.SortFunc(out, func(a, b *store.Task) int { return cmp.Compare(a.ID, b.ID) })
 	return out
+}
+
+// oldestRun is the first run of a scheduled job whose tasks are kept; nil if its
+// tasks are kept as those of any other service.
+func oldestRun(svc *store.Service) *uint64 {
+	if svc == nil || svc.JobStatus == nil {
+		return nil
+	}
+	plan, err := schedule.Of(svc.Spec.Labels)
+	if err != nil || plan == nil || plan.History < 0 {
+		return nil
+	}
+	now, keep := svc.JobStatus.JobIteration.Index, uint64(plan.History)
+	first := now - min(now, keep)
+	return &first
 }
 
 // useless says that a task can go without a look at its slot.

@@ -213,3 +213,33 @@ func TestManyAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// A scheduled job keeps the tasks of as many runs as it says; slot 0 is a slot.
+func TestHistoryOfAScheduledJob(t *testing.T) {
+	inWorld(t, func(w *world) {
+		run := func(n uint64) {
+			w.do(func(tx *store.Tx) {
+				s := *tx.Service("svc")
+				s.Spec.Mode = swarm.ServiceMode{ReplicatedJob: &swarm.ReplicatedJob{}}
+				s.Spec.Labels = map[string]string{"mesh.schedule": "@hourly", "mesh.schedule.history": "2"}
+				s.JobStatus = &swarm.JobStatus{JobIteration: swarm.Version{Index: n}}
+				tx.Update(&s)
+			})
+		}
+		task := func(n uint64, node string) {
+			w.n++
+			t := &store.Task{SpecVersion: 1}
+			t.ID, t.ServiceID, t.NodeID = fmt.Sprintf("t%04d", w.n), "svc", node
+			t.JobIteration = &swarm.Version{Index: n}
+			t.Status.State, t.DesiredState = swarm.TaskStateComplete, swarm.TaskStateComplete
+			w.do(func(tx *store.Tx) { tx.Create(t) })
+		}
+		for n := range uint64(5) {
+			run(n)
+			task(n, []string{"up", "down"}[n%2])
+		}
+		if got := w.left(); got != "t0003 t0004 t0005" {
+			t.Errorf("left: %s", got)
+		}
+	})
+}

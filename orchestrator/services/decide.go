@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshd/meshd/orchestrator/control"
 	"github.com/meshd/meshd/orchestrator/placement"
+	"github.com/meshd/meshd/orchestrator/schedule"
 	"github.com/meshd/meshd/orchestrator/store"
 	"github.com/meshd/meshd/orchestrator/tasklife"
 )
@@ -86,12 +87,17 @@ func dropOdd(slots []*slot, global bool, d *decision) []*slot {
 // scene is a picture with what can be derived from it once.
 type scene struct {
 	picture
+	plan     *schedule.Plan // of a job that runs by the clock
 	template *swarm.TaskSpec
 	rules    map[uint64]placement.Rules
 }
 
 func newScene(p picture) *scene {
 	c := &scene{picture: p, rules: map[uint64]placement.Rules{}}
+	if isJob(p.service.Spec.Mode) {
+		// The API lets no other labels in; a schedule that cannot be read never comes.
+		c.plan, _ = schedule.Of(p.service.Spec.Labels)
+	}
 	for _, s := range p.specs {
 		// A constraint that cannot be read allows no node: the scheduler tells why.
 		rules, err := placement.RulesOf(&s.Template)

@@ -7,6 +7,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/placement"
+	"github.com/meshd/meshd/orchestrator/schedule"
 	"github.com/meshd/meshd/orchestrator/store"
 )
 
@@ -19,6 +20,12 @@ func isJob(m swarm.ServiceMode) bool { return m.ReplicatedJob != nil || m.Global
 
 // job decides about a job's tasks.
 func (c *scene) job(slots []*slot, d *decision) {
+	if c.plan != nil && c.tick(slots, d) {
+		return // the change of the service comes back as an event
+	}
+	if c.neverRan() {
+		return
+	}
 	c.endRuns(slots, d)
 	if c.service.Spec.Mode.GlobalJob != nil {
 		slots = c.globalJob(slots, d)
@@ -57,12 +64,17 @@ func (c *scene) goal() swarm.TaskState {
 	return swarm.TaskStateRunning
 }
 
-// endRuns stops what is left of earlier runs.
+// endRuns stops what is left of earlier runs, unless they may go on beside the
+// present one; then they are only not helped up again.
 func (c *scene) endRuns(slots []*slot, d *decision) {
+	beside := c.plan != nil && c.plan.Concurrency == schedule.Allow
 	for _, s := range slots {
 		s.wanted = slices.DeleteFunc(s.wanted, func(t *store.Task) bool {
 			if c.current(t) {
 				return false
+			}
+			if beside && !c.over(t) {
+				return true
 			}
 			d.steps = append(d.steps, stepTo(swarm.TaskStateShutdown, t)...)
 			return true

@@ -10,6 +10,7 @@ import (
 
 	"github.com/moby/moby/api/types/swarm"
 
+	"github.com/meshd/meshd/orchestrator/schedule"
 	"github.com/meshd/meshd/orchestrator/store"
 	"github.com/meshd/meshd/orchestrator/store/storetest"
 	"github.com/meshd/meshd/orchestrator/tasklife"
@@ -140,11 +141,14 @@ func replicas(n uint64) swarm.ServiceMode {
 func (w *world) create(mode swarm.ServiceMode, change func(*swarm.ServiceSpec)) {
 	s := &store.Service{SpecVersion: 1}
 	s.ID, s.Spec.Name, s.Spec.Mode = "svc", "web", mode
-	if isJob(mode) {
-		s.JobStatus = &swarm.JobStatus{LastExecution: time.Now()}
-	}
 	if change != nil {
 		change(&s.Spec)
+	}
+	switch {
+	case s.Spec.Labels[schedule.Label] != "":
+		s.JobStatus, s.Schedule = &swarm.JobStatus{}, &store.Schedule{Since: time.Now().UTC()}
+	case isJob(mode):
+		s.JobStatus = &swarm.JobStatus{LastExecution: time.Now()}
 	}
 	w.do(func(tx *store.Tx) {
 		tx.Create(s)

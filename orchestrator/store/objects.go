@@ -82,6 +82,16 @@ type Service struct {
 	SpecVersion uint64
 	// UpdateVersion is the SpecVersion that UpdateStatus is about.
 	UpdateVersion uint64 `json:",omitempty"`
+	// Schedule is set of jobs that run by the clock.
+	Schedule *Schedule `json:",omitempty"`
+}
+
+// Schedule is where a job that runs by the clock stands.
+type Schedule struct {
+	// Since is the last time that was dealt with: its run was begun, or left out.
+	Since time.Time
+	// Skipped counts the times that were left out since the schedule was set.
+	Skipped uint64 `json:",omitempty"`
 }
 
 // Spec is one immutable version of a service's task template. Tasks point at

@@ -20,6 +20,7 @@ func TestServices(t *testing.T) {
 	}{
 		{"secrets and configs", testSecretsAndConfigs},
 		{"jobs", testJobs},
+		{"schedule", testSchedule},
 	} {
 		t.Run(step.name, func(t *testing.T) { step.run(t, c.sub(t)) })
 	}
@@ -131,4 +132,28 @@ func testJobs(t *testing.T, c *cluster) {
 		t.Errorf("service ls: %q", got)
 	}
 	c.mustDocker("node1", "service", "rm", "fails")
+}
+
+func testSchedule(t *testing.T, c *cluster) {
+	job := []string{"service", "create", "-d", "--no-resolve-image", "--mode", "replicated-job", "--label"}
+	c.refused(c.docker("node1", append(job, "mesh.schedule=0 5 * *", image)...), "expected exactly 5 fields")
+	c.refused(c.docker("node1", "service", "create", "-d", "--label", "mesh.schedule=0 5 * * *", image), "is for jobs")
+	c.mustDocker("node1", append(job, "mesh.schedule=@every 2s", "--label", "mesh.schedule.history=1", "--name", "ticks", image, "true")...)
+	c.mustDocker("node1", append(job, "mesh.schedule=CRON_TZ=Europe/Berlin 0 5 29 2 *", "--name", "rarely", image, "true")...)
+	c.eventually("it ran again and again, and forgot the first runs", func() error {
+		runs := c.mustDocker("node1", "service", "inspect", "--format", "{{.JobStatus.JobIteration.Index}}", "ticks")
+		states := c.mustDocker("node1", "service", "ps", "--format", "{{.CurrentState}}", "ticks")
+		if n := strings.Count(states, "Complete"); len(runs) == 1 && runs < "4" || n < 1 || n > 3 {
+			return fmt.Errorf("run %s, %d kept", runs, n)
+		}
+		return nil
+	})
+	c.mustDocker("node1", "service", "rm", "ticks")
+	if got := c.mustDocker("node1", "service", "ps", "-q", "rarely"); got != "" {
+		t.Errorf("a job ran before its time: %s", got)
+	}
+	if r := c.docker("node1", "service", "update", "--force", "rarely"); r.code != 0 || !strings.Contains(r.out, "job complete") {
+		t.Errorf("a run by hand: %v", r)
+	}
+	c.mustDocker("node1", "service", "rm", "rarely")
 }
