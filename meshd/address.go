@@ -133,9 +133,13 @@ func meshSubnets(yield func(netip.Prefix) bool) {
 // for: no route leads there, and none of its resolvers lives there. It takes
 // nothing of the pools that the user named for networks if it can be helped.
 func freeMeshSubnet(pools []netip.Prefix) (netip.Prefix, error) {
-	taken, err := overlay.HostRoutes()
+	routes, err := overlay.HostRoutes()
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("look for a free range for the routing mesh: %w", err)
+	}
+	var taken []netip.Prefix
+	for _, r := range routes {
+		taken = append(taken, r.Prefix)
 	}
 	for _, r := range dns.SystemUpstreams(systemResolvConf) {
 		taken = append(taken, netip.PrefixFrom(r.Addr(), r.Addr().BitLen()))

@@ -82,7 +82,7 @@ func Run(ctx context.Context, cfg Config) error {
 	g.Go(func() error { return watchMachine(ctx, systemResolvConf, d.data.poke, d.log) })
 	g.Go(func() error {
 		return api.New(api.Config{
-			Node: d, Engine: cfg.Engine, Version: cfg.Version, Logger: d.log, HostRoutes: overlay.HostRoutes,
+			Node: d, Engine: cfg.Engine, Version: cfg.Version, Logger: d.log, HostRoutes: hostRoutes,
 			Observer: d.observer, GossipPort: cfg.gossipPort(),
 		}).Serve(ctx, socket)
 	})

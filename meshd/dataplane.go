@@ -43,6 +43,8 @@ type dataplane struct {
 	search func() []string
 	// sockets are those that processes of the machine listen on.
 	sockets func() ([]observe.Socket, error)
+	// routes are the machine's own that no network may cover.
+	routes  func() ([]overlay.HostRoute, error)
 	clashes clashes
 	wake    chan struct{}
 	// resolvConfPath is the tasks' resolv.conf, resolvConf what Run wrote there.
@@ -67,7 +69,7 @@ type dataplane struct {
 func newDataplane(o overlayPart, d dnsPart, b ipvsPart, resolvConf string, log *slog.Logger) *dataplane {
 	return &dataplane{
 		overlay: o, dns: d, ipvs: b, log: log,
-		surroundings: surroundings, search: func() []string { return dns.SystemSearch(systemResolvConf) }, resolvConfPath: resolvConf, sockets: observe.Sockets,
+		surroundings: surroundings, search: func() []string { return dns.SystemSearch(systemResolvConf) }, resolvConfPath: resolvConf, sockets: observe.Sockets, routes: hostRoutes,
 		wake:    make(chan struct{}, 1),
 		held:    map[string]uint64{},
 		changed: make(chan struct{}),

@@ -9,14 +9,13 @@ import (
 	"github.com/meshd/meshd/orchestrator/reaper"
 	"github.com/meshd/meshd/orchestrator/scheduler"
 	"github.com/meshd/meshd/orchestrator/services"
-	"github.com/meshd/meshd/overlay"
 )
 
 // loops are the control loops, in the order in which a task meets them.
 func (m *manager) loops() []leader.Component {
 	return []leader.Component{
 		{Name: "services", Run: services.New(services.Config{Store: m.store, Proposer: m, Log: m.log}).Run},
-		{Name: "allocator", Run: allocator.New(allocator.Config{Store: m.store, Proposer: m, Log: m.log, HostRoutes: overlay.HostRoutes}).Run},
+		{Name: "allocator", Run: allocator.New(allocator.Config{Store: m.store, Proposer: m, Log: m.log, HostRoutes: hostRanges}).Run},
 		{Name: "scheduler", Run: scheduler.New(scheduler.Config{Store: m.store, Proposer: m, Log: m.log}).Run},
 		{Name: "reaper", Run: reaper.New(reaper.Config{Store: m.store, Proposer: m, Log: m.log}).Run},
 		{Name: "gossip keys", Run: admission.NewKeys(m.store, m.Node, admission.Rotation{}, m.log).Run},

@@ -19,6 +19,7 @@ import (
 
 	"github.com/meshd/meshd/orchestrator/store"
 	"github.com/meshd/meshd/orchestrator/store/storetest"
+	"github.com/meshd/meshd/overlay"
 )
 
 // fakeNode is a node whose membership a test sets.
@@ -95,7 +96,7 @@ type rig struct {
 	engine  *fakeEngine
 	socket  string
 	client  *http.Client
-	hosts   []netip.Prefix
+	hosts   []overlay.HostRoute
 }
 
 func newRig(t *testing.T) *rig {
@@ -108,7 +109,7 @@ func newRig(t *testing.T) *rig {
 	}}
 	server := New(Config{
 		Node: r.node, Engine: "unix://" + r.engine.socket, Version: "0.1.0", Logger: slog.New(slog.DiscardHandler),
-		HostRoutes: func() ([]netip.Prefix, error) { return r.hosts, nil },
+		HostRoutes: func() ([]overlay.HostRoute, error) { return r.hosts, nil },
 		Observer:   fakeObserver{}, GossipPort: 7946,
 	})
 	r.socket = filepath.Join(t.TempDir(), "meshd.sock")

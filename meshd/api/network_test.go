@@ -10,11 +10,13 @@ import (
 
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/overlay"
 )
 
 func TestNetworkCreate(t *testing.T) {
 	r := newRig(t)
-	r.hosts = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("192.0.2.0/24")}
+	r.hosts = []overlay.HostRoute{{Prefix: netip.MustParsePrefix("192.0.2.0/24"), Device: "eth7", Gateway: netip.MustParseAddr("198.51.100.1")}}
 	create := func(body string) answer { return r.do("POST", "/v1.51/networks/create", body) }
 	id := decode[network.CreateResponse](create(`{"Name":"ov","Driver":"overlay","Attachable":true,"Labels":{"a":"b"}}`).want(201, "Id")).ID
 	n := decode[network.Inspect](r.do("GET", "/networks/ov", nil).want(200, ""))
@@ -77,7 +79,7 @@ func TestNetworkCreate(t *testing.T) {
 		{sub("x", "10.7.0.128/25"), 400, "10.7.0.128/25 overlaps 10.7.0.0/24 of network own"},
 		{sub("x", "10.0.0.0/8"), 400, "Pool overlaps"},
 		{sub("x", "10.255.3.0/24"), 400, "of network ingress"},
-		{sub("x", "192.0.0.0/16"), 400, "overlaps the route to 192.0.2.0/24 of this host"},
+		{sub("x", "192.0.0.0/16"), 400, "192.0.0.0/16 overlaps a route of this host: 192.0.2.0/24 via 198.51.100.1 dev eth7"},
 		{sub("x", "10.9.0.7/24"), 400, "it should be 10.9.0.0/24"},
 		{sub("x", "nonsense"), 400, "invalid network"},
 		{sub("x", "10.9.0.0/31"), 400, "no room"},

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/store"
+	"github.com/meshd/meshd/overlay"
 )
 
 // Status is what a node knows of itself, in a swarm or not.
@@ -61,7 +61,7 @@ type Config struct {
 	Version string
 	// HostRoutes lists the address ranges in use on this host, which overlay
 	// networks may not overlap. Nil: none.
-	HostRoutes func() ([]netip.Prefix, error)
+	HostRoutes func() ([]overlay.HostRoute, error)
 	// GossipPort is the port by which nodes watch each other; no service may publish it.
 	GossipPort uint16
 	// Observer answers /metrics and /mesh/net; nil: they are refused.
@@ -74,7 +74,7 @@ type Server struct {
 	node    Node
 	engine  *engine
 	version string
-	hosts   func() ([]netip.Prefix, error)
+	hosts   func() ([]overlay.HostRoute, error)
 	log     *slog.Logger
 	routes  []route
 	gossip  uint16
@@ -88,7 +88,7 @@ func New(c Config) *Server {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.HostRoutes == nil {
-		c.HostRoutes = func() ([]netip.Prefix, error) { return nil, nil }
+		c.HostRoutes = func() ([]overlay.HostRoute, error) { return nil, nil }
 	}
 	s := &Server{node: c.Node, version: c.Version, hosts: c.HostRoutes, log: c.Logger, engine: newEngine(c.Engine, c.Logger)}
 	s.observer, s.gossip = c.Observer, c.GossipPort

@@ -12,6 +12,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/store"
+	"github.com/meshd/meshd/overlay"
 	"github.com/meshd/meshd/overlay/ipam"
 )
 
@@ -175,7 +176,7 @@ const textOverlap = "invalid pool request: Pool overlaps with other one on this 
 
 // checkSubnets refuses subnets that overlap one another, another network of the
 // swarm, or a range in use on this host.
-func checkSubnets(given *swarm.IPAMOptions, networks []*store.Network, hosts []netip.Prefix) error {
+func checkSubnets(given *swarm.IPAMOptions, networks []*store.Network, hosts []overlay.HostRoute) error {
 	if given == nil {
 		return nil
 	}
@@ -192,9 +193,9 @@ func checkSubnets(given *swarm.IPAMOptions, networks []*store.Network, hosts []n
 				}
 			}
 		}
-		for _, p := range hosts {
-			if p.Bits() > 0 && c.Subnet.Overlaps(p) {
-				return invalid("%s: %s overlaps the route to %s of this host", textOverlap, c.Subnet, p)
+		for _, r := range hosts {
+			if c.Subnet.Overlaps(r.Prefix) {
+				return invalid("%s: %s overlaps a route of this host: %s", textOverlap, c.Subnet, r)
 			}
 		}
 	}

@@ -160,6 +160,19 @@ func TestTaskNamesWhoHasItsPort(t *testing.T) {
 	r.untilState("t2", swarm.TaskStateRunning)
 }
 
+// Where the node has other uses for a network's addresses, its tasks do not start.
+func TestTaskNamesTheRouteInItsNetworksWay(t *testing.T) {
+	r := newRig(t)
+	r.plane.Route("n1", "10.7.0.0/16 dev eth7")
+	r.start()
+	m := full(mesh(task("t1", "assigned", "running")))
+	m.Networks = network(1, "t1").Networks
+	r.send(m)
+	if s := r.untilState("t1", swarm.TaskStateRejected); s.Err != "network ov overlaps 10.7.0.0/16 dev eth7" {
+		t.Errorf("rejected: %+v", s)
+	}
+}
+
 func TestTaskRunsAndCompletes(t *testing.T) {
 	r := newRig(t)
 	r.start()

@@ -20,6 +20,9 @@ type Dataplane interface {
 	// Free says which process of the node has one of the ports, which a task is to
 	// publish on this node; nil: none.
 	Free(ports []swarm.PortConfig) error
+	// Overlap says which route of the node leads to a network's addresses in another
+	// way; nil: none.
+	Overlap(n protocol.Network) error
 }
 
 // View is all that the data plane follows from. Its slices are never modified.

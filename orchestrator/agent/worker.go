@@ -178,6 +178,11 @@ func (w *worker) prepare(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		for _, a := range task.Attachments {
+			if err := w.agent.cfg.Dataplane.Overlap(a.Network); err != nil {
+				return err
+			}
+		}
 		// On its own networks the engine finds out by itself.
 		if len(task.Attachments) > 0 {
 			if err := w.agent.cfg.Dataplane.Free(HostPorts(task.Endpoint)); err != nil {

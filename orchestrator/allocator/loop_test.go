@@ -402,7 +402,7 @@ func TestNoPoolHasRoom(t *testing.T) {
 		w.service("web", []string{"c"})
 		w.tasks("web", 1, 1)
 		w.view(func(v *store.View) {
-			const want = "no free subnet in the address pools (10.9.0.0/23; 3 subnets in use)"
+			const want = "no free subnet in the address pools (10.9.0.0/23; 3 subnets in use, 0 nodes and routes to keep clear of)"
 			if n := v.NetworkByName("c"); n.Ready || n.Error != want {
 				t.Errorf("ready %v, error %q", n.Ready, n.Error)
 			}

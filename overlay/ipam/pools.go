@@ -93,7 +93,7 @@ func (p *Pools) Allocate(is6 bool, avoid []netip.Prefix) (netip.Prefix, error) {
 			}
 		}
 	}
-	return netip.Prefix{}, fmt.Errorf("%w (%s; %d subnets in use)", ErrNoPool, p.names(is6), len(p.taken))
+	return netip.Prefix{}, fmt.Errorf("%w (%s; %d subnets in use, %d nodes and routes to keep clear of)", ErrNoPool, p.names(is6), len(p.taken), len(avoid))
 }
 
 // Resume has Allocate go on behind a subnet, as if it had been given out last.

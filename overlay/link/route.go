@@ -214,9 +214,18 @@ func (d *Door) Underlay(local netip.Addr) (byAddr, byRoute []int, err error) {
 	return byAddr, byRoute, nil
 }
 
-// HostPrefixes lists the destinations of the machine's unicast routes, default
-// routes and those through our own devices apart.
-func (d *Door) HostPrefixes() ([]netip.Prefix, error) {
+// HostRoute is a route of the machine's own.
+type HostRoute struct {
+	Prefix netip.Prefix
+	// Device is its name; empty for a route over several.
+	Device string
+	// Gateway is not valid where the destination is on the link.
+	Gateway netip.Addr
+}
+
+// HostRoutes lists the machine's unicast routes, default routes and those through
+// our own devices apart.
+func (d *Door) HostRoutes() ([]HostRoute, error) {
 	devices, err := d.Devices()
 	if err != nil {
 		return nil, err
@@ -225,13 +234,13 @@ func (d *Door) HostPrefixes() ([]netip.Prefix, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
-	var out []netip.Prefix
+	var out []HostRoute
 	for _, r := range routes {
 		if r.Dst == nil || isDefault(r.Dst) || r.Type != unix.RTN_UNICAST || devices[r.LinkIndex].Ours() {
 			continue
 		}
 		ones, _ := r.Dst.Mask.Size()
-		out = append(out, netip.PrefixFrom(addr(r.Dst.IP), ones))
+		out = append(out, HostRoute{netip.PrefixFrom(addr(r.Dst.IP), ones), devices[r.LinkIndex].Name, addr(r.Gw)})
 	}
 	return out, nil
 }

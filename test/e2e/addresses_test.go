@@ -20,6 +20,7 @@ func TestAddresses(t *testing.T) {
 		{"full network", testFullNetwork},
 		{"chosen virtual IP", testFixedVIP},
 		{"stable addresses", testStableAddresses},
+		{"routes of nodes", testHostRoutes},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(t, c.sub(t)) }) {
 			return
@@ -175,4 +176,30 @@ func testStableAddresses(t *testing.T, c *cluster) {
 	c.mustDocker("node1", "node", "update", "--availability", "active", "node2")
 	c.refused(c.docker("node1", "service", "update", "-d", "--update-order", "start-first", "stable"), "use stop-first")
 	c.mustDocker("node1", "service", "rm", "stable")
+}
+
+// testHostRoutes: a network on a range that a node reaches otherwise is refused,
+// by the manager for itself, by a worker for its tasks.
+func testHostRoutes(t *testing.T, c *cluster) {
+	for node, route := range map[string]string{"node1": "10.86.0.0/16", "node2": "10.85.0.0/16"} {
+		if r := c.on(node, "ip", "route", "add", route, "dev", "eth0"); r.code != 0 {
+			t.Fatalf("add a route: %v", r)
+		}
+	}
+	c.refused(c.docker("node1", "network", "create", "-d", "overlay", "--subnet", "10.86.7.0/24", "refused"),
+		"10.86.7.0/24 overlaps a route of this host: 10.86.0.0/16 dev eth0")
+	c.mustDocker("node1", "network", "create", "-d", "overlay", "--subnet", "10.85.7.0/24", "routed")
+	c.serve("--name", "routed", "--network", "routed", "--constraint", "node.hostname==node2", "--restart-delay", "300ms")
+	c.eventually("the task is rejected and names the route", func() error {
+		ps := c.mustDocker("node1", "service", "ps", "--no-trunc", "--format", "{{.CurrentState}} {{.Error}}", "routed")
+		if !strings.Contains(ps, "network routed (10.85.7.0/24) overlaps a route of this node: 10.85.0.0/16 dev eth0") {
+			return fmt.Errorf("service ps:\n%s", ps)
+		}
+		return nil
+	})
+	if r := c.on("node2", "ip", "route", "del", "10.85.0.0/16"); r.code != 0 {
+		t.Fatalf("delete the route: %v", r)
+	}
+	c.running("node1", "routed", 1)
+	c.mustDocker("node1", "service", "rm", "routed")
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/agent"
+	"github.com/meshd/meshd/orchestrator/protocol"
 )
 
 // Dataplane is a fake agent.Dataplane. It holds a view as soon as it gets it,
@@ -18,6 +19,7 @@ type Dataplane struct {
 	held    map[string]uint64
 	frozen  bool
 	taken   map[uint32]string
+	routes  map[string]string
 	changed chan struct{}
 }
 
@@ -97,6 +99,23 @@ func (d *Dataplane) Free(ports []swarm.PortConfig) error {
 		if who := d.taken[p.PublishedPort]; who != "" {
 			return fmt.Errorf("port %d is in use by %s", p.PublishedPort, who)
 		}
+	}
+	return nil
+}
+
+// Route has a route of the node lead to the addresses of a network, by ID.
+func (d *Dataplane) Route(network, route string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.routes = map[string]string{network: route}
+}
+
+// Overlap implements agent.Dataplane.
+func (d *Dataplane) Overlap(n protocol.Network) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if route := d.routes[n.ID]; route != "" {
+		return fmt.Errorf("network %s overlaps %s", n.Name, route)
 	}
 	return nil
 }
