@@ -34,7 +34,7 @@ type ServiceStats struct {
 	Backends []BackendStats
 }
 
-// BackendStats counts what a backend got, since it was known.
+// BackendStats counts what a backend got, since its first connection.
 type BackendStats struct {
 	Addr netip.Addr
 	// Port is zero where the client's own is kept.

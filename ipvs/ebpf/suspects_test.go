@@ -42,6 +42,12 @@ func (w *watched) suspects() []ipvs.Suspect {
 	return append([]ipvs.Suspect{}, w.all...)
 }
 
+func (w *watched) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.all = nil
+}
+
 // await waits until something is noticed.
 func (w *watched) await(t *testing.T, what string) ipvs.Suspect {
 	t.Helper()
@@ -55,10 +61,12 @@ func (w *watched) await(t *testing.T, what string) ipvs.Suspect {
 }
 
 // ejecting is round-robin, so that each backend gets every other connection. The window
-// is long: machines that test are slow.
-func ejecting(s *ipvs.Service) {
-	s.Algorithm = ipvs.RoundRobin
-	s.Ejection = ipvs.Ejection{After: 3, Within: time.Hour, First: time.Second, Longest: time.Second}
+// is long: machines that test are slow. Another number forgets former failures.
+func ejecting(after int) func(s *ipvs.Service) {
+	return func(s *ipvs.Service) {
+		s.Algorithm = ipvs.RoundRobin
+		s.Ejection = ipvs.Ejection{After: after, Within: time.Hour, First: time.Second, Longest: time.Second}
+	}
 }
 
 const bad, good = "10.1.0.2", "10.1.0.3"
@@ -88,30 +96,47 @@ func refuses(how uint8) func(string) uint8 {
 	}
 }
 
-func TestRefusingBackendIsNoticed(t *testing.T) {
-	for name, how := range map[string]uint8{"by reset": rst | ack, "by ICMP": 0} {
-		t.Run(name, func(t *testing.T) {
-			r := newRig(t)
-			r.setService(ejecting, backend(bad), backend(good))
-			w := r.watch()
+func TestFailingBackendsAreNoticed(t *testing.T) {
+	r := newRig(t)
+	w := r.watch()
+	from := 20000
+	for name, c := range map[string]struct {
+		fail  func(t *testing.T, from int)
+		why   ipvs.Failure
+		asked uint16
+	}{
+		"reset": {func(_ *testing.T, from int) {
 			for i := range 10 {
-				r.call(20000+i, refuses(how))
+				r.call(from+i, refuses(rst|ack))
 			}
-			s := w.await(t, "refusals")
-			if s.Addr.String() != bad || s.Failure != ipvs.NoAnswer || s.Count < 3 || s.Asked != 80 || s.Key.VIP.String() != vip {
+		}, ipvs.NoAnswer, 80},
+		"unreachable": {func(_ *testing.T, from int) {
+			for i := range 10 {
+				r.call(from+i, refuses(0))
+			}
+		}, ipvs.NoAnswer, 80},
+		"silent":    {func(_ *testing.T, from int) { r.callTheSilent(from) }, ipvs.NoAnswer, 80},
+		"cut short": {func(_ *testing.T, from int) { r.callThoseThatCutShort(from) }, ipvs.CutShort, 80},
+		"datagrams": {func(_ *testing.T, from int) { r.sendToTheDeaf(from) }, ipvs.NoAnswer, 53},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w.forget()
+			r.setService(ejecting(3), backend("10.1.0.4"), backend("10.1.0.5"))
+			r.setService(ejecting(3), backend(bad), backend(good)) // both as new
+			c.fail(t, from)
+			from += 100
+			s := w.await(t, name)
+			if s.Addr.String() != bad || s.Failure != c.why || s.Count < 3 || s.Asked != c.asked || s.Key.VIP.String() != vip {
 				t.Errorf("noticed %+v", s)
 			}
 		})
 	}
 }
 
-func TestSilentBackendIsNoticed(t *testing.T) {
-	r := newRig(t)
-	r.setService(ejecting, backend(bad), backend(good))
-	w := r.watch()
+func (r *rig) callTheSilent(from int) {
 	var asked []string
 	for i := range 8 {
-		client := fmt.Sprintf("10.1.0.9:%d", 20000+i)
+		client := fmt.Sprintf("10.1.0.9:%d", from+i)
 		if to := r.container(net1, tcp(client, vip+":80", syn)).dst.Addr().String(); to == good {
 			r.tunnel(net1, nodeB, tcp(good+":80", client, syn|ack))
 		} else {
@@ -122,35 +147,23 @@ func TestSilentBackendIsNoticed(t *testing.T) {
 	for _, client := range asked {
 		r.container(net1, tcp(client, vip+":80", syn))
 	}
-	if s := w.await(t, "silence"); s.Addr.String() != bad || s.Failure != ipvs.NoAnswer {
-		t.Errorf("noticed %+v", s)
-	}
 }
 
-func TestBackendThatCutsShortIsNoticed(t *testing.T) {
-	r := newRig(t)
-	r.setService(ejecting, backend(bad), backend(good))
-	w := r.watch()
+func (r *rig) callThoseThatCutShort(from int) {
 	for i := range 10 {
-		to := r.call(20000+i, accepts)
-		client := fmt.Sprintf("10.1.0.9:%d", 20000+i)
+		to := r.call(from+i, accepts)
+		client := fmt.Sprintf("10.1.0.9:%d", from+i)
 		if to == good {
 			r.tunnel(net1, nodeB, withPayload(tcp(good+":80", client, ack), "hello"))
 		} else {
 			r.tunnel(net1, nodeB, tcp(bad+":80", client, rst))
 		}
 	}
-	if s := w.await(t, "resets"); s.Addr.String() != bad || s.Failure != ipvs.CutShort {
-		t.Errorf("noticed %+v", s)
-	}
 }
 
-func TestRefusedDatagramsAreNoticed(t *testing.T) {
-	r := newRig(t)
-	r.setService(ejecting, backend(bad), backend(good))
-	w := r.watch()
+func (r *rig) sendToTheDeaf(from int) {
 	for i := range 10 {
-		client := fmt.Sprintf("10.1.0.9:%d", 20000+i)
+		client := fmt.Sprintf("10.1.0.9:%d", from+i)
 		got := r.container(net1, udp(client, vip+":53", "x"))
 		if to := got.dst.Addr().String(); to == good {
 			r.tunnel(net1, nodeB, udp(good+":53", client, "an answer"))
@@ -158,15 +171,12 @@ func TestRefusedDatagramsAreNoticed(t *testing.T) {
 			r.tunnel(net1, nodeB, icmpError(bad, got.frame))
 		}
 	}
-	if s := w.await(t, "refusals"); s.Addr.String() != bad || s.Protocol != ipvs.UDP || s.Asked != 53 {
-		t.Errorf("noticed %+v", s)
-	}
 }
 
 // Nothing is held against a backend that now and then works, or where nobody does better.
 func TestNobodyIsSuspectedWithoutReason(t *testing.T) {
 	r := newRig(t)
-	r.setService(ejecting, backend(bad), backend(good))
+	r.setService(ejecting(3), backend(bad), backend(good))
 	w := r.watch()
 	for i := range 20 {
 		r.call(20000+i, func(string) uint8 { return rst | ack }) // a port that no task has
@@ -184,7 +194,7 @@ func TestNobodyIsSuspectedWithoutReason(t *testing.T) {
 		r.call(40000+i, refuses(rst|ack))
 	}
 	// What is noticed afterwards shows that the rest was read.
-	r.setService(ejecting, backend(bad), backend("10.1.0.4"))
+	r.setService(ejecting(3), backend(bad), backend("10.1.0.4"))
 	for i := range 20 {
 		r.call(50000+i, func(to string) uint8 {
 			if to == "10.1.0.4" {
@@ -205,20 +215,22 @@ func ejectedBackend(s string) ipvs.Backend {
 }
 
 func TestEjectedGetsNothingNewAndKeepsTheRest(t *testing.T) {
-	for _, algorithm := range ipvs.Algorithms() {
+	r := newRig(t)
+	for n, algorithm := range ipvs.Algorithms() {
 		t.Run(string(algorithm), func(t *testing.T) {
-			r := newRig(t)
-			change := func(s *ipvs.Service) { ejecting(s); s.Algorithm = algorithm }
-			r.setService(change, backend(bad), backend(good))
+			from := 10000 * (n + 1)
+			change := func(s *ipvs.Service) { ejecting(3)(s); s.Algorithm = algorithm }
+			r.setService(change, backend("10.1.0.4"))
+			r.setService(change, backend(bad), backend(good)) // both as new
 			var old []string
 			for i := range 40 {
-				client := fmt.Sprintf("10.1.0.9:%d", 20000+i)
+				client := fmt.Sprintf("10.1.0.9:%d", from+i)
 				if r.container(net1, tcp(client, vip+":80", syn)).dst.Addr().String() == bad {
 					old = append(old, client)
 				}
 			}
 			r.setService(change, ejectedBackend(bad), backend(good))
-			if got := r.spread("10.1.0.9", 30000, 30); got[bad] != 0 {
+			if got := r.spread("10.1.0.9", from+1000, 30); got[bad] != 0 {
 				t.Errorf("new ones: %v", got)
 			}
 			for _, client := range old {
@@ -230,7 +242,7 @@ func TestEjectedGetsNothingNewAndKeepsTheRest(t *testing.T) {
 			}
 			is(t, "again", r.container(net1, tcp(old[0], vip+":80", syn)), container, old[0], good+":80")
 			r.setService(change, ejectedBackend(bad))
-			if got := r.spread("10.1.0.9", 40000, 5); got[bad] != 5 {
+			if got := r.spread("10.1.0.9", from+2000, 5); got[bad] != 5 {
 				t.Errorf("as the only one: %v", got)
 			}
 		})
@@ -242,9 +254,9 @@ func TestReturnedBackendIsOnTrial(t *testing.T) {
 	for name, first := range map[string]uint8{"fails": rst | ack, "works": syn | ack} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
-			r.setService(ejecting, ejectedBackend(bad), backend(good))
+			r.setService(ejecting(3), ejectedBackend(bad), backend(good))
 			r.call(20000, accepts)
-			r.setService(ejecting, backend(bad), backend(good))
+			r.setService(ejecting(3), backend(bad), backend(good))
 			w := r.watch()
 			r.call(20001, refuses(first))
 			r.call(20002, refuses(first))

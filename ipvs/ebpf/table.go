@@ -30,6 +30,7 @@ type table struct {
 	bits   []uint64
 	// stray entries belong to no service: left by a process that died half-way.
 	strayBackends []backendKey
+	strayCounters []backendKey
 	straySlots    []slotKey
 	node          node
 }
@@ -49,6 +50,7 @@ func read(maps *balanceMaps, netns uint64, flags uint32) (*table, error) {
 		t.nextID = max(t.nextID, v.ID+1)
 	}
 	t.readBackends(byID, &err)
+	t.readCounters(&err)
 	t.readSlots(byID, &err)
 	for k := range all[addr, uint32](maps.NodeAddrs, &err) {
 		t.state.NodeAddrs = append(t.state.NodeAddrs, k.netip())
@@ -111,6 +113,25 @@ func (t *table) readBackends(byID map[uint32]ipvs.Key, err *error) {
 			return int(a.Port) - int(b.Port)
 		})
 		t.held[key] = e
+	}
+}
+
+// readCounters finds those of backends that are gone: a packet may have picked one at
+// the moment that it went.
+func (t *table) readCounters(err *error) {
+	there := map[backendKey]bool{}
+	for _, e := range t.held {
+		there[backendKey{Service: e.id.ID}] = true
+		for _, b := range e.Backends {
+			there[backendKeyOf(e.id.ID, b)] = true
+		}
+	}
+	strays := map[backendKey]bool{}
+	for k := range allOn[backendKey, counters](t.maps.Counters, t.cpus, err) {
+		if !there[k] && !strays[k] {
+			strays[k] = true
+			t.strayCounters = append(t.strayCounters, k)
+		}
 	}
 }
 
@@ -196,7 +217,7 @@ func (t *table) put(s ipvs.Service) error {
 		now.id.ID = t.nextID
 		t.nextID++
 	}
-	if err := t.putService(now.id.ID); err != nil {
+	if err := ifNew(t.maps.Turns, now.id.ID, uint32(0)); err != nil {
 		return err
 	}
 	for _, b := range s.Backends {
@@ -237,7 +258,7 @@ func ifNew(m *ebpf.Map, k, v any) error {
 // ejected is on trial: its next failure ejects it again, unless a success comes before.
 func (t *table) putBackend(of entry, b ipvs.Backend, onTrial bool) error {
 	k := backendKeyOf(of.id.ID, b)
-	if err := errors.Join(ifNew(t.maps.Loads, k, int32(0)), ifNew(t.maps.Counters, k, make([]counters, t.cpus))); err != nil {
+	if err := ifNew(t.maps.Loads, k, int32(0)); err != nil {
 		return err
 	}
 	want := health{Limit: uint32(of.id.EjectAfter), Window: of.id.EjectWithin}
@@ -283,17 +304,22 @@ func (t *table) dropBackend(k backendKey) error {
 	if err := gone(t.maps.Backends.Delete(k)); err != nil {
 		return err
 	}
+	return errors.Join(t.dropCounters(k), gone(t.maps.Loads.Delete(k)), gone(t.maps.Health.Delete(k)))
+}
+
+func (t *table) dropCounters(k backendKey) error {
 	total, was := make([]counters, t.cpus), make([]counters, t.cpus)
-	service := backendKey{Service: k.Service}
-	if t.maps.Counters.Lookup(service, &total) == nil && t.maps.Counters.Lookup(k, &was) == nil {
-		for cpu := range total {
-			total[cpu].add(was[cpu])
-		}
-		if err := t.maps.Counters.Put(service, total); err != nil {
-			return err
-		}
+	if t.maps.Counters.Lookup(k, &was) != nil {
+		return nil // it never got a connection
 	}
-	return errors.Join(gone(t.maps.Counters.Delete(k)), gone(t.maps.Loads.Delete(k)), gone(t.maps.Health.Delete(k)))
+	service := backendKey{Service: k.Service}
+	_ = t.maps.Counters.Lookup(service, &total) // none yet: zero
+	for cpu := range total {
+		total[cpu].add(was[cpu])
+	}
+	// The kernel may be short of memory for a moment; the past is not worth failing for.
+	_ = t.maps.Counters.Put(service, total)
+	return gone(t.maps.Counters.Delete(k))
 }
 
 func (t *table) remove(k ipvs.Key) error {
@@ -307,11 +333,6 @@ func (t *table) remove(k ipvs.Key) error {
 		errs = append(errs, gone(t.maps.Refusals.Delete(refusalKey{e.id.ID, uint32(reason)})))
 	}
 	return errors.Join(errs...)
-}
-
-// putService makes what is remembered of a service itself.
-func (t *table) putService(id uint32) error {
-	return errors.Join(ifNew(t.maps.Counters, backendKey{Service: id}, make([]counters, t.cpus)), ifNew(t.maps.Turns, id, uint32(0)))
 }
 
 func (t *table) applyClients(plan ipvs.Plan) error {
@@ -374,8 +395,24 @@ func (t *table) sweep() error {
 			return fmt.Errorf("stray backend: %w", err)
 		}
 	}
-	t.straySlots, t.strayBackends = nil, nil
+	for _, k := range t.strayCounters {
+		if err := t.sweepCounters(k); err != nil {
+			return fmt.Errorf("stray counters: %w", err)
+		}
+	}
+	t.straySlots, t.strayBackends, t.strayCounters = nil, nil, nil
 	return nil
+}
+
+func (t *table) sweepCounters(k backendKey) error {
+	e, ok := t.byID(k.Service)
+	switch {
+	case !ok:
+		return gone(t.maps.Counters.Delete(k))
+	case k.Addr == (addr{}), slices.ContainsFunc(e.Backends, func(b ipvs.Backend) bool { return backendKeyOf(k.Service, b) == k }):
+		return nil // it has come back meanwhile
+	}
+	return t.dropCounters(k)
 }
 
 func (t *table) byID(id uint32) (entry, bool) {

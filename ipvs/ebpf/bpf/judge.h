@@ -31,13 +31,23 @@ static __always_inline void refused(__u32 service, enum drop_reason reason)
 		bpf_map_update_elem(&refusals, &k, &one, BPF_NOEXIST);
 }
 
-/* count_begin counts the first packet of a connection: s->flow. */
+/*
+ * count_begin counts the first packet of a connection: s->flow. It makes the entry, so
+ * that backends that this node leads nobody to cost nothing.
+ */
 static __always_inline void count_begin(const struct scratch *s)
 {
-	struct counters *c = counters_of(s->flow.service, &s->flow.dst, s->flow.backend_port);
+	struct backend_key who = { .service = s->flow.service, .addr = s->flow.dst, .port = s->flow.backend_port };
+	struct counters *c = bpf_map_lookup_elem(&counters, &who);
 
-	if (!c)
-		return;
+	if (!c) {
+		struct counters none = {};
+
+		bpf_map_update_elem(&counters, &who, &none, BPF_NOEXIST);
+		c = bpf_map_lookup_elem(&counters, &who);
+		if (!c)
+			return;
+	}
 	c->connections++;
 	c->packets++;
 	c->bytes += s->p.length;

@@ -232,7 +232,7 @@ struct socket_peer {
 	__u32 vni;
 };
 
-/* Of a backend; with a key that names only the service, of its former backends. */
+/* Of a backend, once it got a connection; with a key that names only the service, of its former backends. */
 struct counters {
 	__u64 connections;
 	__u64 packets; /* of clients */
@@ -458,13 +458,6 @@ static __always_inline int is_published(__be16 port, __u8 proto)
 static __always_inline __u32 now(void)
 {
 	return bpf_ktime_get_ns() / 1000000000;
-}
-
-static __always_inline struct counters *counters_of(__u32 service, const struct mesh_addr *addr, __be16 port)
-{
-	struct backend_key k = { .service = service, .addr = *addr, .port = port };
-
-	return bpf_map_lookup_elem(&counters, &k);
 }
 
 static __always_inline struct node *this_node(void)
