@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"net/http"
+	"slices"
 
 	"github.com/moby/moby/api/types/swarm"
 	"golang.org/x/sync/errgroup"
@@ -15,6 +18,7 @@ import (
 	"github.com/meshd/meshd/orchestrator/dispatcher"
 	"github.com/meshd/meshd/orchestrator/remote"
 	"github.com/meshd/meshd/orchestrator/store"
+	"github.com/meshd/meshd/orchestrator/tunnel"
 )
 
 // manager is this node's part in the control plane. It implements api.Control.
@@ -22,12 +26,14 @@ import (
 //	control port -> consensus   raft
 //	             -> admission   joining, certificates, leaving
 //	             -> dispatcher  the nodes' sessions
+//	             -> tunnel      calls to the nodes
 //	leader only  -> the control loops (leader.go)
 type manager struct {
 	*consensus.Node
 	store      *store.Store
 	server     *remote.Server
 	dispatcher *dispatcher.Dispatcher
+	hub        *tunnel.Hub
 	log        *slog.Logger
 	// broken gets the reason when this replica can apply nothing any more.
 	broken chan error
@@ -63,6 +69,12 @@ func openManager(cfg Config, m *membership, k *certs.Keeper, client *remote.Clie
 		Members: mgr.memberAddrs, Answers: dispatcher.Answers,
 	})
 	mgr.dispatcher.Register(mgr.server)
+	mgr.hub = tunnel.NewHub(tunnel.HubConfig{
+		Self: func() string { return mgr.memberAddrs()[m.NodeID] }, Managers: mgr.addrs,
+		Sessions: mgr.dispatcher, Caller: client,
+		Incoming: mgr.server.Tunnels(), PeerOf: remote.PeerOf, Logger: cfg.Logger,
+	})
+	mgr.hub.Register(mgr.server)
 	if err := mgr.server.Listen(m.ListenAddr); err != nil {
 		return nil, errors.Join(fmt.Errorf("listen on the control port: %w", err), raft.Close())
 	}
@@ -71,6 +83,11 @@ func openManager(cfg Config, m *membership, k *certs.Keeper, client *remote.Clie
 
 // Store implements api.Control.
 func (m *manager) Store() *store.Store { return m.store }
+
+// Nodes implements api.Control.
+func (m *manager) Nodes() http.RoundTripper { return m.hub }
+
+func (m *manager) addrs() []string { return slices.Collect(maps.Values(m.memberAddrs())) }
 
 func (m *manager) memberAddrs() map[string]string {
 	out := map[string]string{}
@@ -95,6 +112,7 @@ func (m *manager) Run(ctx context.Context) error {
 	g.Go(func() error { return m.server.Serve(ctx) })
 	g.Go(func() error { return m.Node.Run(ctx) })
 	g.Go(func() error { return m.dispatcher.Run(ctx) })
+	g.Go(func() error { return m.hub.Run(ctx) })
 	g.Go(func() error { return m.lead(ctx) })
 	g.Go(func() error {
 		select {

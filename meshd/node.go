@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -15,7 +16,9 @@ import (
 	"github.com/meshd/meshd/certs"
 	"github.com/meshd/meshd/orchestrator/admission"
 	"github.com/meshd/meshd/orchestrator/agent"
+	"github.com/meshd/meshd/orchestrator/logs"
 	"github.com/meshd/meshd/orchestrator/remote"
+	"github.com/meshd/meshd/orchestrator/tunnel"
 )
 
 // node is this machine's membership of one cluster, from joining to leaving or
@@ -28,6 +31,7 @@ import (
 // | renewal   | the certificate                | stop           |
 // | roles     | whether the role still holds   | stop           |
 // | liveness  | who cannot serve right now     | stop           |
+// | tunnel    | what managers ask this node    | stop           |
 // | watcher   | err, done                      | the others     |
 type node struct {
 	d      *Daemon
@@ -37,6 +41,8 @@ type node struct {
 	manager *manager
 	roles   roleWatch
 	live    *liveness
+	// tunnel is how managers call this node.
+	tunnel *tunnel.Node
 	// agent is there once the node runs.
 	agent atomic.Pointer[agent.Agent]
 
@@ -58,6 +64,7 @@ func (d *Daemon) openNode(m membership, k *certs.Keeper) (*node, error) {
 		roles: roleWatch{d.data, m.NodeID, make(chan swarm.NodeRole, 1)},
 		live:  newLiveness(d, m),
 	}
+	n.tunnel = tunnel.NewNode(tunnel.NodeConfig{Dial: n.client.DialTunnel, Handler: d.answers(), Logger: d.log})
 	if k.Identity().Role != certs.RoleManager {
 		return n, nil
 	}
@@ -80,6 +87,7 @@ func (d *Daemon) startNode(n *node) {
 	g.Go(func() error { return n.renew(ctx) })
 	g.Go(func() error { return n.awaitRole(ctx) })
 	g.Go(func() error { return n.live.Run(ctx) })
+	g.Go(func() error { return n.tunnel.Run(ctx) })
 	go func() {
 		err := g.Wait()
 		n.mu.Lock()
@@ -112,8 +120,15 @@ func (n *node) newAgent() *agent.Agent {
 		NodeID: m.NodeID, DataAddr: m.DataAddr, StateDir: n.d.cfg.agentDir(),
 		Managers: n.preferred(m), SaveManagers: n.saveManagers,
 		Client: agent.Remote(n.client), Runner: n.d.runner, Engine: n.d.runner, Dataplane: liveWatch{n.roles, n.live},
-		Logger: n.d.log,
+		Tunnels: n.tunnel.Accept, Logger: n.d.log,
 	})
+}
+
+// answers are what this node tells managers that call it.
+func (d *Daemon) answers() http.Handler {
+	mux := http.NewServeMux()
+	logs.Register(mux, d.runner)
+	return mux
 }
 
 // preferred puts a manager's own control port first: its session costs no network.

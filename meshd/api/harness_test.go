@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -75,7 +76,23 @@ type fakeControl struct {
 	barrierErr error
 	barriers   int
 	mu         sync.Mutex
+	nodes      fakeNodes
 }
+
+// fakeNodes are the addresses of servers by node ID; others are not connected.
+type fakeNodes map[string]string
+
+func (n fakeNodes) RoundTrip(r *http.Request) (*http.Response, error) {
+	addr, ok := n[r.URL.Host]
+	if !ok {
+		return nil, fmt.Errorf("node %s is not connected to any manager", r.URL.Host)
+	}
+	r = r.Clone(r.Context())
+	r.URL.Host = addr
+	return http.DefaultTransport.RoundTrip(r)
+}
+
+func (c *fakeControl) Nodes() http.RoundTripper { return c.nodes }
 
 func (c *fakeControl) Store() *store.Store { return c.store }
 

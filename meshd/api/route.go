@@ -156,9 +156,9 @@ func (s *Server) routeTable() []route {
 
 		at(get, "/services", m(s.serviceList)), at(post, "/services/create", m(s.serviceCreate)),
 		at(get, "/services/*", m(s.serviceInspect)), at(del, "/services/*", m(s.serviceRemove)),
-		at(post, "/services/*/update", m(s.serviceUpdate)), at(get, "/services/*/logs", m(s.logs)),
+		at(post, "/services/*/update", m(s.serviceUpdate)), at(get, "/services/*/logs", m(s.serviceLogs)),
 
-		at(get, "/tasks", m(s.taskList)), at(get, "/tasks/*", m(s.taskInspect)), at(get, "/tasks/*/logs", m(s.logs)),
+		at(get, "/tasks", m(s.taskList)), at(get, "/tasks/*", m(s.taskInspect)), at(get, "/tasks/*/logs", m(s.taskLogs)),
 
 		at(post, "/containers/create", s.containerCreate),
 		at(get, "/containers/json", s.containerList), at(get, "/containers/*/json", s.containerInspect),

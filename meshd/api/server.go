@@ -50,6 +50,8 @@ type Control interface {
 	Barrier(ctx context.Context) error
 	// Leader is the raft leader; empty if there is none.
 	Leader() (nodeID, addr string)
+	// Nodes answers requests on behalf of a node: the host of the URL is its ID.
+	Nodes() http.RoundTripper
 }
 
 // Config is what a Server is made of.

@@ -246,7 +246,3 @@ func (s *Server) serviceRemove(w http.ResponseWriter, r *http.Request, c Control
 	}
 	return done(w)
 }
-
-func (s *Server) logs(http.ResponseWriter, *http.Request, Control) error {
-	return refuse(http.StatusNotImplemented, "logs of services and tasks are not available in this version of meshd; use \"docker logs\" on the node that runs the task")
-}

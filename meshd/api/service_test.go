@@ -3,7 +3,6 @@ package api
 import (
 	"encoding/base64"
 	"fmt"
-	"net/http"
 	"net/url"
 	"strings"
 	"testing"
@@ -261,7 +260,6 @@ func TestListsAndFilters(t *testing.T) {
 	}
 	r.do("GET", "/tasks/task", nil).want(400, "task task is ambiguous (2 matches found)")
 	r.do("GET", "/tasks/nope", nil).want(404, "task nope not found")
-	r.do("GET", "/services/web/logs?stdout=1", nil).want(http.StatusNotImplemented, "logs")
 }
 
 // TestSpecNumbersCountOn: the control loops set a service back to an older

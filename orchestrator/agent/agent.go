@@ -29,6 +29,8 @@ type Config struct {
 	Runner    Runner
 	Engine    Engine
 	Dataplane Dataplane
+	// Tunnels, if set, takes the managers' invitations to call them; it must not wait.
+	Tunnels func([]protocol.Tunnel)
 	// StateDir holds the file of assignments; empty: nothing is saved.
 	StateDir string
 	Logger   *slog.Logger

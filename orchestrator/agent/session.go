@@ -192,6 +192,9 @@ func (a *Agent) receive(ctx context.Context, stream Stream, alive func(protocol.
 		if len(m.Managers) > 0 && a.link.replace(m.Managers) && a.cfg.SaveManagers != nil {
 			a.cfg.SaveManagers(m.Managers)
 		}
+		if len(m.Tunnels) > 0 && a.cfg.Tunnels != nil {
+			a.cfg.Tunnels(m.Tunnels)
+		}
 		if seen, behind := a.picture.behind(m, a.cfg.Now(), a.cfg.LagPatience); behind {
 			return fmt.Errorf("the manager lags: it is at index %d, another was at %d", m.Tasks.Index, seen)
 		}

@@ -157,6 +157,17 @@ func (d *Dispatcher) close(s *session) {
 	d.running.Done()
 }
 
+// Invite implements tunnel.Sessions.
+func (d *Dispatcher) Invite(node string, t protocol.Tunnel) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.sessions[node]
+	if s != nil {
+		s.invite(t)
+	}
+	return s != nil
+}
+
 // each calls fn for every open session; fn must not block.
 func (d *Dispatcher) each(fn func(*session)) {
 	d.mu.Lock()

@@ -31,6 +31,8 @@ type session struct {
 	own uint64
 	// known are the networks that the node was told of.
 	known map[string]bool
+	// tunnels are invitations not sent yet.
+	tunnels []protocol.Tunnel
 
 	// What the node has; owned by the goroutine of the handler.
 	started  bool
@@ -62,6 +64,21 @@ func (s *session) changed(index uint64) {
 	s.wakeUp()
 }
 
+func (s *session) invite(t protocol.Tunnel) {
+	s.mu.Lock()
+	s.tunnels = append(s.tunnels, t)
+	s.mu.Unlock()
+	s.wakeUp()
+}
+
+func (s *session) invitations() []protocol.Tunnel {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := s.tunnels
+	s.tunnels = nil
+	return out
+}
+
 func (s *session) knowsAny(networks map[string]bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -84,7 +101,8 @@ func (s *session) next(v *store.View, c *cache) *protocol.Message {
 		news = true
 	}
 	m.Networks, m.NetworksGone = s.nextNetworks(v, c)
-	news = news || len(m.Networks)+len(m.NetworksGone) > 0
+	m.Tunnels = s.invitations()
+	news = news || len(m.Networks)+len(m.NetworksGone)+len(m.Tunnels) > 0
 	s.started = true
 	if !news {
 		return nil

@@ -49,6 +49,17 @@ type Message struct {
 	Networks []NetworkChange `json:",omitempty"`
 	// NetworksGone are the IDs of networks that do not concern this node any more.
 	NetworksGone []string `json:",omitempty"`
+	// Tunnels invites the node to call managers that want to speak to it.
+	Tunnels []Tunnel `json:",omitempty"`
+}
+
+// Tunnel invites a node to open a connection that a manager calls it through
+// (package tunnel).
+type Tunnel struct {
+	// Number proves that the node was invited.
+	Number string
+	// Manager is the control address to dial, host:port.
+	Manager string
 }
 
 // Node is a machine that takes part in the data plane.

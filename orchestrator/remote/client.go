@@ -104,7 +104,17 @@ func (c *Client) Open(ctx context.Context, addr, path string, in any) (*Stream, 
 
 // DialRaft opens a raft stream to a manager and returns who answers.
 func (c *Client) DialRaft(ctx context.Context, addr string) (net.Conn, certs.Identity, error) {
-	conn, err := c.dial(ctx, addr, c.tls(protoRaft))
+	return c.dialRaw(ctx, addr, protoRaft)
+}
+
+// DialTunnel opens a connection that the manager may call this node through.
+func (c *Client) DialTunnel(ctx context.Context, addr string) (net.Conn, error) {
+	conn, _, err := c.dialRaw(ctx, addr, protoTunnel)
+	return conn, err
+}
+
+func (c *Client) dialRaw(ctx context.Context, addr, proto string) (net.Conn, certs.Identity, error) {
+	conn, err := c.dial(ctx, addr, c.tls(proto))
 	if err != nil {
 		return nil, certs.Identity{}, c.broken(ctx, addr, err)
 	}
@@ -196,7 +206,7 @@ func (e *dialError) Unwrap() error { return e.err }
 func (c *Client) dial(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	d := &tls.Dialer{NetDialer: &net.Dialer{KeepAlive: 15 * time.Second}, Config: cfg}
+	d := &tls.Dialer{NetDialer: &net.Dialer{KeepAliveConfig: keepAlive}, Config: cfg}
 	conn, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, &dialError{err}

@@ -21,8 +21,9 @@ import (
 
 // The protocols of the control port.
 const (
-	protoRPC  = "h2"
-	protoRaft = "mesh-raft/1"
+	protoRPC    = "h2"
+	protoRaft   = "mesh-raft/1"
+	protoTunnel = "mesh-tunnel/1"
 )
 
 const (
@@ -35,6 +36,10 @@ const (
 	goodbye = 300 * time.Millisecond
 )
 
+// keepAlive finds a connection without pings of its own, raft's or a tunnel,
+// whose other end is gone: within 11 s.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3}
+
 // Config of a Server.
 type Config struct {
 	Keeper *certs.Keeper
@@ -43,8 +48,9 @@ type Config struct {
 
 // Server answers on a manager's control port.
 type Server struct {
-	cfg  Config
-	raft *raftListener
+	cfg     Config
+	raft    *connListener
+	tunnels *connListener
 
 	mu       sync.RWMutex // guards what follows
 	routes   map[string]route
@@ -52,7 +58,7 @@ type Server struct {
 	cancel   context.CancelFunc
 	closed   bool
 
-	calls sync.WaitGroup // handlers and raft connections
+	calls sync.WaitGroup // handlers and connections handed over
 }
 
 type route struct {
@@ -65,7 +71,11 @@ func NewServer(cfg Config) *Server {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, raft: newRaftListener(), routes: map[string]route{}}
+	return &Server{
+		cfg: cfg, routes: map[string]route{},
+		raft:    newConnListener(certs.RoleManager),
+		tunnels: newConnListener(certs.RoleManager, certs.RoleWorker),
+	}
 }
 
 // Handle routes POSTs of a path. With no roles, anyone may call, even without
@@ -82,7 +92,7 @@ func (s *Server) Refuse(blocked func(nodeID string) bool) { s.cfg.Keeper.SetBloc
 
 // Listen opens the port; a busy one shows here, before Serve.
 func (s *Server) Listen(addr string) error {
-	l, err := net.Listen("tcp", addr)
+	l, err := (&net.ListenConfig{KeepAliveConfig: keepAlive}).Listen(context.Background(), "tcp", addr)
 	if err != nil {
 		return fmt.Errorf("remote: listen on the control port: %w", err)
 	}
@@ -109,6 +119,10 @@ func (s *Server) Addr() net.Addr {
 // Raft is the source of raft's connections; it closes with the server.
 func (s *Server) Raft() net.Listener { return s.raft }
 
+// Tunnels is the source of connections that nodes opened to be called through;
+// it closes with the server. PeerOf tells whose one is.
+func (s *Server) Tunnels() net.Listener { return s.tunnels }
+
 // Serve answers until the context ends or Close is called, and returns when
 // all handlers have. Handlers see the end in their request's context.
 func (s *Server) Serve(ctx context.Context) error {
@@ -130,14 +144,16 @@ func (s *Server) Serve(ctx context.Context) error {
 		return err
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(tls.NewListener(l, s.cfg.Keeper.ServerTLS(protoRPC, protoRaft))) }()
+	go func() {
+		failed <- srv.Serve(tls.NewListener(l, s.cfg.Keeper.ServerTLS(protoRPC, protoRaft, protoTunnel)))
+	}()
 	select {
 	case err = <-failed:
 		failed <- nil
 	case <-ctx.Done():
 	}
 	cancel()
-	s.raft.Close()
+	s.closeConns()
 	end, done := context.WithTimeout(context.WithoutCancel(ctx), goodbye)
 	defer done()
 	if srv.Shutdown(end) != nil {
@@ -157,7 +173,7 @@ func (s *Server) Close() error {
 	l, cancel := s.listener, s.cancel
 	s.closed = true
 	s.mu.Unlock()
-	s.raft.Close()
+	s.closeConns()
 	if cancel != nil {
 		cancel()
 		return nil
@@ -166,6 +182,11 @@ func (s *Server) Close() error {
 		return l.Close()
 	}
 	return nil
+}
+
+func (s *Server) closeConns() {
+	s.raft.Close()
+	s.tunnels.Close()
 }
 
 func (s *Server) httpServer(ctx context.Context) (*http.Server, error) {
@@ -185,24 +206,27 @@ func (s *Server) httpServer(ctx context.Context) (*http.Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("remote: configure HTTP/2: %w", err)
 	}
-	srv.TLSNextProto[protoRaft] = func(_ *http.Server, c *tls.Conn, _ http.Handler) { s.serveRaft(c) }
+	srv.TLSNextProto[protoRaft] = func(_ *http.Server, c *tls.Conn, _ http.Handler) { s.handOver(c, s.raft) }
+	srv.TLSNextProto[protoTunnel] = func(_ *http.Server, c *tls.Conn, _ http.Handler) { s.handOver(c, s.tunnels) }
 	return srv, nil
 }
 
-// serveRaft hands a connection to raft and returns when raft is done with it.
-func (s *Server) serveRaft(c *tls.Conn) {
+// handOver gives a connection to who accepts from l, and returns when that one
+// is done with it.
+func (s *Server) handOver(c *tls.Conn, l *connListener) {
 	s.calls.Add(1)
 	defer s.calls.Done()
 	id, err := s.peer(c.ConnectionState())
-	if err == nil && id.Role != certs.RoleManager {
+	if err == nil && !slices.Contains(l.roles, id.Role) {
 		err = certs.ErrRole
 	}
 	if err != nil {
-		s.cfg.Logger.Warn("raft connection refused", "from", c.RemoteAddr(), "error", err)
+		s.cfg.Logger.Warn("connection refused", "protocol", c.ConnectionState().NegotiatedProtocol,
+			"from", c.RemoteAddr(), "error", err)
 		c.Close()
 		return
 	}
-	s.raft.offer(c)
+	l.offer(c, id)
 }
 
 // peer returns who is at the other end; no certificate is an empty identity.

@@ -282,12 +282,6 @@ func (r *Runner) List(ctx context.Context) ([]agent.Container, error) {
 	return out, nil
 }
 
-// Logs returns the container's output as the engine frames it.
-func (r *Runner) Logs(ctx context.Context, id string, o client.ContainerLogsOptions) (client.ContainerLogsResult, error) {
-	logs, err := r.api.ContainerLogs(ctx, id, o)
-	return logs, plain(err)
-}
-
 // RemoveAll removes the containers of all tasks, running or not, and the
 // networks made for them: the node leaves its cluster.
 func (r *Runner) RemoveAll(ctx context.Context) error {

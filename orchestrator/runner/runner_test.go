@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +21,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/meshd/meshd/orchestrator/agent"
+	"github.com/meshd/meshd/orchestrator/logs"
 	"github.com/meshd/meshd/orchestrator/protocol"
 )
 
@@ -125,15 +126,7 @@ func (f *fixture) testLife(t *testing.T) {
 	if e := <-got; e.Code != 0 || e.Err() != nil {
 		t.Fatalf("exit %+v", e)
 	}
-	logs, err := f.Logs(f.ctx, id, client.ContainerLogsOptions{ShowStdout: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, _ := io.ReadAll(logs)
-	_ = logs.Close()
-	if !strings.Contains(string(text), "env web.1.life1") {
-		t.Fatalf("logs %q", text)
-	}
+	f.checkLogs(t, task.Task.ID, "env web.1.life1\n")
 	for range 2 { // the second finds nothing, which is no error
 		if err := f.Remove(f.ctx, id); err != nil {
 			t.Fatal(err)
@@ -141,6 +134,26 @@ func (f *fixture) testLife(t *testing.T) {
 	}
 	if e, err := f.Wait(f.ctx, id); err != nil || e.Code != exitUnknown {
 		t.Fatalf("wait for a removed container: %+v %v", e, err)
+	}
+}
+
+// checkLogs looks for a line on standard output, with the time when it was written.
+func (f *fixture) checkLogs(t *testing.T, task, want string) {
+	t.Helper()
+	var got []string
+	err := f.Logs(f.ctx, task, logs.Options{Stdout: true, Tail: -1}, func(l logs.Line) error {
+		if age := time.Since(l.Time); age < 0 || age > time.Hour || l.Stderr {
+			t.Errorf("line %+v", l)
+		}
+		got = append(got, string(l.Data))
+		return nil
+	})
+	if err != nil || !slices.Contains(got, want) {
+		t.Errorf("logs %q, %v; want %q", got, err, want)
+	}
+	err = f.Logs(f.ctx, "other", logs.Options{Stdout: true}, func(logs.Line) error { return nil })
+	if !errdefs.IsNotFound(err) {
+		t.Errorf("logs of a task without a container: %v", err)
 	}
 }
 

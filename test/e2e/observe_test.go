@@ -34,6 +34,7 @@ func TestNetworkCanBeSeen(t *testing.T) {
 		{"check", testNetCheck},
 		{"trace", testNetTrace},
 		{"flows", testNetFlows},
+		{"logs", testLogs},
 		{"repairs", testRepairsAreSeen},
 		{"ejection", testEjection},
 	} {
