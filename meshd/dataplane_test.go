@@ -83,7 +83,7 @@ func view(revision uint64) agent.View {
 
 func ready(t *testing.T, d *dataplane, revision uint64) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	return d.Ready(ctx, "mesh", revision)
 }
@@ -150,7 +150,7 @@ func TestLeavingEmptiesTheDataPlane(t *testing.T) {
 		t.Fatalf("overlay = %+v", s)
 	}
 	d.leave()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for s, _ := o.newest(); len(s.Networks) != 0; s, _ = o.newest() {
 		if time.Now().After(deadline) {
 			t.Fatalf("overlay after leaving = %+v", s)

@@ -34,7 +34,7 @@ func TestRepairsAreCountedAndSaid(t *testing.T) {
 		defer close(done)
 		o.repair(ctx)
 	}()
-	for deadline := time.Now().Add(10 * time.Second); o.Repairs()["peer"] < 2 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); o.Repairs()["peer"] < 2 && time.Now().Before(deadline); {
 		time.Sleep(5 * time.Millisecond)
 	}
 	cancel()

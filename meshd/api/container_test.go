@@ -69,7 +69,7 @@ func TestRegistryThatDoesNotAnswer(t *testing.T) {
 	r.engine.images = map[string]bool{"a/b:1": true, "c": true}
 	begun := time.Now()
 	r.do("GET", "/v1.51/distribution/a/b:1/json", nil).want(503, "the registry of image a/b:1 did not answer")
-	if took := time.Since(begun); took < registryPatience || took > registryPatience+2*time.Second {
+	if took := time.Since(begun); took < registryPatience || took > registryPatience+30*time.Second {
 		t.Errorf("it took %v", took)
 	}
 	r.engine.registry = func(w http.ResponseWriter) {

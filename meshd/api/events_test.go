@@ -18,7 +18,7 @@ import (
 func (r *rig) stream(query string) func() events.Message {
 	r.t.Helper()
 	client := *r.client
-	client.Timeout = 10 * time.Second
+	client.Timeout = time.Minute
 	res, err := client.Get("http://docker/v1.51/events" + query)
 	if err != nil || res.StatusCode != http.StatusOK {
 		r.t.Fatalf("events: %v, %v", res, err)

@@ -98,7 +98,7 @@ func TestServeOverTCP(t *testing.T) {
 	const addr = "127.0.0.1:39323"
 	go func() { done <- o.Serve(ctx, addr) }()
 	var status int
-	for deadline := time.Now().Add(10 * time.Second); status == 0 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); status == 0 && time.Now().Before(deadline); {
 		r, err := http.Get("http://" + addr + "/metrics")
 		if err != nil {
 			time.Sleep(10 * time.Millisecond)

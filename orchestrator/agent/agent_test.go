@@ -74,7 +74,7 @@ func (r *rig) start() {
 			if err != nil {
 				r.t.Errorf("Run: %v", err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			r.t.Error("Run does not return")
 		}
 	}
@@ -95,7 +95,7 @@ func (r *rig) send(m protocol.Message) {
 
 func (r *rig) until(what string, ok func() bool) {
 	r.t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !ok() {
 		if time.Now().After(deadline) {
 			r.t.Fatalf("never: %s; log %q, engine %q", what, r.log.All(), r.engine.Events.All())

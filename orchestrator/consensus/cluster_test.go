@@ -110,7 +110,7 @@ func (c *cluster) start(p *peer) {
 func (c *cluster) leader(among ...*peer) *peer {
 	c.t.Helper()
 	var lead *peer
-	eventually(c.t, 10*time.Second, "one leader", func() bool {
+	eventually(c.t, time.Minute, "one leader", func() bool {
 		lead = nil
 		for _, p := range among {
 			if p.IsLeader() {

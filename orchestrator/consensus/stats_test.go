@@ -16,7 +16,7 @@ func TestStatsTellWhereRaftStands(t *testing.T) {
 		t.Errorf("leader: %+v", want)
 	}
 	for _, p := range c.others(lead) {
-		eventually(t, 5*time.Second, "a follower is where the leader was", func() bool {
+		eventually(t, time.Minute, "a follower is where the leader was", func() bool {
 			s := p.Stats()
 			return !s.Leading && s.Leader == lead.id && s.Term == want.Term && s.AppliedIndex >= want.CommitIndex
 		})

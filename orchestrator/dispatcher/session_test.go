@@ -77,7 +77,7 @@ func connect(t *testing.T, d *Dispatcher, node string) *agent {
 // until reads messages until one satisfies ok.
 func (a *agent) until(what string, ok func(*protocol.Message) bool) *protocol.Message {
 	a.t.Helper()
-	deadline := time.After(5 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		select {
 		case m := <-a.messages:

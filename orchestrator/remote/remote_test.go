@@ -69,7 +69,7 @@ func newRig(t *testing.T) *rig {
 		select {
 		case err := <-done:
 			must(t, err)
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("the server does not end")
 		}
 		r.worker.Close()
@@ -195,7 +195,7 @@ func TestStream(t *testing.T) {
 	s.Close()
 	select {
 	case <-gone:
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("the handler was not told that the receiver is gone")
 	}
 }
@@ -234,7 +234,7 @@ func TestSilentConnectionIsNoticed(t *testing.T) {
 	cut.mute.Store(true)
 	begun := time.Now()
 	err = s.Next(&note{})
-	if took := time.Since(begun); !errdefs.IsUnavailable(err) || took > 9*time.Second {
+	if took := time.Since(begun); !errdefs.IsUnavailable(err) || took > time.Minute {
 		t.Errorf("noticed after %v as %v", took, err)
 	}
 }
@@ -308,7 +308,7 @@ func TestRaftStream(t *testing.T) {
 	}
 	w, _, err := r.worker.DialRaft(t.Context(), r.addr)
 	if err == nil { // the refusal comes after the handshake
-		w.SetDeadline(time.Now().Add(5 * time.Second))
+		w.SetDeadline(time.Now().Add(time.Minute))
 		w.Write([]byte("raft"))
 		if _, err = w.Read(got); err == nil {
 			t.Error("a worker speaks raft")

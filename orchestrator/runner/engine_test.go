@@ -122,7 +122,7 @@ func (e *testEngine) removeCgroups(t *testing.T) {
 	for _, pattern := range []string{"/sys/fs/cgroup" + e.cgroup, "/sys/fs/cgroup/*" + e.cgroup} {
 		roots, _ := filepath.Glob(pattern)
 		for _, root := range roots {
-			eventually(t, 10*time.Second, "cgroup "+root+" goes", func() bool {
+			eventually(t, time.Minute, "cgroup "+root+" goes", func() bool {
 				var dirs []string
 				_ = filepath.WalkDir(root, func(p string, d os.DirEntry, err error) error {
 					if err == nil && d.IsDir() {

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const patience = 3 * time.Second
+const patience = 15 * time.Second
 
 // greeting is what a server tells first: who it is and whom it sees.
 func greeting(name string, client net.Addr) string { return name + " " + client.String() + "\n" }
@@ -135,7 +135,7 @@ func (s *session) exchange(b []byte) ([]byte, error) {
 
 // echo sends size bytes, and all must come back.
 func (s *session) echo(network string, size int) error {
-	if err := s.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := s.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		return err
 	}
 	data := bytes.Repeat([]byte("0123456789abcdef"), size/16+1)[:size]
