@@ -64,7 +64,7 @@ func Diff(have, want State) Plan {
 }
 
 func sameBalance(a, b Service) bool {
-	return a.Algorithm == b.Algorithm && a.Affinity == b.Affinity && a.PreferLocal == b.PreferLocal &&
+	return a.Algorithm == b.Algorithm && a.Affinity == b.Affinity && a.PreferLocal == b.PreferLocal && a.LocalOnly == b.LocalOnly &&
 		a.Ejection == b.Ejection && slices.Equal(a.Backends, b.Backends)
 }
 
@@ -97,7 +97,12 @@ func byAddr(clients []Client) map[ClientAddr]Client {
 }
 
 // Published tells whether the key is a published port and not a VIP.
-func (k Key) Published() bool { return !k.VIP.IsValid() || k.VIP == netip.IPv6Unspecified() }
+func (k Key) Published() bool {
+	return k.Port != 0 || !k.VIP.IsValid() || k.VIP == netip.IPv6Unspecified()
+}
+
+// Everywhere tells whether a published port answers on all addresses of its IP version.
+func (k Key) Everywhere() bool { return !k.VIP.IsValid() || k.VIP == netip.IPv6Unspecified() }
 
 // First4 is the first IPv4 address of the node: where connections to 127.0.0.1 go.
 func (s State) First4() netip.Addr {
@@ -170,7 +175,10 @@ func compareClientAddrs(a, b ClientAddr) int {
 func (k Key) String() string {
 	if k.Published() {
 		family := ""
-		if k.VIP.IsValid() {
+		switch {
+		case !k.Everywhere():
+			family = " at " + k.VIP.String()
+		case k.VIP.IsValid():
 			family = " (IPv6)"
 		}
 		return fmt.Sprintf("published %d/%d%s on network %d", k.Port, k.Protocol, family, k.VNI)
@@ -240,8 +248,8 @@ func checkKey(k Key) error {
 		return fmt.Errorf("network identifier %d is not one of a VXLAN (RFC 7348)", k.VNI)
 	case k.Published() && (k.Port == 0 || k.Protocol != TCP && k.Protocol != UDP):
 		return fmt.Errorf("published port %d of protocol %d: neither TCP nor UDP, or no port", k.Port, k.Protocol)
-	case !k.Published() && (k.Port != 0 || k.Protocol != AnyProtocol):
-		return fmt.Errorf("VIP %s with a port: VIPs pass every port", k.VIP)
+	case !k.Published() && k.Protocol != AnyProtocol:
+		return fmt.Errorf("VIP %s with a protocol: VIPs pass all of them", k.VIP)
 	}
 	return nil
 }

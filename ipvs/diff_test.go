@@ -57,11 +57,11 @@ func TestNormalizeMakesEqualStatesEqual(t *testing.T) {
 
 func TestNormalizeRefuses(t *testing.T) {
 	for what, s := range map[string]State{
-		"same key":  {Services: []Service{web(), web()}},
-		"VXLAN":     {Services: []Service{{Key: Key{VNI: 1 << 24, VIP: netip.MustParseAddr("10.0.0.1")}}}},
-		"neither":   {Services: []Service{{Key: Key{VNI: 1, Port: 80}}}},
-		"every por": {Services: []Service{{Key: Key{VNI: 1, Port: 80, VIP: netip.MustParseAddr("10.0.0.1")}}}},
-		"address":   {Services: []Service{web(Backend{})}},
+		"same key":            {Services: []Service{web(), web()}},
+		"VXLAN":               {Services: []Service{{Key: Key{VNI: 1 << 24, VIP: netip.MustParseAddr("10.0.0.1")}}}},
+		"neither":             {Services: []Service{{Key: Key{VNI: 1, Port: 80}}}},
+		"neither TCP nor UDP": {Services: []Service{{Key: Key{VNI: 1, Port: 80, VIP: netip.MustParseAddr("10.0.0.1")}}}},
+		"address":             {Services: []Service{web(Backend{})}},
 		"two containers": {Clients: []Client{
 			{Addrs: []ClientAddr{{VNI: 1, Addr: netip.MustParseAddr("10.0.0.1")}}}, {Addrs: []ClientAddr{{VNI: 1, Addr: netip.MustParseAddr("10.0.0.1")}}}}},
 		"algorithm": {Services: []Service{{Key: web().Key, Algorithm: "fair"}}},

@@ -132,6 +132,9 @@ func spreadText(s Service) string {
 	if s.Ejection.After > 0 {
 		text += fmt.Sprintf(", ejected after %d failures", s.Ejection.After)
 	}
+	if s.LocalOnly {
+		text += ", this node's only"
+	}
 	return text
 }
 

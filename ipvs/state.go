@@ -44,7 +44,9 @@ type Key struct {
 	// VNI is the network on which the VIP is seen; for published ports the mesh's.
 	VNI uint32
 	// VIP is the virtual address. Of published ports, the zero Addr means every IPv4
-	// address of the node, and netip.IPv6Unspecified() every IPv6 one.
+	// address of the node, netip.IPv6Unspecified() every IPv6 one, and any other one
+	// address alone; 127.0.0.1 means the processes of the node, whatever loopback
+	// address they call.
 	VIP netip.Addr
 	// Port is zero for VIPs, which pass every port through.
 	Port     uint16
@@ -65,6 +67,9 @@ type Service struct {
 	Affinity time.Duration
 	// PreferLocal leads new connections to backends on this node as long as one serves.
 	PreferLocal bool
+	// LocalOnly, of a published port, leads new connections to backends on this node
+	// and nowhere else: without one the node refuses them.
+	LocalOnly bool
 	// Ejection says when a backend that fails gets no new connections for a while;
 	// the zero value: never.
 	Ejection Ejection

@@ -31,14 +31,33 @@ type hostInterface struct {
 
 // hostInterfaces lists the interfaces that are up, with their usable addresses:
 // no loopback, no link-local ones, none of our own devices.
-func hostInterfaces() ([]hostInterface, error) {
+func hostInterfaces() ([]hostInterface, error) { return interfaces(ownDevice) }
+
+// publishedInterfaces are those that published ports answer on: the machine's, and
+// behind them the engine's bridges, from which containers call that are on none of
+// our networks.
+func publishedInterfaces() ([]hostInterface, error) {
+	all, err := interfaces(func(name string) bool { return strings.HasPrefix(name, "mesh") || strings.HasPrefix(name, "mv") })
+	slices.SortStableFunc(all, func(a, b hostInterface) int {
+		switch x, y := ownDevice(a.Name), ownDevice(b.Name); {
+		case x == y:
+			return 0
+		case y:
+			return -1
+		}
+		return 1
+	})
+	return all, err
+}
+
+func interfaces(skip func(name string) bool) ([]hostInterface, error) {
 	ifs, err := net.Interfaces()
 	if err != nil {
 		return nil, fmt.Errorf("list network interfaces: %w", err)
 	}
 	var out []hostInterface
 	for _, i := range ifs {
-		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || ownDevice(i.Name) {
+		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || skip(i.Name) {
 			continue
 		}
 		addrs, err := i.Addrs()

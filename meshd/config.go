@@ -28,6 +28,9 @@ type Config struct {
 	DirectRouting bool
 	// LoadBalancer says where VIPs become backends; see ipvs/ebpf's Mode. Empty: auto.
 	LoadBalancer string
+	// PublishOn lists the interfaces, addresses and prefixes that published ports
+	// answer on where their service does not say. Empty: all.
+	PublishOn string
 	// MetricsAddr is where metrics are served over TCP, to anyone; empty: only on Socket.
 	MetricsAddr string
 	// Version is shown by the API.

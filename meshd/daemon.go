@@ -28,6 +28,7 @@ import (
 	"github.com/meshd/meshd/ipvs/ebpf"
 	"github.com/meshd/meshd/meshd/api"
 	"github.com/meshd/meshd/meshd/observe"
+	"github.com/meshd/meshd/meshd/plan"
 	"github.com/meshd/meshd/orchestrator/runner"
 	"github.com/meshd/meshd/overlay"
 	"github.com/meshd/meshd/overlay/attach"
@@ -100,6 +101,11 @@ func Run(ctx context.Context, cfg Config) error {
 func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, log: cfg.Logger, ctx: ctx}
 	var err error
+	if cfg.PublishOn != "" {
+		if err = plan.CheckAddresses(cfg.PublishOn); err != nil {
+			return nil, fmt.Errorf("addresses of published ports: %w", err)
+		}
+	}
 	d.overlay, err = overlay.New(overlay.Config{
 		RunDir: cfg.RunDir, VXLANPort: cfg.DataPathPort, Direct: cfg.DirectRouting, Logger: cfg.Logger,
 	})
@@ -130,6 +136,7 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 	}
 	d.resolver = dns.New(dns.Config{Logger: cfg.Logger})
 	d.data = newDataplane(d.overlay, d.resolver, d.balancer, cfg.resolvConf(), cfg.Logger)
+	d.data.publishOn = cfg.PublishOn
 	d.runner, err = runner.New(runner.Config{Socket: cfg.Engine, ResolvConf: cfg.resolvConf(), MemoryDir: cfg.tasksDir(), Logger: cfg.Logger})
 	if err != nil {
 		return nil, fmt.Errorf("open the engine's client: %w", err)

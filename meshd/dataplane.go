@@ -38,7 +38,9 @@ type dataplane struct {
 	log     *slog.Logger
 	// surroundings says what the machine around us is like now: its addresses and
 	// resolvers.
-	surroundings func() (addrs []netip.Addr, upstreams []netip.AddrPort)
+	surroundings func() (interfaces []plan.Interface, upstreams []netip.AddrPort)
+	// publishOn is plan.Input's.
+	publishOn string
 	// search are the domains that the machine completes names with.
 	search func() []string
 	// sockets are those that processes of the machine listen on.
@@ -204,11 +206,11 @@ func (d *dataplane) apply() error {
 
 // input is all that the parts' states follow from.
 func (d *dataplane) input(self identity, view agent.View) plan.Input {
-	addrs, upstreams := d.surroundings()
+	interfaces, upstreams := d.surroundings()
 	return plan.Input{
 		Self: self.node, SelfAddr: self.addr, DataPathPort: self.port,
 		Nodes: view.Nodes, Dead: d.masked(), Networks: view.Networks, Tasks: view.Tasks,
-		NodeAddrs: addrs, Upstreams: upstreams,
+		Interfaces: interfaces, PublishOn: d.publishOn, Upstreams: upstreams,
 	}
 }
 

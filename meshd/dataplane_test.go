@@ -14,6 +14,7 @@ import (
 
 	"github.com/meshd/meshd/dns"
 	"github.com/meshd/meshd/ipvs/ipvstest"
+	"github.com/meshd/meshd/meshd/plan"
 	"github.com/meshd/meshd/orchestrator/agent"
 	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/overlay"
@@ -57,7 +58,7 @@ func startDataplane(t *testing.T) (*dataplane, *fakeOverlay) {
 	t.Helper()
 	o := &fakeOverlay{}
 	d := newDataplane(o, fakeDNS{}, &ipvstest.Fake{}, filepath.Join(t.TempDir(), "resolv.conf"), slog.New(slog.DiscardHandler))
-	d.surroundings = func() ([]netip.Addr, []netip.AddrPort) { return nil, nil }
+	d.surroundings = func() ([]plan.Interface, []netip.AddrPort) { return nil, nil }
 	d.search = func() []string { return []string{"a.test", "b.test"} }
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

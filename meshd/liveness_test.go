@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/ipvs"
+	"github.com/meshd/meshd/meshd/plan"
 	"github.com/meshd/meshd/orchestrator/agent"
 	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/overlay/gossip"
@@ -80,7 +81,7 @@ func TestDeadNodeIsMaskedWithoutAManager(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	told := make(tellingIPVS, 1024)
 	data := newDataplane(&fakeOverlay{}, fakeDNS{}, told, filepath.Join(t.TempDir(), "resolv.conf"), log)
-	data.surroundings = func() ([]netip.Addr, []netip.AddrPort) { return nil, nil }
+	data.surroundings = func() ([]plan.Interface, []netip.AddrPort) { return nil, nil }
 	v := livenessView()
 	var dead atomic.Bool // node b's machine
 	start := func(i int, d *dataplane) (*liveness, func()) {

@@ -11,20 +11,21 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/meshd/meshd/dns"
+	"github.com/meshd/meshd/meshd/plan"
 	"github.com/meshd/meshd/overlay"
 )
 
 const systemResolvConf = "/etc/resolv.conf"
 
 // surroundings reads the machine's addresses and resolvers.
-func surroundings() ([]netip.Addr, []netip.AddrPort) {
-	var addrs []netip.Addr
-	if ifs, err := hostInterfaces(); err == nil {
+func surroundings() ([]plan.Interface, []netip.AddrPort) {
+	var out []plan.Interface
+	if ifs, err := publishedInterfaces(); err == nil {
 		for _, i := range ifs {
-			addrs = append(addrs, i.Addrs...)
+			out = append(out, plan.Interface(i))
 		}
 	}
-	return addrs, dns.SystemUpstreams(systemResolvConf)
+	return out, dns.SystemUpstreams(systemResolvConf)
 }
 
 const (

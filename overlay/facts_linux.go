@@ -79,19 +79,20 @@ func (k *linuxKernel) pathsTo(f *facts, devices map[int]link.Device, peers []Pee
 	return nil
 }
 
-// underlay finds the node's own devices and their MTU: that of the device which
-// has the local address, or else of the default route.
+// underlay finds the devices that have an address of the node, and the MTU: that
+// of the device which has the local address, or else of the default route.
 func (k *linuxKernel) underlay(f *facts, devices map[int]link.Device, local netip.Addr) error {
-	byAddr, byRoute, err := k.door.Underlay(local)
+	byAddr, byRoute, addressed, err := k.door.Underlay(local)
 	if err != nil {
 		return err
 	}
-	for _, index := range append(byAddr, byRoute...) {
+	outside := append(byAddr, byRoute...)
+	for i, index := range append(outside, addressed...) {
 		d, ok := devices[index]
 		if !ok || d.Ours() || !d.Ethernet || slices.Contains(f.underlay, index) {
 			continue
 		}
-		if len(f.underlay) == 0 {
+		if len(f.underlay) == 0 && i < len(outside) {
 			f.mtu = d.MTU
 		}
 		f.underlay = append(f.underlay, index)

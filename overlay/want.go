@@ -91,7 +91,8 @@ type facts struct {
 	tunnel int
 	// loopback is lo's index.
 	loopback int
-	// underlay are the indexes of the node's own devices to the world.
+	// underlay are the indexes of the devices on which clients reach the node: those
+	// to the world, and the engine's bridges.
 	underlay []int
 	// mtu is that of the underlay, in bytes.
 	mtu int

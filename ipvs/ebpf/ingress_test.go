@@ -2,6 +2,7 @@ package ebpf
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 
 	"github.com/meshd/meshd/ipvs"
@@ -261,4 +262,63 @@ func TestSetRepairsTheMaps(t *testing.T) {
 	if err := r.b.objects.Backends.Lookup(stray, &v); err == nil {
 		t.Error("the stray backend is still there")
 	}
+}
+
+// at publishes port 8080 on certain addresses only.
+func at(s ipvs.State, addrs ...string) ipvs.State {
+	web := s.Services[0]
+	s.Services = nil
+	for _, a := range addrs {
+		web.VIP = netip.MustParseAddr(a)
+		s.Services = append(s.Services, web)
+	}
+	return s
+}
+
+func TestIngressOnChosenAddresses(t *testing.T) {
+	const second = "192.0.2.129"
+	both(t, func(t *testing.T, proto ipvs.Protocol, pkt func(src, dst string, flags uint8) frame) {
+		state := publishedState(nodeA, proto, backend(task))
+		state.NodeAddrs = append(state.NodeAddrs, netip.MustParseAddr(second))
+		r := newRig(t)
+		r.set(at(state, second))
+		delivered(t, "on the second address", r.underlay(pkt(client, second+":8080", syn)), underlay, client, task)
+		delivered(t, "of the node", r.lo(pkt(second+":40001", second+":8080", syn)), local, second+":40001", task)
+		f := pkt(client, nodeA+":8080", syn)
+		passed(t, "on the first", r.underlay(f), underlay, f)
+		f = pkt("10.255.0.9:40000", nodeA+":8080", syn)
+		is(t, "of a container to the first", r.container(mesh, f), container, "10.255.0.9:40000", nodeA+":8080")
+
+		r.set(at(state, "127.0.0.1"))
+		f = pkt("198.51.100.7:40009", nodeA+":8080", syn)
+		passed(t, "from outside", r.underlay(f), underlay, f)
+		delivered(t, "of the node, led from loopback", r.lo(pkt(nodeA+":40002", nodeA+":8080", syn)), local, nodeA+":40002", task)
+		r.set(state)
+		delivered(t, "on all again", r.underlay(f), underlay, "198.51.100.7:40009", task)
+	})
+}
+
+func TestIngressToLocalTasksOnly(t *testing.T) {
+	both(t, func(t *testing.T, proto ipvs.Protocol, pkt func(src, dst string, flags uint8) frame) {
+		here, there := backend(task), backend("10.255.0.3:80")
+		here.Local = true
+		state := publishedState(nodeA, proto, here, there)
+		state.Services[0].LocalOnly = true
+		r := newRig(t)
+		r.set(state)
+		for i := range 20 {
+			src := fmt.Sprintf("198.51.100.7:%d", 41000+i)
+			delivered(t, "with a task here", r.underlay(pkt(src, nodeA+":8080", syn)), underlay, src, task)
+		}
+		state.Services[0].Backends = []ipvs.Backend{there}
+		r.set(state)
+		f := pkt("198.51.100.7:42000", nodeA+":8080", syn)
+		passed(t, "without one", r.underlay(f), underlay, f)
+		state.Services[0].Backends = []ipvs.Backend{{Addr: here.Addr, Port: here.Port, Local: true, Draining: true}, there}
+		r.set(state)
+		passed(t, "while it drains", r.underlay(f), underlay, f)
+		state.Services[0].LocalOnly, state.Services[0].PreferLocal = false, true
+		r.set(state)
+		delivered(t, "rather than nowhere", r.underlay(f), underlay, "198.51.100.7:42000", "10.255.0.3:80")
+	})
 }

@@ -186,12 +186,21 @@ func (k backendKey) backend(state uint32) ipvs.Backend {
 	}
 }
 
+// What service.Local says.
+const (
+	preferLocal = 1
+	localOnly   = 2
+)
+
 // serviceOf is how a service is written, but for who it is and its slots.
 func serviceOf(s ipvs.Service) service {
 	out := service{Affinity: seconds(s.Affinity)}
 	out.Algorithm = uint8(max(slices.Index(algorithms(), s.Algorithm), 0))
-	if s.PreferLocal {
-		out.Local = 1
+	switch {
+	case s.LocalOnly:
+		out.Local = localOnly
+	case s.PreferLocal:
+		out.Local = preferLocal
 	}
 	out.EjectAfter = uint16(s.Ejection.After)
 	out.EjectWithin, out.EjectFirst, out.EjectLongest = seconds(s.Ejection.Within), seconds(s.Ejection.First), seconds(s.Ejection.Longest)
@@ -203,7 +212,7 @@ func seconds(d time.Duration) uint32 { return uint32(d / time.Second) }
 func duration(seconds uint32) time.Duration { return time.Duration(seconds) * time.Second }
 
 func (v service) read(k ipvs.Key) ipvs.Service {
-	out := ipvs.Service{Key: k, Affinity: duration(v.Affinity), PreferLocal: v.Local != 0}
+	out := ipvs.Service{Key: k, Affinity: duration(v.Affinity), PreferLocal: v.Local == preferLocal, LocalOnly: v.Local == localOnly}
 	out.Ejection = ipvs.Ejection{
 		After: int(v.EjectAfter), Within: duration(v.EjectWithin), First: duration(v.EjectFirst), Longest: duration(v.EjectLongest),
 	}

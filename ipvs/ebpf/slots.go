@@ -13,7 +13,7 @@ func algorithms() []ipvs.Algorithm { return ipvs.Algorithms() }
 // choosable are the backends that new connections may go to. Ejected ones are
 // better than none.
 func choosable(s ipvs.Service) []ipvs.Backend {
-	serving := slices.DeleteFunc(slices.Clone(s.Backends), func(b ipvs.Backend) bool { return b.Draining })
+	serving := slices.DeleteFunc(slices.Clone(s.Backends), func(b ipvs.Backend) bool { return b.Draining || s.LocalOnly && !b.Local })
 	if sound := slices.DeleteFunc(slices.Clone(serving), func(b ipvs.Backend) bool { return b.Ejected }); len(sound) > 0 {
 		serving = sound
 	}

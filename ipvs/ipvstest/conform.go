@@ -51,6 +51,10 @@ func example(last byte, draining bool) ipvs.State {
 				Backends: []ipvs.Backend{{Addr: netip.MustParseAddr("fd00::7"), Port: 80}},
 			},
 			{
+				Key: ipvs.Key{VNI: 4096, VIP: netip.MustParseAddr("192.0.2.1"), Port: 8081, Protocol: ipvs.UDP}, Name: "web",
+				Backends: []ipvs.Backend{{Addr: task, Port: 81, Local: true}}, LocalOnly: true,
+			},
+			{
 				Key: ipvs.Key{VNI: 4097, VIP: netip.MustParseAddr("10.0.1.2")}, Name: "web",
 				Backends:  []ipvs.Backend{{Addr: netip.MustParseAddr("10.0.1.7"), Weight: 7, Local: true}, {Addr: task, Draining: draining}},
 				Algorithm: ipvs.Maglev, Affinity: 90 * time.Second, PreferLocal: true,

@@ -52,6 +52,9 @@ func validateService(s *swarm.ServiceSpec) error {
 	if err := validateSchedule(s); err != nil {
 		return err
 	}
+	if err := validateAddresses(s); err != nil {
+		return err
+	}
 	if err := validateTask(&s.TaskTemplate); err != nil {
 		return err
 	}
@@ -76,6 +79,17 @@ func validateSchedule(s *swarm.ServiceSpec) error {
 	}
 	if times != nil && !isJob(s.Mode) {
 		return invalid("label %s is for jobs: use mode replicated-job or global-job", schedule.Label)
+	}
+	return nil
+}
+
+func validateAddresses(s *swarm.ServiceSpec) error {
+	var ports []swarm.PortConfig
+	if s.EndpointSpec != nil {
+		ports = s.EndpointSpec.Ports
+	}
+	if err := plan.CheckPublish(s.Labels, ports); err != nil {
+		return invalid("%v", err)
 	}
 	return nil
 }

@@ -29,6 +29,13 @@ func TestValidateService(t *testing.T) {
 		{`{"Labels":{"mesh.vip":"10.0.0.300"}}`, `label mesh.vip=10.0.0.300: "10.0.0.300" must be an address`},
 		{`{"Labels":{"mesh.stable-ip":"true"}}`, ok},
 		{`{"Labels":{"mesh.stable-ip":"maybe"}}`, "must be true or false"},
+		{`{"Labels":{"mesh.ingress":"local"}}`, ok},
+		{`{"Labels":{"mesh.ingress":"near"}}`, "mesh.ingress=near: must be mesh, prefer or local"},
+		{`{"Labels":{"mesh.publish":"eth1, 192.168.0.0/16,fd00::1"}}`, ok},
+		{`{"Labels":{"mesh.publish":"192.168.0.0/33"}}`, "neither an interface nor an address nor a prefix"},
+		{`{"Labels":{"mesh.publish":""}}`, "neither an interface"},
+		{`{"Labels":{"mesh.publish.8080":"lo"}}`, "does not publish port 8080"},
+		{`{"Labels":{"mesh.publish.8080":"lo"},"EndpointSpec":{"Ports":[{"TargetPort":80,"PublishedPort":8080}]}}`, ok},
 
 		{template(`"Runtime":"attachment"`), "unsupported runtime"},
 		{template(`"Runtime":"odd"`), "unsupported runtime"},

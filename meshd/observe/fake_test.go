@@ -126,7 +126,7 @@ func twoNodes() *fakes {
 	m2, f2 := endpoint("t2", "s1", "b", "web.2.t2", "10.255.0.12", "10.0.1.12")
 	m3, f3 := endpoint("t3", "s2", "a", "client.1.t3", "10.255.0.13", "10.0.1.13")
 	in := plan.Input{
-		Self: "a", SelfAddr: at("198.18.0.1"), NodeAddrs: []netip.Addr{at("198.18.0.1")},
+		Self: "a", SelfAddr: at("198.18.0.1"), Interfaces: []plan.Interface{{Name: "eth0", Addrs: []netip.Addr{at("198.18.0.1")}}},
 		Nodes: []protocol.Node{{ID: "a", Hostname: "node1", DataAddr: at("198.18.0.1")}, {ID: "b", Hostname: "node2", DataAddr: at("198.18.0.2")}},
 		Networks: []protocol.Network{
 			{

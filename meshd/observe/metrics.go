@@ -212,7 +212,7 @@ func serviceLabels(v View, k ipvs.Key, name string) []string {
 	if n, ok := v.network(k.VNI); ok {
 		network = n.Name
 	}
-	if !k.Published() {
+	if !k.Published() || !k.Everywhere() {
 		vip = k.VIP.String()
 	}
 	if k.Port != 0 {

@@ -135,6 +135,9 @@ func takes(s ipvs.State, k ipvs.Key, l Socket) bool {
 		return false
 	}
 	at := l.Addr.Addr()
+	if !k.Everywhere() {
+		return at == k.VIP || at.IsLoopback() && k.VIP.IsLoopback() || at.IsUnspecified() && (at.Is6() || k.VIP.Is4())
+	}
 	if at.IsUnspecified() {
 		return at.Is6() || !k.VIP.IsValid() || k.VIP.Is4()
 	}

@@ -269,7 +269,7 @@ func (t *tracer) outside(addr netip.Addr) {
 	mesh, _ := t.view.network(t.held.MeshVNI)
 	published := false
 	for _, s := range t.held.Services {
-		if s.VNI == t.held.MeshVNI && s.Published() && s.Port == t.port {
+		if s.VNI == t.held.MeshVNI && s.Published() && s.Port == t.port && (s.Everywhere() || s.VIP == addr) {
 			published = true
 			t.balanced("port", fmt.Sprintf("port %d/%s of %s", s.Port, protocolName(s.Protocol), name), mesh, s)
 		}

@@ -18,6 +18,7 @@ const (
 	labelLocality  = "mesh.lb.locality"
 	labelEject     = "mesh.lb.eject"
 	labelEjectFor  = "mesh.lb.eject.for"
+	labelIngress   = "mesh.ingress"
 )
 
 // balanceLabels are those after the first.
@@ -37,7 +38,16 @@ type balance struct {
 	affinity  time.Duration
 	local     bool
 	ejection  ipvs.Ejection
+	// ingress is what labelIngress says of published ports.
+	ingress string
 }
+
+// The values of labelIngress.
+const (
+	ingressMesh   = "mesh"
+	ingressPrefer = "prefer"
+	ingressLocal  = "local"
+)
 
 // CheckBalance says what is wrong with the labels that tell how a service's
 // connections are spread, unknown ones among them. Others are not looked at.
@@ -84,6 +94,12 @@ func balanceOf(labels map[string]string) (balance, error) {
 	var err error
 	if b.ejection, err = ejectionOf(labels); err != nil {
 		failed = err
+	}
+	switch v := labels[labelIngress]; v {
+	case "", ingressMesh, ingressPrefer, ingressLocal:
+		b.ingress = v
+	default:
+		failed = fmt.Errorf("label %s=%s: must be %s, %s or %s", labelIngress, v, ingressMesh, ingressPrefer, ingressLocal)
 	}
 	return b, failed
 }
@@ -132,6 +148,10 @@ func spread(services []ipvs.Service, labels map[string]string) []ipvs.Service {
 	for i := range services {
 		services[i].Algorithm, services[i].Affinity, services[i].PreferLocal = b.algorithm, b.affinity, b.local
 		services[i].Ejection = b.ejection
+		if services[i].Published() {
+			services[i].PreferLocal = b.ingress == ingressPrefer || b.local && b.ingress == ""
+			services[i].LocalOnly = b.ingress == ingressLocal
+		}
 	}
 	return services
 }

@@ -16,9 +16,12 @@ import (
 // It counts on networks being values: who changes a list of services or endpoints
 // makes another one.
 type Compiler struct {
-	self  string
-	nodes map[string]protocol.Node
-	parts map[string]*part
+	self string
+	// interfaces and publishOn are the node's, which published ports follow from.
+	interfaces []Interface
+	publishOn  string
+	nodes      map[string]protocol.Node
+	parts      map[string]*part
 }
 
 // part is what was made of a network.
@@ -32,15 +35,15 @@ type part struct {
 // Compile gives the same as the function of that name. The caller must not modify it.
 func (c *Compiler) Compile(in Input) Output {
 	nodes := nodesOf(in)
-	if c.self != in.Self {
-		c.self, c.parts = in.Self, nil
+	if c.self != in.Self || c.publishOn != in.PublishOn || !slices.EqualFunc(c.interfaces, in.Interfaces, sameInterface) {
+		c.self, c.publishOn, c.interfaces, c.parts = in.Self, in.PublishOn, in.Interfaces, nil
 	}
 	changed := changedNodes(c.nodes, nodes)
 	parts := make(map[string]*part, len(in.Networks))
 	for _, n := range in.Networks {
 		old := c.parts[n.ID]
 		if old == nil || !sameNetwork(old.from, n) || concerns(n, changed) {
-			old = makePart(n, nodes, in.Self, old, changed)
+			old = makePart(in, n, old, changes{nodes, changed})
 		}
 		parts[n.ID] = old
 	}
@@ -48,9 +51,15 @@ func (c *Compiler) Compile(in Input) Output {
 	return assemble(in, nodes, parts)
 }
 
+// changes are the nodes, and those of them that are not as they were.
+type changes struct {
+	nodes   map[string]protocol.Node
+	changed map[string]bool
+}
+
 // makePart compiles a network; of old it takes what still holds.
-func makePart(n protocol.Network, nodes map[string]protocol.Node, self string, old *part, changed map[string]bool) *part {
-	out := &part{from: n, endpoints: remotes(n, nodes, self), services: balanced(n, nodes, self)}
+func makePart(in Input, n protocol.Network, old *part, c changes) *part {
+	out := &part{from: n, endpoints: remotes(n, c.nodes, in.Self), services: balanced(in, n, c.nodes)}
 	if n.Ingress {
 		return out
 	}
@@ -59,7 +68,7 @@ func makePart(n protocol.Network, nodes map[string]protocol.Node, self string, o
 	} else {
 		out.names = newZoneNames(n.Name)
 	}
-	out.names.update(n, nodes, changed)
+	out.names.update(n, c.nodes, c.changed)
 	return out
 }
 

@@ -31,8 +31,11 @@ type Input struct {
 	Networks []protocol.Network
 	// Tasks are the ones assigned to this node.
 	Tasks []protocol.Assignment
-	// NodeAddrs are the addresses that published ports answer on.
-	NodeAddrs []netip.Addr
+	// Interfaces have the addresses that published ports answer on.
+	Interfaces []Interface
+	// PublishOn lists the addresses that published ports answer on where their
+	// service does not say; see CheckAddresses. Empty: all.
+	PublishOn string
 	// Upstreams are the node's own resolvers.
 	Upstreams []netip.AddrPort
 }
@@ -105,11 +108,12 @@ func remotes(n protocol.Network, nodes map[string]protocol.Node, self string) []
 }
 
 func assembleIPVS(in Input, nodes map[string]protocol.Node, parts map[string]*part) ipvs.State {
-	s := ipvs.State{NodeAddrs: in.NodeAddrs, Clients: clients(in)}
+	s := ipvs.State{NodeAddrs: nodeAddrs(in.Interfaces), Clients: clients(in)}
 	for _, n := range in.Networks {
 		if n.Ingress {
 			s.MeshVNI = n.VNI
-			s.Services = append(s.Services, hosted(n, in.Tasks, nodes)...)
+			s.Services = append(s.Services, oncePerKey(append(hosted(in, n, nodes), parts[n.ID].services...))...)
+			continue
 		}
 		s.Services = append(s.Services, parts[n.ID].services...)
 	}
@@ -117,13 +121,15 @@ func assembleIPVS(in Input, nodes map[string]protocol.Node, parts map[string]*pa
 }
 
 // balanced are a network's virtual IPs, or on the mesh network published ports.
-func balanced(n protocol.Network, nodes map[string]protocol.Node, self string) []ipvs.Service {
-	backends := backendsByService(n, nodes, self)
+func balanced(in Input, n protocol.Network, nodes map[string]protocol.Node) []ipvs.Service {
+	backends := backendsByService(n, nodes, in.Self)
 	var out []ipvs.Service
 	for _, svc := range n.Services {
 		if n.Ingress {
-			ports := published(n.VNI, svc.Name, ingressPorts(svc.Ports), backends[svc.ID])
-			out = append(out, spread(ports, svc.Labels)...)
+			for _, p := range ingressPorts(svc.Ports) {
+				ports := published(in, ipvs.Service{Key: ipvs.Key{VNI: n.VNI}, Name: svc.Name, Backends: backends[svc.ID]}, p, svc.Labels)
+				out = append(out, spread(ports, svc.Labels)...)
+			}
 			continue
 		}
 		for _, vip := range svc.VIPs {
@@ -135,28 +141,42 @@ func balanced(n protocol.Network, nodes map[string]protocol.Node, self string) [
 	return out
 }
 
+// oncePerKey leaves the first of published services with the same key: managers refuse a
+// port that is taken, but two of them may be asked at the same moment, and then
+// the others must work all the same.
+func oncePerKey(services []ipvs.Service) []ipvs.Service {
+	seen := make(map[ipvs.Key]bool, len(services))
+	return slices.DeleteFunc(services, func(s ipvs.Service) bool {
+		had := seen[s.Key]
+		seen[s.Key] = true
+		return had
+	})
+}
+
 // hosted makes one service per port that a task of this node publishes in mode
 // host: it answers on this node only, and leads to this node's tasks only.
-func hosted(n protocol.Network, tasks []protocol.Assignment, nodes map[string]protocol.Node) []ipvs.Service {
+func hosted(in Input, n protocol.Network, nodes map[string]protocol.Node) []ipvs.Service {
 	endpoints := map[string]protocol.Endpoint{}
 	for _, e := range n.Endpoints {
 		endpoints[e.TaskID] = e
 	}
 	var out []ipvs.Service
 	at := map[ipvs.Key]int{}
-	for _, t := range tasks {
+	for _, t := range in.Tasks {
 		e, ok := endpoints[t.Task.ID]
 		if !ok || t.Endpoint == nil {
 			continue
 		}
 		own := backendsByService(protocol.Network{Endpoints: []protocol.Endpoint{e}}, nodes, e.NodeID)[e.ServiceID]
-		for _, s := range published(n.VNI, t.ServiceName, hostPorts(t.Endpoint.Ports), own) {
-			if i, ok := at[s.Key]; ok { // an old task still drains while its successor serves
-				out[i].Backends = append(out[i].Backends, s.Backends...)
-				continue
+		for _, p := range hostPorts(t.Endpoint.Ports) {
+			for _, s := range published(in, ipvs.Service{Key: ipvs.Key{VNI: n.VNI}, Name: t.ServiceName, Backends: own}, p, t.Service.Labels) {
+				if i, ok := at[s.Key]; ok { // an old task still drains while its successor serves
+					out[i].Backends = append(out[i].Backends, s.Backends...)
+					continue
+				}
+				at[s.Key] = len(out)
+				out = append(out, s)
 			}
-			at[s.Key] = len(out)
-			out = append(out, s)
 		}
 	}
 	return out
@@ -170,35 +190,40 @@ func hostPorts(ports []swarm.PortConfig) []swarm.PortConfig {
 	return slices.DeleteFunc(slices.Clone(ports), func(p swarm.PortConfig) bool { return p.PublishMode != swarm.PortConfigPublishModeHost })
 }
 
-// published makes one service per port, and another one for IPv6 where there are
-// tasks that speak it.
-func published(vni uint32, name string, ports []swarm.PortConfig, backends []ipvs.Backend) []ipvs.Service {
+// published makes of a service without a port one for a published port, and
+// another one for IPv6 where there are tasks that speak it; or one for each of the
+// node's addresses, where the labels choose some.
+func published(in Input, svc ipvs.Service, p swarm.PortConfig, labels map[string]string) []ipvs.Service {
+	if p.PublishedPort == 0 {
+		return nil
+	}
+	svc.Port, svc.Protocol = uint16(p.PublishedPort), ipvs.TCP
+	if p.Protocol == "udp" {
+		svc.Protocol = ipvs.UDP
+	}
+	four, six := svc, svc
+	four.Backends, six.Backends, six.VIP = nil, nil, netip.IPv6Unspecified()
+	for _, b := range svc.Backends {
+		b.Port = uint16(p.TargetPort)
+		if b.Addr.Is4() {
+			four.Backends = append(four.Backends, b)
+		} else {
+			six.Backends = append(six.Backends, b)
+		}
+	}
+	addrs, everywhere := answersOn(in, labels, p.PublishedPort)
+	if everywhere {
+		addrs = []netip.Addr{four.VIP, six.VIP}
+	}
 	var out []ipvs.Service
-	for _, p := range ports {
-		if p.PublishedPort == 0 {
-			continue
+	for _, a := range addrs {
+		s := four
+		if a.Is6() {
+			s = six
 		}
-		proto := ipvs.TCP
-		if p.Protocol == "udp" {
-			proto = ipvs.UDP
-		}
-		s := ipvs.Service{
-			Key:  ipvs.Key{VNI: vni, Port: uint16(p.PublishedPort), Protocol: proto},
-			Name: name,
-		}
-		six := s
-		six.VIP = netip.IPv6Unspecified()
-		for _, b := range backends {
-			b.Port = uint16(p.TargetPort)
-			if b.Addr.Is4() {
-				s.Backends = append(s.Backends, b)
-			} else {
-				six.Backends = append(six.Backends, b)
-			}
-		}
-		out = append(out, s)
-		if len(six.Backends) > 0 {
-			out = append(out, six)
+		s.VIP = a
+		if !a.Is6() || len(s.Backends) > 0 {
+			out = append(out, s)
 		}
 	}
 	return out

@@ -169,6 +169,11 @@ func TestHostPortsAnswerOnTheTasksNodeOnly(t *testing.T) {
 	if got := Compile(in).IPVS.Services; len(got) != 2 || !reflect.DeepEqual(got[0], want) {
 		t.Errorf("on the task's node: %+v, want first %+v", got, want)
 	}
+	in.Networks[0].Services[0].Ports = []swarm.PortConfig{{PublishedPort: 9090, TargetPort: 1, Protocol: "udp"}}
+	if got := Compile(in).IPVS.Services; len(got) != 2 || !reflect.DeepEqual(got[0], want) {
+		t.Errorf("with an ingress port of the same number: %+v, want the task's alone", got)
+	}
+	in.Networks[0].Services[0].Ports = nil
 	in.Networks[0].Endpoints[0].State = protocol.EndpointStarting
 	if got := Compile(in).IPVS.Services[0].Backends; len(got) != 0 {
 		t.Errorf("a starting task gets connections: %+v", got)

@@ -183,22 +183,24 @@ func hostAddr(a netip.Addr) *netlink.Addr {
 	return out
 }
 
-// Underlay lists the indexes of the devices that carry local or a default route.
-func (d *Door) Underlay(local netip.Addr) (byAddr, byRoute []int, err error) {
-	if local.IsValid() {
-		addrs, err := dump(func() ([]netlink.Addr, error) { return d.h.AddrList(nil, netlink.FAMILY_ALL) })
-		if err != nil {
-			return nil, nil, fmt.Errorf("list addresses: %w", err)
+// Underlay lists the indexes of the devices that carry local, a default route, or
+// any address that others could call.
+func (d *Door) Underlay(local netip.Addr) (byAddr, byRoute, addressed []int, err error) {
+	addrs, err := dump(func() ([]netlink.Addr, error) { return d.h.AddrList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("list addresses: %w", err)
+	}
+	for _, a := range addrs {
+		if local.IsValid() && addr(a.IP) == local {
+			byAddr = append(byAddr, a.LinkIndex)
 		}
-		for _, a := range addrs {
-			if addr(a.IP) == local {
-				byAddr = append(byAddr, a.LinkIndex)
-			}
+		if a.IP.IsGlobalUnicast() {
+			addressed = append(addressed, a.LinkIndex)
 		}
 	}
 	routes, err := dump(func() ([]netlink.Route, error) { return d.h.RouteList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
-		return nil, nil, fmt.Errorf("list routes: %w", err)
+		return nil, nil, nil, fmt.Errorf("list routes: %w", err)
 	}
 	for _, r := range routes {
 		if r.Dst != nil && !isDefault(r.Dst) || r.Type != unix.RTN_UNICAST {
@@ -211,7 +213,7 @@ func (d *Door) Underlay(local netip.Addr) (byAddr, byRoute []int, err error) {
 			byRoute = append(byRoute, hop.LinkIndex)
 		}
 	}
-	return byAddr, byRoute, nil
+	return byAddr, byRoute, addressed, nil
 }
 
 // HostRoute is a route of the machine's own.

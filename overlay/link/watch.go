@@ -38,7 +38,7 @@ func Watch(ctx context.Context, changed func()) error {
 		case u, ok := <-routes:
 			open, hit = ok, ok && routeMatters(u)
 		case u, ok := <-addrs:
-			open, hit = ok, ok && !u.NewAddr
+			open, hit = ok, ok && (!u.NewAddr || u.LinkAddress.IP.IsGlobalUnicast())
 		}
 		if !open {
 			return fmt.Errorf("netlink closed the subscription")

@@ -41,6 +41,8 @@ type lab struct {
 	out map[*task]bool
 	// spread may change how the VIP's connections are spread.
 	spread func(*ipvs.Service)
+	// change may change what a node is to balance.
+	change func(*node, *ipvs.State)
 }
 
 type node struct {
@@ -166,7 +168,11 @@ func (l *lab) balanceOf(n *node) ipvs.State {
 	if l.spread != nil {
 		l.spread(&web)
 	}
-	return ipvs.State{MeshVNI: meshVNI, NodeAddrs: []netip.Addr{n.addr}, Services: []ipvs.Service{web, tcp, udp}, Clients: clients}
+	s := ipvs.State{MeshVNI: meshVNI, NodeAddrs: []netip.Addr{n.addr}, Services: []ipvs.Service{web, tcp, udp}, Clients: clients}
+	if l.change != nil {
+		l.change(n, &s)
+	}
+	return s
 }
 
 // blame logs what the nodes dropped, for a test that failed.

@@ -22,6 +22,9 @@ func TestPorts(t *testing.T) {
 		{"chosen ports", testChosenPorts},
 		{"port of a process", testPortOfAProcess},
 		{"engine networks", testEngineNetworks},
+		{"chosen addresses", testChosenAddresses},
+		{"local tasks only", testLocalTasksOnly},
+		{"plain containers", testPlainContainers},
 	} {
 		t.Run(step.name, func(t *testing.T) { step.run(t, c.sub(t)) })
 	}
@@ -153,4 +156,55 @@ func testEngineNetworks(t *testing.T, c *cluster) {
 		return nil
 	})
 	c.refused(c.docker("node1", "service", "create", "-d", "--no-resolve-image", "--network", "host", "--publish", "80:80", image), "use mode host")
+}
+
+// A port on loopback alone answers the node's own processes, one on the machine's
+// device also others.
+func testChosenAddresses(t *testing.T, c *cluster) {
+	c.service("bound", 1, "--publish", "8500:8080", "--publish", "8501:8080", "--label", "mesh.publish.8500=127.0.0.1", "--label", "mesh.publish.8501=eth0")
+	for _, n := range c.nodes() {
+		c.answers(n.Address + ":8501")
+		c.refuses(n.Address + ":8500")
+		for _, own := range []string{"127.0.0.1", "[::1]"} {
+			if r := c.on(n.Name, "sample", "get", "-timeout", "5s", "http://"+own+":8500/"); r.code != 0 {
+				t.Errorf("%s itself calls %s:8500: %v", n.Name, own, r)
+			}
+			if r := c.on(n.Name, "sample", "get", "-timeout", "5s", "http://"+own+":8501/"); r.code == 0 {
+				t.Errorf("%s itself reaches %s:8501, which is on eth0 alone", n.Name, own)
+			}
+		}
+	}
+	c.refused(c.docker("node1", "service", "update", "-d", "--label-add", "mesh.publish.8502=lo", "bound"), "does not publish port 8502")
+	c.mustDocker("node1", "service", "update", "-d", "-q", "--label-add", "mesh.publish.8500=198.18.0.0/15", "bound")
+	c.answers(c.address("node1") + ":8500")
+}
+
+func testLocalTasksOnly(t *testing.T, c *cluster) {
+	c.service("near", 1, "--constraint", "node.hostname==node2", "--publish", "8600:8080", "--label", "mesh.ingress=local")
+	c.answers(c.address("node2") + ":8600")
+	c.refuses(c.address("node1") + ":8600")
+	c.mustDocker("node1", "service", "update", "-d", "-q", "--label-add", "mesh.ingress=prefer", "near")
+	c.answers(c.address("node1") + ":8600")
+}
+
+// A container run by hand, on docker0 or on a network of the engine's, reaches
+// published ports by its own node's addresses, with its own, and by other nodes'.
+func testPlainContainers(t *testing.T, c *cluster) {
+	c.service("far", 1, "--constraint", "node.hostname==node1", "--publish", "8700:8080")
+	c.mustDocker("node2", "network", "create", "-d", "bridge", "--subnet", "172.30.0.0/24", "mine")
+	t.Cleanup(func() { c.docker("node2", "network", "rm", "mine") })
+	for network, prefix := range map[string]string{"bridge": "172.17.0.", "mine": "172.30.0."} {
+		name := "plain-" + network
+		c.mustDocker("node2", "run", "-d", "--name", name, "--network", network, image, "sleep")
+		t.Cleanup(func() { c.docker("node2", "rm", "-f", name) })
+		for to, seen := range map[string]string{c.address("node2"): prefix, prefix + "1": prefix, c.address("node1"): c.address("node2")} {
+			c.eventually(fmt.Sprintf("a container on %s reaches %s", network, to), func() error {
+				r := c.docker("node2", "exec", name, "sample", "get", "-timeout", "2s", "-field", "client", "http://"+to+":8700/")
+				if r.code != 0 || !strings.HasPrefix(r.out, seen) {
+					return fmt.Errorf("%v, want %s seen", r, seen)
+				}
+				return nil
+			})
+		}
+	}
 }

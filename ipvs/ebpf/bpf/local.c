@@ -22,7 +22,6 @@
 #include "socket.h"
 
 #define ALLOW 1
-#define LOOPBACK bpf_htonl(0x7f000001)
 
 struct led_key {
 	__u64 socket; /* cookie */
@@ -51,13 +50,25 @@ static __always_inline int is_ours(struct bpf_sock_addr *ctx, const struct node 
 	return n && n->addr4 && bpf_get_netns_cookie(ctx) == n->netns;
 }
 
+/* on_loopback says that a published port answers the node's own processes on loopback. */
+static __always_inline int on_loopback(struct bpf_sock_addr *ctx, const struct node *n)
+{
+	struct service_key k = { .vni = n->mesh_vni, .port = (__be16)ctx->user_port, .proto = ctx->protocol };
+
+	if (bpf_map_lookup_elem(&services, &k))
+		return 1;
+	k.addr.w[2] = MESH_V4_PREFIX;
+	k.addr.w[3] = LOOPBACK4;
+	return bpf_map_lookup_elem(&services, &k) != NULL;
+}
+
 /* lead gives the address to connect to instead; zero: leave it. */
 static __always_inline __be32 lead(struct bpf_sock_addr *ctx, const struct mesh_addr *asked)
 {
 	struct node *n = this_node();
 	struct led_key k;
 
-	if (!is_published((__be16)ctx->user_port, ctx->protocol) || !is_ours(ctx, n))
+	if (!is_published((__be16)ctx->user_port, ctx->protocol) || !is_ours(ctx, n) || !on_loopback(ctx, n))
 		return 0;
 	k = key_of(ctx);
 	bpf_map_update_elem(&led, &k, asked, BPF_ANY);
@@ -127,7 +138,7 @@ static __always_inline int back4(struct bpf_sock_addr *ctx)
 
 	/* An IPv6 socket cannot be told ::1 here; 127.0.0.1 is as true. */
 	if (a) {
-		ctx->user_ip4 = LOOPBACK;
+		ctx->user_ip4 = LOOPBACK4;
 		return ALLOW;
 	}
 	p = asked_for(ctx, &peer);
@@ -175,7 +186,7 @@ int local_connect4(struct bpf_sock_addr *ctx)
 	struct mesh_addr want = addr4_of(ctx);
 	struct socket_peer to;
 
-	if (want.w[3] == LOOPBACK)
+	if (want.w[3] == LOOPBACK4)
 		return lead4(ctx);
 	if (!connects(ctx, &want, &to))
 		set_peer4(ctx, &to);
@@ -188,7 +199,7 @@ int local_sendmsg4(struct bpf_sock_addr *ctx)
 	struct mesh_addr want = addr4_of(ctx);
 	struct socket_peer to;
 
-	if (want.w[3] == LOOPBACK)
+	if (want.w[3] == LOOPBACK4)
 		return lead4(ctx);
 	if (!to_backend(ctx, &want, &to))
 		set_peer4(ctx, &to);
@@ -213,7 +224,7 @@ int local_connect6(struct bpf_sock_addr *ctx)
 	struct mesh_addr want = addr6_of(ctx);
 	struct socket_peer to;
 
-	if ((is_v4(&want) && want.w[3] == LOOPBACK) || is_loopback6(&want))
+	if ((is_v4(&want) && want.w[3] == LOOPBACK4) || is_loopback6(&want))
 		return lead6(ctx, &want);
 	if (!connects(ctx, &want, &to))
 		set_peer6(ctx, &to);

@@ -9,7 +9,7 @@
 
 struct service_key {
 	__u32 vni;
-	struct mesh_addr addr; /* zero: any IPv4 address of the node; all ones: any IPv6 one */
+	struct mesh_addr addr; /* of a published port, zero: any IPv4 address of the node; all ones: any IPv6 one */
 	__be16 port;           /* zero: any port */
 	__u8 proto;            /* zero: any */
 	__u8 pad;
@@ -32,6 +32,9 @@ struct service {
 	__u32 eject_first;
 	__u32 eject_longest;
 };
+
+/* A published port that is not everywhere: 127.0.0.1 stands for the node's own processes. */
+#define LOOPBACK4 bpf_htonl(0x7f000001)
 
 /* Keep in step with ../slots.go, which makes the slots that each of them needs. */
 enum algorithm {

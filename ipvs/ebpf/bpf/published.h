@@ -29,16 +29,36 @@ static __always_inline int enters(struct scratch *s)
 	return !bpf_map_lookup_elem(&flows, &s->other);
 }
 
+/*
+ * serves finds the service that a packet for a published port is for: of its address
+ * alone, of the node's processes, or of all addresses. Non-zero: there is none.
+ */
+static __always_inline int serves(const struct scratch *s, __u16 from, struct service_key *k)
+{
+	__builtin_memset(k, 0, sizeof(*k));
+	k->vni = s->key.vni;
+	k->port = s->p.dport;
+	k->proto = s->p.proto;
+	k->addr = s->p.dst;
+	if (bpf_map_lookup_elem(&services, k))
+		return 0;
+	if (from & FLOW_FROM_LO && !s->p.v6) {
+		k->addr = v4_mapped(LOOPBACK4);
+		if (bpf_map_lookup_elem(&services, k))
+			return 0;
+	}
+	__builtin_memset(&k->addr, s->p.v6 ? 0xff : 0, sizeof(k->addr));
+	return bpf_map_lookup_elem(&services, k) ? 0 : -1;
+}
+
 /* enter chooses a backend for a new connection to a published port: s->flow. */
 static __always_inline int enter(struct __sk_buff *skb, struct scratch *s, __u16 from)
 {
-	struct service_key service = { .vni = s->key.vni, .port = s->p.dport, .proto = s->p.proto };
+	struct service_key service;
 
-	if (!enters(s))
+	if (!enters(s) || serves(s, from, &service))
 		return -1;
 	__builtin_memset(&s->flow, 0, sizeof(s->flow));
-	if (s->p.v6)
-		__builtin_memset(&service.addr, 0xff, sizeof(service.addr));
 	if (choose(s, &service)) {
 		refused(s->flow.service, DROP_NO_BACKEND);
 		return -1;
