@@ -24,7 +24,8 @@ type Config struct {
 	// GossipPort is the TCP and UDP port by which nodes watch each other, the same on
 	// all nodes of a cluster. Zero: DefaultGossipPort.
 	GossipPort uint16
-	// DirectRouting sends to nodes on the same link without VXLAN; see overlay/DESIGN.md.
+	// DirectRouting sends to nodes on the same link without VXLAN, and takes what they
+	// so send, where it is seen to arrive; see overlay/DESIGN.md.
 	DirectRouting bool
 	// LoadBalancer says where VIPs become backends; see ipvs/ebpf's Mode. Empty: auto.
 	LoadBalancer string

@@ -117,7 +117,7 @@ func (n *node) end() {
 func (n *node) newAgent() *agent.Agent {
 	m := n.snapshot()
 	return agent.New(agent.Config{
-		NodeID: m.NodeID, DataAddr: m.DataAddr, StateDir: n.d.cfg.agentDir(),
+		NodeID: m.NodeID, DataAddr: m.DataAddr, Direct: n.d.cfg.DirectRouting, StateDir: n.d.cfg.agentDir(),
 		Managers: n.preferred(m), SaveManagers: n.saveManagers,
 		Client: agent.Remote(n.client), Runner: n.d.runner, Engine: n.d.runner, Dataplane: liveWatch{n.roles, n.live},
 		Tunnels: n.tunnel.Accept, Logger: n.d.log,

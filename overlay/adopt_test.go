@@ -41,7 +41,7 @@ func (s *stream) run(c net.Conn) {
 		default:
 		}
 		s.sent.Add(1)
-		_ = c.SetDeadline(time.Now().Add(500 * time.Millisecond))
+		_ = c.SetDeadline(time.Now().Add(patience))
 		if _, err := c.Write(buf[:8]); err != nil {
 			s.lost.Add(1)
 		} else if _, err := c.Read(buf); err != nil {

@@ -15,55 +15,63 @@ import (
 )
 
 func TestOnlyPeersOnTheLinkAreDirect(t *testing.T) {
-	near, far, tunnelled, six := netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("198.51.100.1"),
-		netip.MustParseAddr("192.0.2.3"), netip.MustParseAddr("2001:db8::2")
-	s := State{Networks: []Network{meshNetwork(), userNetwork(1)}, Peers: []Peer{
-		{Addr: near, Transport: TransportDirect}, {Addr: far, Transport: TransportDirect},
-		{Addr: tunnelled}, {Addr: six, Transport: TransportDirect},
-	}, Endpoints: []Endpoint{
+	near, far, tunnelled, silent, six, unknown := netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("198.51.100.1"),
+		netip.MustParseAddr("192.0.2.3"), netip.MustParseAddr("192.0.2.4"), netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("2001:db8::3")
+	s := State{Local: netip.MustParseAddr("192.0.2.1"), Networks: []Network{meshNetwork(), userNetwork(1), userNetwork(2)}, Endpoints: []Endpoint{
 		{VNI: 4096, Addr: netip.MustParseAddr("10.255.0.9"), Node: near}, {VNI: 4097, Addr: netip.MustParseAddr("10.0.1.9"), Node: near},
+		{VNI: 4098, Addr: netip.MustParseAddr("10.0.2.9"), Node: near},
 	}}
-	f := facts{mtu: 1500, paths: map[netip.Addr]link.Path{
-		near: {Ifindex: 5, MTU: 1500, OnLink: true}, far: {Ifindex: 5, MTU: 1500},
-		tunnelled: {Ifindex: 5, MTU: 1500, OnLink: true}, six: {Ifindex: 5, MTU: 1500, OnLink: true},
-	}}
+	s.Networks[2].Transport = TransportVXLAN
+	onLink := link.Path{Ifindex: 5, MTU: 1500, OnLink: true, MAC: [6]byte{2}}
+	f := facts{
+		mtu: 1500, asking: true, macs: map[netip.Addr]datapath.MAC{six: {4}},
+		paths:   map[netip.Addr]link.Path{near: onLink, far: {Ifindex: 5, MTU: 1500}, tunnelled: onLink, silent: onLink, six: onLink, unknown: onLink},
+		reached: map[netip.Addr]reach{},
+	}
+	for _, a := range []netip.Addr{near, far, tunnelled, six, unknown} {
+		f.reached[a] = reach{direct: true}
+	}
+	for _, a := range []netip.Addr{near, far, silent, six, unknown} {
+		s.Peers = append(s.Peers, Peer{Addr: a, Transport: TransportDirect})
+	}
+	s.Peers = append(s.Peers, Peer{Addr: tunnelled, Transport: TransportVXLAN})
 	w := want(s, f, 4789)
-	n := 0
-	for o, v := range w {
-		if d, ok := o.(directObject); ok {
-			n++
-			if d.addr.Netip() != near || v != uint32(5) {
-				t.Errorf("%s is direct by device %v", d.addr.Netip(), v)
-			}
+	for a, c := range map[netip.Addr]struct{ taken, sent any }{
+		near: {datapath.OnLink{Ifindex: 5}, uint32(5)}, far: {}, tunnelled: {}, unknown: {},
+		silent: {taken: datapath.OnLink{Ifindex: 5}}, six: {datapath.OnLink{Ifindex: 5, MAC: datapath.MAC{4}, Own: datapath.MAC{2}}, uint32(5)},
+	} {
+		if taken, sent := w[onLinkObject{datapath.AddrOf(a)}], w[directObject{datapath.AddrOf(a)}]; taken != c.taken || sent != c.sent {
+			t.Errorf("%s: taken %v, sent %v", a, taken, sent)
 		}
 	}
-	if n != 1 || w[switchesObject{}] != datapath.SwitchDirect {
-		t.Errorf("%d direct peers, switches %v", n, w[switchesObject{}])
+	if w[switchesObject{}] != datapath.SwitchDirect|datapath.SwitchAnswer {
+		t.Errorf("switches %v", w[switchesObject{}])
 	}
 	key := func(vni uint32, addr string) object {
 		return endpointObject{datapath.EndpointKey{VNI: vni, Addr: datapath.AddrOf(netip.MustParseAddr(addr))}}
 	}
-	if w[key(4096, "10.255.0.9")] != datapath.TunnelEndpoint(near) || w[key(4097, "10.0.1.9")] != datapath.RemoteEndpoint(near) {
-		t.Error("the mesh network is to have the tunnel, and no other")
+	if w[key(4096, "10.255.0.9")] != datapath.TunnelEndpoint(near) || w[key(4097, "10.0.1.9")] != datapath.RemoteEndpoint(near) ||
+		w[key(4098, "10.0.2.9")] != datapath.TunnelEndpoint(near) {
+		t.Error("the mesh network and one that says so are to have the tunnel, and no other")
 	}
-	s.Peers = s.Peers[:1]
-	if user, mesh := innerMTU(s, f, false), innerMTU(s, f, true); user != 1500 || mesh != 1450 {
-		t.Errorf("MTU %d and %d", user, mesh)
+	// A node that sends nothing directly takes what comes, and answers nothing.
+	f.asking = false
+	w = want(s, f, 4789)
+	if w[switchesObject{}] != datapath.SwitchDirect || w[onLinkObject{datapath.AddrOf(near)}] == nil || w[directObject{datapath.AddrOf(near)}] != nil {
+		t.Errorf("not asking: %v", w)
+	}
+	f.asking, s.Peers = true, s.Peers[:1]
+	for _, c := range []struct {
+		a    Attachment
+		want int
+	}{{Attachment{VNI: 4097}, 1500}, {Attachment{VNI: 4096, Mesh: true}, 1450}, {Attachment{VNI: 4098}, 1450}} {
+		if got := attachmentMTU(s, f, c.a); got != c.want {
+			t.Errorf("MTU on %d: %d", c.a.VNI, got)
+		}
 	}
 	s.Peers = []Peer{{Addr: near}}
 	if w := want(s, f, 4789); w[switchesObject{}] != nil {
 		t.Error("switched on for nobody")
-	}
-}
-
-func TestTheConfigurationDecidesWhatTheStateLeavesOpen(t *testing.T) {
-	s := State{Peers: []Peer{{ID: "open"}, {ID: "tunnel", Transport: TransportVXLAN}}}
-	got := Config{Direct: true}.complete(s).Peers
-	if got[0].Transport != TransportDirect || got[1].Transport != TransportVXLAN || s.Peers[0].Transport != TransportDefault {
-		t.Errorf("%v from %v", got, s.Peers)
-	}
-	if got := (Config{}).complete(s).Peers; got[0].Transport == TransportDirect {
-		t.Errorf("direct without having been asked for: %v", got)
 	}
 }
 
@@ -78,8 +86,8 @@ func (n *node) tunnelled() (packets int) {
 	return packets
 }
 
-func directLab(t *testing.T, env ...string) *lab {
-	l := newLab(t, 2, env...)
+func directLab(t *testing.T, six bool, env ...string) *lab {
+	l := newLabOn(t, six, 2, env...)
 	l.transport = TransportDirect
 	return l
 }
@@ -87,7 +95,7 @@ func directLab(t *testing.T, env ...string) *lab {
 func TestNeighboursNeedNoTunnel(t *testing.T) {
 	for name, env := range map[string][]string{"tcx": nil, "clsact": {"OVERLAY_TEST_NOTCX=1"}} {
 		t.Run(name, func(t *testing.T) {
-			l := directLab(t, env...)
+			l := directLab(t, false, env...)
 			a := l.nodes[0].container().process().join(userNetwork(1), "10.0.1.2")
 			b := l.nodes[1].container().process().join(userNetwork(1), "10.0.1.3").join(meshNetwork(), "10.255.0.3")
 			l.settle(a, b)
@@ -170,17 +178,19 @@ func (l *lab) mac(ns string) net.HardwareAddr {
 }
 
 func TestDirectFramesAreTakenFromPeersOnly(t *testing.T) {
-	l := directLab(t)
+	for name, six := range map[string]bool{"IPv4": false, "IPv6": true} {
+		t.Run(name, func(t *testing.T) { testDirectFramesAreTakenFromPeersOnly(t, six) })
+	}
+}
+
+func testDirectFramesAreTakenFromPeersOnly(t *testing.T, six bool) {
+	l := directLab(t, six)
 	n, peer := l.nodes[0], l.nodes[1]
 	a := n.container().process().join(userNetwork(1), "10.0.1.2").join(meshNetwork(), "10.255.0.2")
 	b := peer.container().process().join(userNetwork(1), "10.0.1.3")
 	other := peer.container().join(userNetwork(2), "10.0.2.3")
 	l.settle(a, b, other)
-	l.eventually("direct", func() bool {
-		before := n.tunnelled()
-		l.pings(a.ns, "10.0.1.3")
-		return n.tunnelled() == before
-	})
+	l.becomesDirect(a.ns, "10.0.1.3")
 	packets := l.receive(a.ns)
 	us, peerMAC, stranger := l.mac(n.ns), l.mac(peer.ns), l.mac(l.world)
 	l.inject(l.world, peerMAC, us, datagram("10.0.1.3", "10.0.1.2")) // as good as the peer's own: whoever is on the link can forge
@@ -197,9 +207,9 @@ func TestDirectFramesAreTakenFromPeersOnly(t *testing.T) {
 		"an address that nobody has":              {peerMAC, "10.0.1.77", "10.0.1.2"},
 		"a container on another network":          {peerMAC, "10.0.2.3", "10.0.1.2"},
 		"a machine beyond":                        {peerMAC, worldAddr, "10.0.1.2"},
-		"the peer itself":                         {peerMAC, peer.addr.String(), "10.0.1.2"},
+		"the peer itself":                         {peerMAC, "192.0.2.2", "10.0.1.2"},
 		"the mesh network, from outside":          {stranger, worldAddr, "10.255.0.2"},
-		"the mesh network, from a peer's address": {peerMAC, peer.addr.String(), "10.255.0.2"},
+		"the mesh network, from a peer's address": {peerMAC, "192.0.2.2", "10.255.0.2"},
 	} {
 		l.inject(l.world, c.source, us, datagram(c.from, c.to))
 		if packets.arrives() {

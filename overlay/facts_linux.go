@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -69,14 +70,16 @@ func (k *linuxKernel) pathsTo(f *facts, devices map[int]link.Device, peers []Pee
 			continue
 		}
 		f.paths[p.Addr] = path
-		if fresh && f.direct(p) {
+		if fresh && f.onLink(p) {
 			if err := k.door.Resolve(link.Neighbour{Ifindex: path.Ifindex, Addr: p.Addr}); err != nil {
 				return err
 			}
 		}
 	}
 	k.paths = f.paths
-	return nil
+	err := k.learnAll(f, peers)
+	f.macs = maps.Clone(k.macs)
+	return err
 }
 
 // underlay finds the devices that have an address of the node, and the MTU: that

@@ -24,7 +24,7 @@ func (o *Overlay) Differences(s State) ([]Difference, error) {
 	s = o.cfg.complete(s)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	f, err := o.kernel.facts(s, true)
+	f, err := o.facts(s, true)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +111,9 @@ type Path struct {
 	// Way is the underlay's route to Node, NoWay why there is none.
 	Way   link.Way
 	NoWay string
-	// Overhead is what the tunnel adds to a packet, in bytes.
+	// Direct: packets go to Node without the tunnel.
+	Direct bool
+	// Overhead is what the tunnel adds to a packet, in bytes; none if Direct.
 	Overhead int
 	// MTU is that of the containers' interfaces on this node, in bytes.
 	MTU int
@@ -124,12 +126,30 @@ type wayfinder interface {
 
 func (k *linuxKernel) way(to netip.Addr) (link.Way, error) { return k.door.WayTo(to) }
 
+// Transports counts the peers by how packets to them travel, on networks that do
+// not have a transport of their own.
+func (o *Overlay) Transports() map[Transport]int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	out := map[Transport]int{TransportVXLAN: 0, TransportDirect: 0}
+	for object := range o.held {
+		switch object.(type) {
+		case peerObject:
+			out[TransportVXLAN]++
+		case directObject:
+			out[TransportDirect]++
+			out[TransportVXLAN]--
+		}
+	}
+	return out
+}
+
 // Path reads from the kernel how packets to an address on a network go on.
 func (o *Overlay) Path(vni uint32, to netip.Addr) (Path, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	s := o.desired()
-	f, err := o.kernel.facts(s, true)
+	f, err := o.facts(s, true)
 	if err != nil {
 		return Path{}, err
 	}
@@ -156,6 +176,9 @@ func (o *Overlay) Path(vni uint32, to netip.Addr) (Path, error) {
 	case e.Node != datapath.Addr{}:
 		p.Place, p.Node = PlaceNode, e.Node.Netip()
 		_, p.Peer = held[peerObject{e.Node}]
+		if _, direct := held[directObject{e.Node}]; direct && !e.Tunnelled() {
+			p.Direct, p.Overhead = true, 0
+		}
 		p.findWay(o.kernel)
 	default:
 		p.Place = PlaceSelf

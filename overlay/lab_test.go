@@ -55,6 +55,7 @@ type response struct {
 func serveDaemon(dir string) error {
 	o, err := New(Config{
 		RunDir: dir, Resync: time.Second, NoTCX: os.Getenv("OVERLAY_TEST_NOTCX") != "",
+		Direct: os.Getenv("OVERLAY_TEST_NODIRECT") == "",
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {
@@ -129,6 +130,8 @@ type node struct {
 	addr netip.Addr
 	dir  string
 	env  []string
+	// tunnelOnly: it takes no direct packets.
+	tunnelOnly bool
 
 	cmd *exec.Cmd
 	in  *json.Encoder

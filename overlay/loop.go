@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -24,7 +24,7 @@ type Config struct {
 	// Resync is how often everything is compared with the kernel; 0 means 30 s.
 	// Most disturbances are noticed at once.
 	Resync time.Duration
-	// Direct makes TransportDirect the default. It must be the same on all nodes.
+	// Direct lets packets to peers that take them so travel without encapsulation.
 	Direct bool
 	// NoTCX attaches programs as clsact filters even where there is tcx.
 	NoTCX  bool
@@ -57,6 +57,10 @@ type kernel interface {
 	removePort(id string) error
 	// drops counts dropped packets by reason.
 	drops() (map[string]uint64, error)
+	// ask sends a probe to each peer; moved says that a peer's MAC has changed.
+	ask([]probe) (moved bool, err error)
+	// answers gives when each peer's last answer came, by the monotonic clock.
+	answers() (map[netip.Addr]time.Duration, error)
 	close() error
 }
 
@@ -72,6 +76,9 @@ type Overlay struct {
 	held objects
 	// idle is since when an interface waits to be moved into its container.
 	idle map[string]time.Time
+	// probes are those to be sent, reached is what has come of them.
+	probes  []probe
+	reached map[netip.Addr]reach
 
 	// disturbed wakes Run: something changed, or did not get done.
 	disturbed chan struct{}
@@ -98,6 +105,9 @@ func New(cfg Config) (*Overlay, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if err := o.reconcile(true); err != nil {
+		return nil, errors.Join(fmt.Errorf("overlay: %w", err), k.close())
+	}
+	if err := o.adoptDirect(); err != nil {
 		return nil, errors.Join(fmt.Errorf("overlay: %w", err), k.close())
 	}
 	return o, nil
@@ -134,7 +144,7 @@ func (o *Overlay) Attach(a Attachment) (peerName string, err error) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	f, err := o.kernel.facts(o.desired(), false)
+	f, err := o.facts(o.desired(), false)
 	if err != nil {
 		return "", err
 	}
@@ -157,7 +167,7 @@ func (o *Overlay) Attach(a Attachment) (peerName string, err error) {
 
 // holds says whether the kernel has all that an attachment needs.
 func (o *Overlay) holds(id string) bool {
-	f, err := o.kernel.facts(o.desired(), false)
+	f, err := o.facts(o.desired(), false)
 	if err != nil {
 		return false
 	}
@@ -199,7 +209,7 @@ func (o *Overlay) Detach(id string) error {
 func (o *Overlay) Attachments() []Attachment {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	f, err := o.kernel.facts(o.desired(), false)
+	f, err := o.facts(o.desired(), false)
 	if err != nil {
 		o.cfg.Logger.Warn("list attachments", "error", err)
 		return nil
@@ -209,6 +219,13 @@ func (o *Overlay) Attachments() []Attachment {
 		out = append(out, p.Attachment)
 	}
 	return out
+}
+
+// facts are the kernel's, and what we found out ourselves. o.mu is held.
+func (o *Overlay) facts(s State, fresh bool) (facts, error) {
+	f, err := o.kernel.facts(s, fresh)
+	f.asking, f.reached = o.cfg.Direct, o.reached
+	return f, err
 }
 
 func (p port) sharesAddress(a Attachment) bool {
@@ -237,14 +254,6 @@ func (c Config) complete(s State) State {
 	if s.VXLANPort == 0 {
 		s.VXLANPort = c.VXLANPort
 	}
-	if c.Direct {
-		s.Peers = slices.Clone(s.Peers)
-		for i, p := range s.Peers {
-			if p.Transport == TransportDefault {
-				s.Peers[i].Transport = TransportDirect
-			}
-		}
-	}
 	return s
 }
 
@@ -259,7 +268,7 @@ func (o *Overlay) reconcile(reread bool) error {
 }
 
 func (o *Overlay) reconcileLocked(reread bool) error {
-	f, err := o.kernel.facts(o.desired(), reread)
+	f, err := o.facts(o.desired(), reread)
 	if err != nil {
 		return err
 	}
@@ -278,11 +287,12 @@ func (o *Overlay) reconcileLocked(reread bool) error {
 	defer o.noteRepairs(drift, put)
 	if len(put) > 0 {
 		var ferr error
-		if f, ferr = o.kernel.facts(s, false); ferr != nil {
+		if f, ferr = o.facts(s, false); ferr != nil {
 			return errors.Join(err, ferr)
 		}
 		f.live = o.live(f)
 	}
+	o.probes = probes(s, f)
 	rest := o.allowed(diff(want(s, f, s.VXLANPort), o.held, lastDeviceRank+1, lastRank))
 	err = errors.Join(err, o.run(rest), o.run(removals))
 	o.noteRepairs(drift, rest)
@@ -328,8 +338,11 @@ func (o *Overlay) Run(ctx context.Context) error {
 	defer cancel()
 	watched := make(chan error, 1)
 	go func() { watched <- link.Watch(ctx, o.disturb) }()
+	probed := make(chan struct{})
+	go func() { defer close(probed); o.probe(ctx) }()
 	o.repair(ctx)
 	cancel()
+	<-probed
 	if err := <-watched; err != nil {
 		// Without notifications the resync still repaired, only later.
 		o.cfg.Logger.Warn("network changes were not watched", "error", err)
@@ -373,7 +386,7 @@ func (o *Overlay) repair(ctx context.Context) {
 
 // collect removes interfaces that no container has any more. o.mu is held.
 func (o *Overlay) collect(now time.Time) error {
-	f, err := o.kernel.facts(o.desired(), false)
+	f, err := o.facts(o.desired(), false)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/meshd/meshd/overlay/datapath"
+	"github.com/meshd/meshd/overlay/link"
 )
 
 // fakeKernel holds objects in memory and can refuse some.
@@ -21,15 +22,21 @@ type fakeKernel struct {
 	held   objects
 	ports  []port
 	refuse func(op) error
-	puts   int
+	// last are the peers' answers, asked counts the probes.
+	last  map[netip.Addr]time.Duration
+	asked int
+	puts  int
 }
 
 func newFake() *fakeKernel { return &fakeKernel{held: objects{}} }
 
-func (k *fakeKernel) facts(State, bool) (facts, error) {
+func (k *fakeKernel) facts(s State, _ bool) (facts, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	f := facts{loopback: 1, underlay: []int{2}, mtu: 1500, ports: slices.Clone(k.ports)}
+	f := facts{loopback: 1, underlay: []int{2}, mtu: 1500, ports: slices.Clone(k.ports), paths: map[netip.Addr]link.Path{}}
+	for _, p := range s.Peers {
+		f.paths[p.Addr] = link.Path{Ifindex: 2, MTU: 1500, OnLink: true}
+	}
 	if _, ok := k.held[vxlanObject{}]; ok {
 		f.tunnel = 3
 	}
@@ -79,6 +86,13 @@ func (k *fakeKernel) removePort(id string) error {
 
 func (k *fakeKernel) drops() (map[string]uint64, error) { return nil, nil }
 func (k *fakeKernel) close() error                      { return nil }
+
+func (k *fakeKernel) ask(p []probe) (bool, error) {
+	k.asked += len(p)
+	return false, nil
+}
+
+func (k *fakeKernel) answers() (map[netip.Addr]time.Duration, error) { return k.last, nil }
 
 func (k *fakeKernel) holds(o object) bool {
 	k.mu.Lock()

@@ -12,9 +12,8 @@ const (
 )
 
 // innerMTU is what fits into the transport to every peer: one figure for all
-// containers of the node, since their networks' members may be anywhere. The
-// mesh network always has the tunnel.
-func innerMTU(s State, f facts, mesh bool) int {
+// containers of the node, since their networks' members may be anywhere.
+func innerMTU(s State, f facts, tunnelled bool) int {
 	least := 0
 	for _, p := range s.Peers {
 		path, ok := f.paths[p.Addr]
@@ -22,7 +21,7 @@ func innerMTU(s State, f facts, mesh bool) int {
 			continue
 		}
 		inner := path.MTU
-		if mesh || !f.direct(p) {
+		if tunnelled || !f.direct(p) {
 			inner -= overhead(p.Addr)
 		}
 		if least == 0 || inner < least {
@@ -37,7 +36,11 @@ func innerMTU(s State, f facts, mesh bool) int {
 
 // attachmentMTU is that of one container's interface.
 func attachmentMTU(s State, f facts, a Attachment) int {
-	mtu := innerMTU(s, f, a.Mesh)
+	tunnelled := a.Mesh
+	for _, n := range s.Networks {
+		tunnelled = tunnelled || n.VNI == a.VNI && n.tunnelled()
+	}
+	mtu := innerMTU(s, f, tunnelled)
 	for _, p := range a.Addrs {
 		if is6(p.Addr()) {
 			mtu = max(mtu, leastMTU6)

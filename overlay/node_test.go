@@ -36,9 +36,14 @@ func (l *lab) settle(containers ...*container) {
 func (l *lab) stateOf(n *node, containers []*container) State {
 	s := State{Local: n.addr, Networks: []Network{meshNetwork(), userNetwork(1), userNetwork(2)}}
 	for _, peer := range l.nodes {
-		if peer != n {
-			s.Peers = append(s.Peers, Peer{ID: peer.ns, Addr: peer.addr, Transport: l.transport})
+		if peer == n {
+			continue
 		}
+		p := Peer{ID: peer.ns, Addr: peer.addr, Transport: l.transport}
+		if peer.tunnelOnly {
+			p.Transport = TransportVXLAN
+		}
+		s.Peers = append(s.Peers, p)
 	}
 	for _, c := range containers {
 		if c.node == n {

@@ -25,6 +25,8 @@ type linuxKernel struct {
 	warned  bool
 	// paths are what is remembered of the ways to peers.
 	paths map[netip.Addr]link.Path
+	// macs are those of peers with an IPv6 address.
+	macs map[netip.Addr]datapath.MAC
 }
 
 func openKernel(cfg Config) (kernel, error) {
@@ -97,6 +99,8 @@ func (k *linuxKernel) put(op op) error {
 		return k.path.Ifaces.Put(o.ifindex, op.value.(datapath.Iface))
 	case peerObject:
 		return k.path.Peers.Put(o.addr, 1)
+	case onLinkObject:
+		return k.path.OnLink.Put(o.addr, op.value.(datapath.OnLink))
 	case directObject:
 		return k.path.Direct.Put(o.addr, op.value.(uint32))
 	case switchesObject:
@@ -136,6 +140,8 @@ func (k *linuxKernel) remove(op op) error {
 		return k.path.Ifaces.Delete(o.ifindex)
 	case peerObject:
 		return k.path.Peers.Delete(o.addr)
+	case onLinkObject:
+		return errors.Join(k.path.OnLink.Delete(o.addr), k.path.Answers.Delete(o.addr))
 	case directObject:
 		return k.path.Direct.Delete(o.addr)
 	case switchesObject:

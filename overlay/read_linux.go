@@ -63,6 +63,7 @@ func (k *linuxKernel) readTables(held objects) error {
 		readTable(k.path.Subnets, func(key datapath.SubnetKey, vni uint32) { held[subnetObject{key}] = vni }),
 		readTable(k.path.Endpoints, func(key datapath.EndpointKey, e datapath.Endpoint) { held[endpointObject{key}] = e }),
 		readTable(k.path.Ifaces, func(index uint32, i datapath.Iface) { held[ifaceObject{index}] = i }),
+		readTable(k.path.OnLink, func(a datapath.Addr, on datapath.OnLink) { held[onLinkObject{a}] = on }),
 		readTable(k.path.Direct, func(a datapath.Addr, index uint32) { held[directObject{a}] = index }),
 		readTable(k.path.Switches, func(_ uint32, v uint32) {
 			if v != 0 {

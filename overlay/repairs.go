@@ -103,6 +103,8 @@ func nameOf(o object) (kind, name string) {
 		return "interface", fmt.Sprintf("interface rule of device %d", o.ifindex)
 	case peerObject:
 		return "peer", "peer " + o.addr.Netip().String()
+	case onLinkObject:
+		return "direct", "peer on the link " + o.addr.Netip().String()
 	case directObject:
 		return "direct", "direct way to peer " + o.addr.Netip().String()
 	case switchesObject:

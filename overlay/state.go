@@ -23,13 +23,13 @@ type Transport string
 
 // The transports.
 const (
-	// TransportDefault is as Config.Direct says.
+	// TransportDefault is the tunnel for a peer, and the peer's for a network.
 	TransportDefault Transport = ""
 	// TransportVXLAN is the tunnel.
 	TransportVXLAN Transport = "vxlan"
-	// TransportDirect sends without encapsulation as long as the peer is on a link
-	// of this node's, and else through the tunnel. Both nodes must have it for each
-	// other. The mesh network's packets take the tunnel in any case. See DESIGN.md.
+	// TransportDirect says that the peer takes packets without encapsulation. They
+	// are sent so if Config.Direct, the peer is on a link of this node's, and frames
+	// like them are seen to arrive; else through the tunnel. See DESIGN.md.
 	TransportDirect Transport = "direct"
 )
 
@@ -48,6 +48,9 @@ type Network struct {
 	VNI      uint32
 	Subnets  []netip.Prefix
 	Gateways []netip.Addr
+	// Transport is that of the network's packets to any peer; TransportDefault: the
+	// peer's. The mesh network has the tunnel in any case.
+	Transport Transport
 	// Mesh marks the network that carries every container's default route and the
 	// routing mesh. Its containers reach their node, the world beyond it and
 	// nobody else on it.

@@ -27,8 +27,9 @@ const (
 	rankEndpoint
 	rankIface
 	rankPeer
-	rankDirect
+	rankOnLink
 	rankSwitches
+	rankDirect
 	rankHook
 	rankNeighbour
 	rankRoute
@@ -49,6 +50,7 @@ type (
 	endpointObject   struct{ key datapath.EndpointKey } // datapath.Endpoint
 	ifaceObject      struct{ ifindex uint32 }           // datapath.Iface
 	peerObject       struct{ addr datapath.Addr }       // present
+	onLinkObject     struct{ addr datapath.Addr }       // datapath.OnLink
 	directObject     struct{ addr datapath.Addr }       // uint32: device
 	switchesObject   struct{}                           // uint32
 	hookObject       struct{ hook datapath.Hook }       // present
@@ -71,6 +73,7 @@ func (subnetObject) rank() rank     { return rankSubnet }
 func (endpointObject) rank() rank   { return rankEndpoint }
 func (ifaceObject) rank() rank      { return rankIface }
 func (peerObject) rank() rank       { return rankPeer }
+func (onLinkObject) rank() rank     { return rankOnLink }
 func (directObject) rank() rank     { return rankDirect }
 func (switchesObject) rank() rank   { return rankSwitches }
 func (hookObject) rank() rank       { return rankHook }
@@ -98,6 +101,11 @@ type facts struct {
 	mtu int
 	// paths lead to the peers, by their addresses; none to one that is unreachable.
 	paths map[netip.Addr]link.Path
+	// macs are those of peers with an IPv6 address, as far as known.
+	macs map[netip.Addr]datapath.MAC
+	// asking: direct frames are sent to peers where they are reached by them.
+	asking  bool
+	reached map[netip.Addr]reach
 	// forwarding is what iptables does with forwarded packets of IPv4 and IPv6.
 	forwarding, forwarding6 nft.Forwarding
 	// ports are the attached containers' interfaces.
@@ -205,9 +213,9 @@ func wantHooks(w objects, f facts, vxlanPort uint16) {
 // wantCluster gives what follows from the state alone.
 func wantCluster(w objects, s State) {
 	var out []netip.Prefix
-	mesh := map[uint32]bool{}
+	tunnelled := map[uint32]bool{}
 	for _, n := range s.Networks {
-		mesh[n.VNI] = n.Mesh
+		tunnelled[n.VNI] = n.tunnelled()
 		for _, subnet := range n.Subnets {
 			w[subnetObject{datapath.SubnetKeyOf(subnet)}] = n.VNI
 		}
@@ -220,7 +228,7 @@ func wantCluster(w objects, s State) {
 			continue
 		}
 		remote := datapath.RemoteEndpoint(e.Node)
-		if mesh[e.VNI] {
+		if tunnelled[e.VNI] {
 			remote = datapath.TunnelEndpoint(e.Node)
 		}
 		w[endpointObject{datapath.EndpointKey{VNI: e.VNI, Addr: datapath.AddrOf(e.Addr)}}] = remote
@@ -238,23 +246,46 @@ func wantCluster(w objects, s State) {
 	}
 }
 
-// direct says whether a peer is sent to without encapsulation. An IPv6 underlay
-// is not: the kernel's lookup wants forwarding switched on, which takes router
-// advertisements from the node.
+// tunnelled says whether a network's packets take the tunnel to every peer.
+func (n Network) tunnelled() bool { return n.Mesh || n.Transport == TransportVXLAN }
+
+// onLink says whether a peer's direct frames are taken: whatever this node's own
+// packets do, since the peer may be the last to hear that they should not come.
+func (f facts) onLink(p Peer) bool {
+	return p.Transport == TransportDirect && f.paths[p.Addr].OnLink
+}
+
+// direct says whether a peer is sent to without encapsulation.
 func (f facts) direct(p Peer) bool {
-	return p.Transport == TransportDirect && p.Addr.Is4() && f.paths[p.Addr].OnLink
+	return f.asking && f.onLink(p) && f.reached[p.Addr].direct
 }
 
 // wantDirect gives the peers that need no tunnel.
 func wantDirect(w objects, s State, f facts) {
 	for _, p := range s.Peers {
-		if p.Transport == TransportDirect {
-			w[switchesObject{}] = datapath.SwitchDirect
+		if !f.onLink(p) {
+			continue
 		}
+		path := f.paths[p.Addr]
+		on := datapath.OnLink{Ifindex: uint32(path.Ifindex)}
+		if is6(p.Addr) {
+			if on.MAC, on.Own = f.macs[p.Addr], path.MAC; on.MAC == (datapath.MAC{}) {
+				continue
+			}
+		}
+		w[onLinkObject{datapath.AddrOf(p.Addr)}] = on
+		w[switchesObject{}] = switchesFor(f)
 		if f.direct(p) {
-			w[directObject{datapath.AddrOf(p.Addr)}] = uint32(f.paths[p.Addr].Ifindex)
+			w[directObject{datapath.AddrOf(p.Addr)}] = uint32(path.Ifindex)
 		}
 	}
+}
+
+func switchesFor(f facts) uint32 {
+	if f.asking {
+		return datapath.SwitchDirect | datapath.SwitchAnswer
+	}
+	return datapath.SwitchDirect
 }
 
 // wantAccept lets packets through where iptables drops what nobody accepts.

@@ -42,7 +42,18 @@ func parse(args []string) (meshd.Config, error) {
 	fs.StringVar(&cfg.PluginDir, "plugin-dir", meshd.DefaultPluginDir, "`directory` in which the engine looks for network drivers")
 	port := fs.Uint("data-path-port", meshd.DefaultDataPathPort, "UDP `port` of VXLAN unless the cluster says otherwise")
 	gossipPort := fs.Uint("gossip-port", meshd.DefaultGossipPort, "TCP and UDP `port` by which nodes watch each other; the same on all nodes")
-	fs.BoolVar(&cfg.DirectRouting, "direct-routing", false, "send to nodes on the same link without VXLAN; all nodes must have it, and the network must not filter addresses")
+	cfg.DirectRouting = true
+	fs.BoolFunc("direct-routing", "`mode` of sending to nodes on the same link: auto (without VXLAN where that is seen to arrive), off", func(mode string) error {
+		switch mode {
+		case "auto", "true":
+			cfg.DirectRouting = true
+		case "off", "false":
+			cfg.DirectRouting = false
+		default:
+			return fmt.Errorf("want auto or off")
+		}
+		return nil
+	})
 	fs.StringVar(&cfg.LoadBalancer, "load-balancer", "auto", "`mode` of leading connections to virtual addresses: auto, socket (refuse to work without it), packet")
 	fs.StringVar(&cfg.PublishOn, "publish-on", "", "`list` of interfaces, addresses and prefixes of this node that published ports answer on where their service does not say (default all)")
 	fs.StringVar(&cfg.MetricsAddr, "metrics-addr", "", "`address` at which Prometheus may read metrics over TCP, e.g. 127.0.0.1:9323 (they are on the API's socket in any case)")

@@ -45,6 +45,10 @@ type fakes struct {
 func (f *fakes) Drops() (map[string]uint64, error) { return f.drops, f.dropsErr }
 func (f *fakes) Repairs() map[string]uint64        { return map[string]uint64{"route": 3} }
 
+func (f *fakes) Transports() map[overlay.Transport]int {
+	return map[overlay.Transport]int{overlay.TransportDirect: 2}
+}
+
 func (f *fakes) Differences(overlay.State) ([]overlay.Difference, error) {
 	if f.lasting == 0 {
 		return nil, nil

@@ -66,6 +66,11 @@ func (t *tracer) tunnel(name string, p overlay.Path) {
 	if p.Way.Gateway.IsValid() {
 		via = " through " + p.Way.Gateway.String()
 	}
+	if p.Direct {
+		t.ok("direct", "to %s on device %s, without the tunnel", name, p.Way.Device)
+		t.trace.Reaches = true
+		return
+	}
 	t.ok("tunnel", "to %s on device %s%s, from %s", name, p.Way.Device, via, p.Way.Source)
 	if need := p.MTU + p.Overhead; p.Way.MTU > 0 && p.Way.MTU < need {
 		t.broken("mtu", fmt.Sprintf("raise the MTU of the way to %s to %d", p.Node, need),

@@ -24,7 +24,7 @@ type descs struct {
 	connections, packets, refused, backends, flows        *prometheus.Desc
 	backendConnections, backendBytes, backendFailures     *prometheus.Desc
 	ejected, ejections                                    *prometheus.Desc
-	drops, repairs                                        *prometheus.Desc
+	drops, repairs, peers                                 *prometheus.Desc
 	endpoints, revision, toldRevision, lagTime            *prometheus.Desc
 	answers, answerTime                                   *prometheus.Desc
 	tasks, certificate                                    *prometheus.Desc
@@ -51,6 +51,7 @@ func newCollector(o *Observer, version string) *collector {
 		ejections:          d("service_ejections_total", "How often a backend of the service was ejected because it failed.", append(service, "failure")...),
 		drops:              d("dropped_packets_total", "Packets that were dropped or refused.", "part", "reason"),
 		repairs:            d("repairs_total", "Objects in the kernel that were put right after somebody else changed them.", "part", "kind"),
+		peers:              d("peers", "Nodes that packets are sent to, by how.", "transport"),
 		endpoints:          d("network_endpoints", "Tasks on the network, on all nodes.", "network", "state"),
 		revision:           d("network_revision", "Revision of the network that this node's kernel holds.", "network"),
 		toldRevision:       d("network_revision_told", "Newest revision of the network that a manager told this node.", "network"),
@@ -94,6 +95,9 @@ func (c *collector) readable(s sink, part string, err error) {
 func (c *collector) overlay(s sink) error {
 	for kind, n := range c.o.Overlay.Repairs() {
 		s.counter(c.descs.repairs, n, "overlay", kind)
+	}
+	for transport, n := range c.o.Overlay.Transports() {
+		s.gauge(c.descs.peers, float64(n), string(transport))
 	}
 	drops, err := c.o.Overlay.Drops()
 	for reason, n := range drops {

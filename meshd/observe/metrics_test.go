@@ -53,6 +53,7 @@ func TestMetrics(t *testing.T) {
 		`meshd_dropped_packets_total{part="balancer",reason="no-backend"} 5`,
 		`meshd_dropped_packets_total{part="resolver",reason="share"} 0`,
 		`meshd_repairs_total{kind="route",part="overlay"} 3`,
+		`meshd_peers{transport="direct"} 2`,
 		`meshd_repairs_total{kind="service",part="balancer"} 1`,
 		`meshd_network_endpoints{network="front",state="serving"} 3`,
 		`meshd_network_revision{network="front"} 18`,

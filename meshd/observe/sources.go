@@ -35,6 +35,8 @@ type Overlay interface {
 	// Drops and Repairs count by reason and by kind.
 	Drops() (map[string]uint64, error)
 	Repairs() map[string]uint64
+	// Transports counts the peers by how packets to them travel.
+	Transports() map[overlay.Transport]int
 	// Differences compares the kernel with a state.
 	Differences(overlay.State) ([]overlay.Difference, error)
 	// Path is where the kernel sends packets to an address on a network.

@@ -73,11 +73,15 @@ func assembleOverlay(in Input, parts map[string]*part) overlay.State {
 	s := overlay.State{Local: in.SelfAddr, VXLANPort: in.DataPathPort}
 	for _, n := range in.Nodes {
 		if n.ID != in.Self && n.DataAddr.IsValid() {
-			s.Peers = append(s.Peers, overlay.Peer{ID: n.ID, Addr: n.DataAddr})
+			s.Peers = append(s.Peers, overlay.Peer{ID: n.ID, Addr: n.DataAddr, Transport: transport(n)})
 		}
 	}
 	for _, n := range in.Networks {
 		network := overlay.Network{ID: n.ID, Name: n.Name, VNI: n.VNI, Mesh: n.Ingress, Internal: n.Internal}
+		if n.Ingress {
+			// Its packets may carry the addresses of clients, which say nothing of their sender.
+			network.Transport = overlay.TransportVXLAN
+		}
 		for _, sub := range n.Subnets {
 			network.Subnets = append(network.Subnets, sub.Prefix)
 			network.Gateways = append(network.Gateways, sub.Gateway)
@@ -86,6 +90,14 @@ func assembleOverlay(in Input, parts map[string]*part) overlay.State {
 		s.Endpoints = append(s.Endpoints, parts[n.ID].endpoints...)
 	}
 	return s
+}
+
+// transport is what a node says that it takes.
+func transport(n protocol.Node) overlay.Transport {
+	if n.Direct {
+		return overlay.TransportDirect
+	}
+	return overlay.TransportVXLAN
 }
 
 // remotes are a network's endpoints on other nodes.

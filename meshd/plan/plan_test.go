@@ -67,6 +67,18 @@ func TestOverlayKnowsOnlyRemoteEndpoints(t *testing.T) {
 	}
 }
 
+func TestTransportIsWhatThePeerSays(t *testing.T) {
+	in := fixture()
+	if s := Compile(in).Overlay; s.Peers[0].Transport != overlay.TransportVXLAN {
+		t.Errorf("a peer that says nothing has %q", s.Peers[0].Transport)
+	}
+	in.Nodes[1].Direct = true
+	s := Compile(in).Overlay
+	if s.Peers[0].Transport != overlay.TransportDirect || s.Networks[0].Transport != overlay.TransportVXLAN || s.Networks[1].Transport != overlay.TransportDefault {
+		t.Errorf("peer %q, mesh network %q, another %q", s.Peers[0].Transport, s.Networks[0].Transport, s.Networks[1].Transport)
+	}
+}
+
 func TestBalancersGetServingBackendsOnly(t *testing.T) {
 	got := Compile(fixture()).IPVS
 	want := []ipvs.Service{

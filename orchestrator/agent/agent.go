@@ -20,6 +20,8 @@ type Config struct {
 	NodeID string
 	// DataAddr is where peers send overlay traffic to.
 	DataAddr netip.Addr
+	// Direct says that this node takes overlay packets without encapsulation.
+	Direct bool
 	// Managers are the ones known at the start; the session keeps them up to date.
 	Managers []swarm.Peer
 	// SaveManagers, if set, is called with every new list.

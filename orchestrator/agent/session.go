@@ -137,7 +137,7 @@ func (a *Agent) session(ctx context.Context, addr string) (lived bool, err error
 	watchdog := time.AfterFunc(firstMessage, func() { cancel(errSilent) })
 	defer watchdog.Stop()
 	stream, err := a.cfg.Client.Open(sctx, addr, protocol.PathSession,
-		protocol.SessionRequest{Description: a.describe(sctx), DataAddr: a.cfg.DataAddr})
+		protocol.SessionRequest{Description: a.describe(sctx), DataAddr: a.cfg.DataAddr, Direct: a.cfg.Direct})
 	if err != nil {
 		return false, fmt.Errorf("open session: %w", err)
 	}

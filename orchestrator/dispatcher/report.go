@@ -184,7 +184,8 @@ func described(n *store.Node, req *protocol.SessionRequest) *store.Node {
 		next.DataAddr = req.DataAddr
 		next.Status.Addr = req.DataAddr.String()
 	}
-	if next.DataAddr == n.DataAddr && next.Status == n.Status && reflect.DeepEqual(next.Description, n.Description) {
+	next.Direct = req.Direct
+	if next.DataAddr == n.DataAddr && next.Direct == n.Direct && next.Status == n.Status && reflect.DeepEqual(next.Description, n.Description) {
 		return nil
 	}
 	return &next

@@ -172,7 +172,7 @@ func sameMember(a, b *store.Node) bool {
 func member(n *store.Node) protocol.Node {
 	return protocol.Node{
 		Role: n.Spec.Role,
-		ID:   n.ID, Hostname: n.Description.Hostname, DataAddr: n.DataAddr, Labels: n.Spec.Labels,
+		ID:   n.ID, Hostname: n.Description.Hostname, DataAddr: n.DataAddr, Direct: n.Direct, Labels: n.Spec.Labels,
 		Down: n.Status.State == swarm.NodeStateDown,
 	}
 }

@@ -28,6 +28,8 @@ type SessionRequest struct {
 	Description swarm.NodeDescription
 	// DataAddr is where peers send overlay traffic to.
 	DataAddr netip.Addr
+	// Direct says that the node takes overlay packets without encapsulation.
+	Direct bool `json:",omitempty"`
 }
 
 // Message is one step of a session. Unset fields say nothing.
@@ -67,7 +69,9 @@ type Node struct {
 	ID       string
 	Hostname string
 	DataAddr netip.Addr
-	Labels   map[string]string `json:",omitempty"`
+	// Direct says that it takes overlay packets without encapsulation.
+	Direct bool              `json:",omitempty"`
+	Labels map[string]string `json:",omitempty"`
 	// Role is the one that the node should have.
 	Role swarm.NodeRole `json:",omitempty"`
 	// Down says that managers have given the node up.

@@ -72,6 +72,8 @@ type Node struct {
 	swarm.Node
 	// DataAddr is where peers send overlay traffic to.
 	DataAddr netip.Addr
+	// Direct says that it takes overlay packets without encapsulation.
+	Direct bool
 }
 
 // Service is what a user asked to run.

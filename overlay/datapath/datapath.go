@@ -45,10 +45,15 @@ type Datapath struct {
 	Endpoints Table[EndpointKey, Endpoint]
 	Subnets   Table[SubnetKey, uint32]
 	Peers     Table[Addr, uint32]
-	// Direct are the peers that are sent to without a tunnel, and the device to each.
-	Direct   Table[Addr, uint32]
+	// OnLink are the peers whose direct frames are taken. Direct are those of them
+	// that direct frames are sent to, and the device to each.
+	OnLink Table[Addr, OnLink]
+	Direct Table[Addr, uint32]
+	// Answers are written by the programs: when each peer's last answer to a probe
+	// came, in nanoseconds of the monotonic clock.
+	Answers  Table[Addr, uint64]
 	Settings Table[uint32, Settings]
-	// Switches has one entry, SwitchDirect or 0.
+	// Switches has one entry.
 	Switches Table[uint32, uint32]
 
 	dir string
@@ -77,6 +82,8 @@ func Load(dir string) (*Datapath, error) {
 	d.Subnets = Table[SubnetKey, uint32]{"subnets", d.obj.MeshSubnets}
 	d.Peers = Table[Addr, uint32]{"peers", d.obj.MeshPeers}
 	d.Direct = Table[Addr, uint32]{"direct", d.obj.MeshDirect}
+	d.OnLink = Table[Addr, OnLink]{"onlink", d.obj.MeshOnlink}
+	d.Answers = Table[Addr, uint64]{"answers", d.obj.MeshAnswers}
 	d.Switches = Table[uint32, uint32]{"switches", d.obj.MeshSwitches}
 	d.Settings = Table[uint32, Settings]{"settings", d.obj.MeshConfig}
 	if err := d.takeOver(); err != nil {

@@ -16,12 +16,14 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	overlayMapMeshAnswers       = "mesh_answers"
 	overlayMapMeshConfig        = "mesh_config"
 	overlayMapMeshDirect        = "mesh_direct"
 	overlayMapMeshDrops         = "mesh_drops"
 	overlayMapMeshEndpoints     = "mesh_endpoints"
 	overlayMapMeshHooks         = "mesh_hooks"
 	overlayMapMeshIfaces        = "mesh_ifaces"
+	overlayMapMeshOnlink        = "mesh_onlink"
 	overlayMapMeshPeers         = "mesh_peers"
 	overlayMapMeshSubnets       = "mesh_subnets"
 	overlayMapMeshSwitches      = "mesh_switches"
@@ -91,12 +93,14 @@ type overlayProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type overlayMapSpecs struct {
+	MeshAnswers   *ebpf.MapSpec `ebpf:"mesh_answers"`
 	MeshConfig    *ebpf.MapSpec `ebpf:"mesh_config"`
 	MeshDirect    *ebpf.MapSpec `ebpf:"mesh_direct"`
 	MeshDrops     *ebpf.MapSpec `ebpf:"mesh_drops"`
 	MeshEndpoints *ebpf.MapSpec `ebpf:"mesh_endpoints"`
 	MeshHooks     *ebpf.MapSpec `ebpf:"mesh_hooks"`
 	MeshIfaces    *ebpf.MapSpec `ebpf:"mesh_ifaces"`
+	MeshOnlink    *ebpf.MapSpec `ebpf:"mesh_onlink"`
 	MeshPeers     *ebpf.MapSpec `ebpf:"mesh_peers"`
 	MeshSubnets   *ebpf.MapSpec `ebpf:"mesh_subnets"`
 	MeshSwitches  *ebpf.MapSpec `ebpf:"mesh_switches"`
@@ -128,12 +132,14 @@ func (o *overlayObjects) Close() error {
 //
 // It can be passed to loadOverlayObjects or ebpf.CollectionSpec.LoadAndAssign.
 type overlayMaps struct {
+	MeshAnswers   *ebpf.Map `ebpf:"mesh_answers"`
 	MeshConfig    *ebpf.Map `ebpf:"mesh_config"`
 	MeshDirect    *ebpf.Map `ebpf:"mesh_direct"`
 	MeshDrops     *ebpf.Map `ebpf:"mesh_drops"`
 	MeshEndpoints *ebpf.Map `ebpf:"mesh_endpoints"`
 	MeshHooks     *ebpf.Map `ebpf:"mesh_hooks"`
 	MeshIfaces    *ebpf.Map `ebpf:"mesh_ifaces"`
+	MeshOnlink    *ebpf.Map `ebpf:"mesh_onlink"`
 	MeshPeers     *ebpf.Map `ebpf:"mesh_peers"`
 	MeshSubnets   *ebpf.Map `ebpf:"mesh_subnets"`
 	MeshSwitches  *ebpf.Map `ebpf:"mesh_switches"`
@@ -141,12 +147,14 @@ type overlayMaps struct {
 
 func (m *overlayMaps) Close() error {
 	return _OverlayClose(
+		m.MeshAnswers,
 		m.MeshConfig,
 		m.MeshDirect,
 		m.MeshDrops,
 		m.MeshEndpoints,
 		m.MeshHooks,
 		m.MeshIfaces,
+		m.MeshOnlink,
 		m.MeshPeers,
 		m.MeshSubnets,
 		m.MeshSwitches,

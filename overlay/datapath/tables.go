@@ -72,8 +72,19 @@ const (
 	endpointTunnel = 2
 )
 
-// SwitchDirect says that there may be peers in Datapath.Direct.
-const SwitchDirect uint32 = 1
+// The switches: SwitchDirect says that there may be peers in Datapath.OnLink,
+// SwitchAnswer that probes of theirs are answered.
+const (
+	SwitchDirect uint32 = 1
+	SwitchAnswer uint32 = 2
+)
+
+// OnLink is the way to a peer on a link (struct onlink). The MACs are zero for
+// peers with an IPv4 address, for which the kernel's neighbour table is asked.
+type OnLink struct {
+	Ifindex  uint32
+	MAC, Own MAC
+}
 
 // Endpoint says where an address is (struct endpoint): make one with
 // LocalEndpoint, RemoteEndpoint or HostEndpoint.
@@ -104,6 +115,9 @@ func HostEndpoint() Endpoint { return Endpoint{Flags: endpointHost} }
 
 // Local says whether the endpoint is a container of this node.
 func (e Endpoint) Local() bool { return e.Ifindex != 0 }
+
+// Tunnelled says whether it is never reached but through the tunnel.
+func (e Endpoint) Tunnelled() bool { return e.Flags&endpointTunnel != 0 }
 
 // SubnetKey is a network's subnet (struct subnet_key).
 type SubnetKey struct {

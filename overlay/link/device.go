@@ -18,6 +18,7 @@ type Device struct {
 	Up    bool
 	// Ethernet devices have MAC headers.
 	Ethernet bool
+	MAC      [6]byte
 	// Alias is the ifalias.
 	Alias string
 	// VXLANPort is that of a VXLAN device in external mode, zero for others.
@@ -41,6 +42,9 @@ func (d *Door) Devices() (map[int]Device, error) {
 		dev := Device{
 			Name: a.Name, Index: a.Index, MTU: a.MTU, Alias: a.Alias,
 			Up: a.Flags&net.FlagUp != 0, Ethernet: a.EncapType == "ether",
+		}
+		if len(a.HardwareAddr) == len(dev.MAC) {
+			dev.MAC = [6]byte(a.HardwareAddr)
 		}
 		if vx, ok := l.(*netlink.Vxlan); ok && vx.FlowBased {
 			dev.VXLANPort = uint16(vx.Port)

@@ -34,6 +34,8 @@ const routeProtocol = netlink.RouteProtocol(0x6d)
 // Door talks to the kernel's netlink of one network namespace.
 type Door struct {
 	h *netlink.Handle
+	// frames is a packet socket that only sends.
+	frames int
 }
 
 // Open opens a door to the calling thread's network namespace.
@@ -42,11 +44,27 @@ func Open() (*Door, error) {
 	if err != nil {
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
-	return &Door{h: h}, nil
+	frames, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		h.Close()
+		return nil, fmt.Errorf("packet socket: %w", err)
+	}
+	return &Door{h: h, frames: frames}, nil
 }
 
 // Close closes the sockets.
-func (d *Door) Close() { d.h.Close() }
+func (d *Door) Close() {
+	d.h.Close()
+	_ = unix.Close(d.frames)
+}
+
+// SendFrame sends an Ethernet frame as it is.
+func (d *Door) SendFrame(ifindex int, frame []byte) error {
+	if err := unix.Sendto(d.frames, frame, 0, &unix.SockaddrLinklayer{Ifindex: ifindex}); err != nil {
+		return fmt.Errorf("send a frame on device %d: %w", ifindex, err)
+	}
+	return nil
+}
 
 // dump repeats a listing that changed while it was read (NLM_F_DUMP_INTR).
 func dump[T any](list func() ([]T, error)) ([]T, error) {

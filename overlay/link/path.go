@@ -12,6 +12,8 @@ import (
 // Path is how the node sends to another, as far as the overlay goes by it.
 type Path struct {
 	Ifindex int
+	// MAC is the device's.
+	MAC [6]byte
 	// MTU in bytes: the route's, which path MTU discovery lowers, else the device's.
 	MTU int
 	// OnLink: without a router between.
@@ -33,7 +35,7 @@ func (d *Door) PathTo(to netip.Addr, devices map[int]Device) (Path, bool, error)
 	if !ok || dev.Ours() || dev.Name == "lo" {
 		return Path{}, false, nil
 	}
-	p := Path{Ifindex: r.LinkIndex, MTU: dev.MTU, OnLink: len(r.Gw) == 0 && r.Via == nil}
+	p := Path{Ifindex: r.LinkIndex, MAC: dev.MAC, MTU: dev.MTU, OnLink: len(r.Gw) == 0 && r.Via == nil}
 	if r.MTU > 0 {
 		p.MTU = min(p.MTU, r.MTU)
 	}
@@ -43,9 +45,9 @@ func (d *Door) PathTo(to netip.Addr, devices map[int]Device) (Path, bool, error)
 // Resolve makes the kernel look for a neighbour's MAC if it does not know it
 // (NTF_USE), as if there were a packet for it.
 func (d *Door) Resolve(n Neighbour) error {
-	err := d.h.NeighSet(&netlink.Neigh{
-		LinkIndex: n.Ifindex, Family: netlink.FAMILY_V4, Flags: netlink.NTF_USE, IP: n.Addr.AsSlice(),
-	})
+	use := neigh(n, nil)
+	use.State, use.Flags = 0, netlink.NTF_USE
+	err := d.h.NeighSet(use)
 	if err != nil && !missing(err) {
 		return fmt.Errorf("look for neighbour %s: %w", n.Addr, err)
 	}

@@ -85,13 +85,23 @@ type Neighbour struct {
 
 // Neighbours lists the permanent neighbours of the namespace.
 func (d *Door) Neighbours() (map[Neighbour][6]byte, error) {
+	return d.neighbours(netlink.NUD_PERMANENT)
+}
+
+// KnownNeighbours lists those whose MAC the kernel sends to (NUD_VALID).
+func (d *Door) KnownNeighbours() (map[Neighbour][6]byte, error) {
+	return d.neighbours(netlink.NUD_PERMANENT | netlink.NUD_NOARP | netlink.NUD_REACHABLE |
+		netlink.NUD_PROBE | netlink.NUD_STALE | netlink.NUD_DELAY)
+}
+
+func (d *Door) neighbours(states int) (map[Neighbour][6]byte, error) {
 	list, err := dump(func() ([]netlink.Neigh, error) { return d.h.NeighList(0, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list neighbours: %w", err)
 	}
 	out := map[Neighbour][6]byte{}
 	for _, n := range list {
-		if n.State&netlink.NUD_PERMANENT != 0 && len(n.HardwareAddr) == 6 {
+		if n.State&states != 0 && len(n.HardwareAddr) == 6 {
 			out[Neighbour{n.LinkIndex, addr(n.IP)}] = [6]byte(n.HardwareAddr)
 		}
 	}

@@ -7,43 +7,61 @@
 
 #define AF_INET 2
 
-static __always_inline int direct_on(void)
+static __always_inline int switched(__u32 what)
 {
 	__u32 zero = 0;
 	__u32 *on = bpf_map_lookup_elem(&mesh_switches, &zero);
 
-	return on && *on & SWITCH_DIRECT;
+	return on && *on & what;
+}
+
+/* The way to a peer: its MAC and ours follow each other as in a frame. */
+struct way {
+	__u32 ifindex;
+	__u8 mac[6], own[6];
+};
+
+static __always_inline int no_mac(const __u8 *m)
+{
+	return (m[0] | m[1] | m[2] | m[3] | m[4] | m[5]) == 0;
 }
 
 /*
- * neighbour asks the kernel for the way to a peer: its MAC as the neighbour table
- * has it now, and the device's own. 0 only if the peer is on the link.
+ * find_way gives 0 only for a peer on the link whose MAC is known: for an IPv4 address
+ * as the kernel's neighbour table has it now. For IPv6 the same lookup wants the device
+ * to forward, so meshd says what the table has.
  */
-static __always_inline int neighbour(struct __sk_buff *skb, const struct mesh_addr *peer, __u32 ifindex, struct bpf_fib_lookup *way)
+static __always_inline int find_way(struct __sk_buff *skb, const struct mesh_addr *peer, struct way *way)
 {
-	way->family = AF_INET;
-	way->ifindex = ifindex;
-	way->ipv4_dst = peer->w[3];
-	if (bpf_fib_lookup(skb, way, sizeof(*way), BPF_FIB_LOOKUP_OUTPUT) != BPF_FIB_LKUP_RET_SUCCESS)
+	struct onlink *on = bpf_map_lookup_elem(&mesh_onlink, peer);
+	struct bpf_fib_lookup fib = {};
+
+	if (!on)
 		return -1;
-	return way->ifindex == ifindex && way->ipv4_dst == peer->w[3] ? 0 : -1;
+	way->ifindex = on->ifindex;
+	if (!is_v4(peer)) {
+		__builtin_memcpy(way->mac, on->mac, 6);
+		__builtin_memcpy(way->own, on->own, 6);
+		return no_mac(way->mac) ? -1 : 0;
+	}
+	fib.family = AF_INET;
+	fib.ifindex = on->ifindex;
+	fib.ipv4_dst = peer->w[3];
+	if (bpf_fib_lookup(skb, &fib, sizeof(fib), BPF_FIB_LOOKUP_OUTPUT) != BPF_FIB_LKUP_RET_SUCCESS)
+		return -1;
+	__builtin_memcpy(way->mac, fib.dmac, 6);
+	__builtin_memcpy(way->own, fib.smac, 6);
+	return fib.ifindex == way->ifindex && fib.ipv4_dst == peer->w[3] ? 0 : -1;
 }
 
 /* send_direct gives a negative number where the tunnel has to do, as long as the peer's MAC is not known. */
 static __always_inline int send_direct(struct __sk_buff *skb, const struct mesh_addr *peer)
 {
-	struct bpf_fib_lookup way = {};
-	__u8 macs[12];
-	__u32 *ifindex;
+	struct way way = {};
 
-	if (!direct_on())
+	if (!switched(SWITCH_DIRECT) || !bpf_map_lookup_elem(&mesh_direct, peer) || find_way(skb, peer, &way))
 		return -1;
-	ifindex = bpf_map_lookup_elem(&mesh_direct, peer);
-	if (!ifindex || neighbour(skb, peer, *ifindex, &way))
-		return -1;
-	__builtin_memcpy(macs, way.dmac, 6);
-	__builtin_memcpy(macs + 6, way.smac, 6);
-	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
+	if (bpf_skb_store_bytes(skb, 0, way.mac, 12, 0))
 		return drop(DROP_NO_ENDPOINT);
 	return bpf_redirect(way.ifindex, 0);
 }
@@ -51,12 +69,60 @@ static __always_inline int send_direct(struct __sk_buff *skb, const struct mesh_
 /* is_sender says whether the frame came from that peer over our common link. */
 static __always_inline int is_sender(struct __sk_buff *skb, const struct mesh_addr *peer, const __u8 *source_mac)
 {
-	struct bpf_fib_lookup way = {};
-	__u32 *ifindex = bpf_map_lookup_elem(&mesh_direct, peer);
+	struct way way = {};
 
-	if (!ifindex || *ifindex != skb->ifindex || neighbour(skb, peer, *ifindex, &way))
-		return 0;
-	return same_mac(way.dmac, source_mac);
+	return !find_way(skb, peer, &way) && way.ifindex == skb->ifindex && same_mac(way.mac, source_mac);
+}
+
+/*
+ * A probe is a UDP packet as containers might send it, between addresses of the mesh
+ * network, in a frame from node to node. The peer sends it back as it came, with all
+ * addresses and ports exchanged, which leaves its checksums right.
+ */
+#define PROBE_ASK 27905
+#define PROBE_ANSWER 27906
+
+struct probe {
+	__u8 dest[6], source[6];
+	__be16 proto;
+	struct iphdr ip;
+	__be16 sport, dport, len, sum;
+	struct mesh_addr asker, asked;
+} __attribute__((packed));
+
+/* answer_probe looks whether the packet is one: a negative number says no. */
+static __always_inline int answer_probe(struct __sk_buff *skb)
+{
+	struct probe p;
+	struct mesh_addr peer;
+	__u64 now = bpf_ktime_get_ns();
+	__u32 addr;
+
+	if (skb->len != sizeof(p) || bpf_skb_load_bytes(skb, 0, &p, sizeof(p)))
+		return -1;
+	if (p.proto != bpf_htons(ETH_P_IP) || p.ip.protocol != IPPROTO_UDP || p.ip.ihl != 5)
+		return -1;
+	if (p.dport == bpf_htons(PROBE_ANSWER) && p.sport == bpf_htons(PROBE_ASK)) {
+		peer = p.asked;
+		if (is_sender(skb, &peer, p.source))
+			bpf_map_update_elem(&mesh_answers, &peer, &now, BPF_ANY);
+		return TC_ACT_SHOT;
+	}
+	if (p.dport != bpf_htons(PROBE_ASK) || p.sport != bpf_htons(PROBE_ANSWER))
+		return -1;
+	peer = p.asker;
+	if (!switched(SWITCH_ANSWER) || !is_sender(skb, &peer, p.source))
+		return TC_ACT_SHOT;
+	__builtin_memcpy(p.source, p.dest, 6);
+	bpf_skb_load_bytes(skb, 6, p.dest, 6);
+	addr = p.ip.saddr;
+	p.ip.saddr = p.ip.daddr;
+	p.ip.daddr = addr;
+	p.sport = bpf_htons(PROBE_ASK);
+	p.dport = bpf_htons(PROBE_ANSWER);
+	if (bpf_skb_store_bytes(skb, 0, &p, sizeof(p), 0))
+		return TC_ACT_SHOT;
+	return bpf_redirect(skb->ifindex, 0);
 }
 
 #endif

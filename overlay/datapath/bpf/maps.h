@@ -99,7 +99,35 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } mesh_peers SEC(".maps");
 
-/* Peers on a link of ours that are sent to without a tunnel; the value is the device. See DESIGN.md. */
+/*
+ * Peers on a link of ours whose direct frames are taken; see DESIGN.md. The MACs are those of peers with an
+ * IPv6 address, for which the kernel's neighbour table cannot be asked here; zero for the others.
+ */
+struct onlink {
+	__u32 ifindex;
+	__u8 mac[6], own[6];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct mesh_addr);
+	__type(value, struct onlink);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} mesh_onlink SEC(".maps");
+
+/* When a direct frame came back from a peer last: nanoseconds of the monotonic clock. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct mesh_addr);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} mesh_answers SEC(".maps");
+
+/* Those of them that direct frames are sent to, since they came back; the value is the device. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
@@ -109,7 +137,8 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } mesh_direct SEC(".maps");
 
-#define SWITCH_DIRECT 1 /* there may be entries in mesh_direct */
+#define SWITCH_DIRECT 1 /* there may be entries in mesh_onlink */
+#define SWITCH_ANSWER 2 /* peers may send us direct frames, if they arrive: answer their probes */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

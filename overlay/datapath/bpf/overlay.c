@@ -399,6 +399,11 @@ static __always_inline int from_link(struct __sk_buff *skb)
 	/* Another VLAN is another link; and what a switch floods is not for us. */
 	if (skb->vlan_present || skb->pkt_type != PACKET_HOST)
 		return drop(DROP_UNKNOWN_PEER);
+
+	int probed = answer_probe(skb);
+
+	if (probed >= 0)
+		return probed;
 	from = endpoint(*vni, &p.src);
 	if (!from || from->ifindex || from->flags)
 		return drop(DROP_FORGED_ADDRESS);
@@ -417,7 +422,7 @@ int from_underlay(struct __sk_buff *skb)
 
 	if (not_ours(skb))
 		return TCX_NEXT;
-	if (direct_on()) {
+	if (switched(SWITCH_DIRECT)) {
 		int taken = from_link(skb);
 
 		if (taken >= 0)
