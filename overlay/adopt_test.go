@@ -116,61 +116,6 @@ func TestContainersComeAndGoBeforeTheStateIsKnown(t *testing.T) {
 	l.pings(c.ns, "10.0.1.3")
 }
 
-func TestDriftIsRepaired(t *testing.T) {
-	l := newLab(t, 2)
-	n := l.nodes[0]
-	a := n.container().join(userNetwork(1), "10.0.1.2").join(meshNetwork(), "10.255.0.2")
-	b := l.nodes[1].container().join(userNetwork(1), "10.0.1.3")
-	l.settle(a, b)
-	l.pings(a.ns, "10.0.1.3")
-	reaches := func(to string) func() bool {
-		return func() bool { return ping(a.ns, to, 8, absence) == nil }
-	}
-	for what, c := range map[string]struct {
-		harm  func()
-		check func() bool
-	}{
-		"tunnel deleted": {func() { l.ip(n.ns, "link", "del", "mesh-vx0") }, reaches("10.0.1.3")},
-		"tunnel down":    {func() { l.ip(n.ns, "link", "set", "mesh-vx0", "down") }, reaches("10.0.1.3")},
-		"gateway device deleted": {func() { l.ip(n.ns, "link", "del", "mesh0") },
-			reaches("10.255.0.1")},
-		"gateway address deleted": {func() { l.ip(n.ns, "addr", "flush", "dev", "mesh0") }, reaches("10.255.0.1")},
-		"route deleted": {func() { l.ip(n.ns, "route", "del", "10.255.0.2") },
-			func() bool { return ping(n.ns, "10.255.0.2", 8, absence) == nil }},
-		"masquerading deleted": {func() { l.within(n.ns, func() error { l.sh("nft", "delete", "table", "ip", "meshd"); return nil }) },
-			reaches(worldAddr)},
-		"program detached": {func() {
-			for _, path := range n.hooks("tunnel") {
-				l.check(os.Remove(path))
-			}
-		}, func() bool { return len(n.hooks("tunnel")) == 1 && reaches("10.0.1.3")() }},
-		"forwarding switched off": {func() {
-			l.within(n.ns, func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0) })
-		}, reaches(worldAddr)},
-	} {
-		c.harm()
-		if !t.Run(what, func(t *testing.T) {
-			l.t = t
-			l.eventually("repaired: "+what, c.check)
-		}) {
-			break
-		}
-	}
-	l.t = t
-}
-
-func TestMapEntriesAreRepaired(t *testing.T) {
-	l := newLab(t, 1)
-	n := l.nodes[0]
-	a := n.container().join(userNetwork(1), "10.0.1.2")
-	b := n.container().join(userNetwork(1), "10.0.1.3")
-	l.settle(a, b)
-	// Another process on the same pins, with another opinion.
-	path := filepath.Join(n.dir, "bpf")
-	l.check(forgetEndpoints(path))
-	l.eventually("endpoints come back", func() bool { return ping(a.ns, "10.0.1.3", 8, absence) == nil })
-}
-
 func TestTheRunDirIsABPFFilesystem(t *testing.T) {
 	l := newLab(t, 1)
 	var fs unix.Statfs_t

@@ -26,15 +26,23 @@ func diff(want, held objects, from, last rank) []op {
 		if r := o.rank(); r < from || r > last {
 			continue
 		}
-		// A switch stays as it is: others may count on it by now.
-		_, stays := o.(sysctlObject)
-		if _, ok := want[o]; !ok && !stays {
+		if _, ok := want[o]; !ok && !stays(o) {
 			removals = append(removals, op{object: o, value: v, remove: true})
 		}
 	}
 	slices.SortStableFunc(puts, func(a, b op) int { return int(a.object.rank() - b.object.rank()) })
 	slices.SortStableFunc(removals, func(a, b op) int { return int(b.object.rank() - a.object.rank()) })
 	return append(puts, removals...)
+}
+
+// stays says what is never taken away: a switch, since others may count on it by
+// now, and the programs' own places, which nobody comes to then.
+func stays(o object) bool {
+	switch o.(type) {
+	case sysctlObject, slotObject:
+		return true
+	}
+	return false
 }
 
 // splitRemovals parts what is to be put from what is to be removed.

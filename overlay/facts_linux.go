@@ -29,7 +29,7 @@ func (k *linuxKernel) facts(s State, fresh bool) (facts, error) {
 			f.loopback = d.Index
 		case d.IsHost():
 			if a, ok := decodeAlias(d.Alias); ok {
-				f.ports = append(f.ports, port{a, d.Index, names[link.PeerName(a.ID)]})
+				f.ports = append(f.ports, port{a, d.Index, names[link.PeerName(a.ID)], d.NetNsID})
 			}
 		}
 	}

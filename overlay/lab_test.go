@@ -49,6 +49,7 @@ type response struct {
 	Name        string
 	Attachments []Attachment
 	Drops       map[string]uint64
+	Repairs     map[string]uint64
 	Err         string
 }
 
@@ -96,6 +97,8 @@ func handle(o *Overlay, q request) (r response) {
 		r.Attachments = o.Attachments()
 	case "drops":
 		r.Drops, err = o.Drops()
+	case "repairs":
+		r.Repairs = o.Repairs()
 	default:
 		err = fmt.Errorf("unknown op %s", q.Op)
 	}

@@ -21,8 +21,8 @@ type Config struct {
 	// VXLANPort is the UDP port of the tunnels, the same on every node; 0 means
 	// 4789 (IANA), which cannot be shared with another overlay on the machine.
 	VXLANPort uint16
-	// Resync is how often everything is compared with the kernel; 0 means 30 s.
-	// Most disturbances are noticed at once.
+	// Resync is how often everything is compared with the kernel; 0 means 2 s. What
+	// netlink tells of is noticed at once.
 	Resync time.Duration
 	// Direct lets packets to peers that take them so travel without encapsulation.
 	Direct bool
@@ -33,7 +33,9 @@ type Config struct {
 
 const (
 	defaultVXLANPort = 4789
-	defaultResync    = 30 * time.Second
+	defaultResync    = 2 * time.Second
+	// lookAround is how often the ways to all peers are asked for.
+	lookAround = 30 * time.Second
 	// settle is how long a disturbance is let settle before it is repaired.
 	settle = 50 * time.Millisecond
 	// leaked is how long an interface may lie in the node's namespace. The engine
@@ -53,6 +55,9 @@ type kernel interface {
 	do(op) error
 	// addPort makes a container's interface; one that is there is kept.
 	addPort(a Attachment, mtu int) error
+	// rejoinPort makes an interface anew that was deleted under a running container,
+	// with default routes by gateways; false: the container has ended.
+	rejoinPort(p port, mtu int, gateways []netip.Addr) (bool, error)
 	// removePort removes it; one that is not there is no error.
 	removePort(id string) error
 	// drops counts dropped packets by reason.
@@ -76,6 +81,8 @@ type Overlay struct {
 	held objects
 	// idle is since when an interface waits to be moved into its container.
 	idle map[string]time.Time
+	// ports are the interfaces that are in containers, by ID.
+	ports map[string]port
 	// probes are those to be sent, reached is what has come of them.
 	probes  []probe
 	reached map[netip.Addr]reach
@@ -198,6 +205,7 @@ func (o *Overlay) Detach(id string) error {
 	if err := o.kernel.removePort(id); err != nil {
 		return err
 	}
+	delete(o.ports, id)
 	if err := o.reconcile(false); err != nil {
 		// The container is detached; what else is wrong is Run's to repair and to tell.
 		o.cfg.Logger.Debug("overlay incomplete after detaching", "id", id, "error", err)
@@ -260,15 +268,15 @@ func (c Config) complete(s State) State {
 // reconcile makes the kernel equal to the newest state; reread compares with
 // the kernel itself instead of what we know of it. o.mu is held.
 func (o *Overlay) reconcile(reread bool) error {
-	err := o.reconcileLocked(reread)
+	err := o.reconcileLocked(reread, reread)
 	if err != nil {
 		o.disturb()
 	}
 	return err
 }
 
-func (o *Overlay) reconcileLocked(reread bool) error {
-	f, err := o.facts(o.desired(), reread)
+func (o *Overlay) reconcileLocked(reread, fresh bool) error {
+	f, err := o.facts(o.desired(), fresh)
 	if err != nil {
 		return err
 	}
@@ -357,24 +365,33 @@ func (o *Overlay) disturb() {
 	}
 }
 
-// repair compares with the kernel now and then, and soon after a disturbance.
+// repair compares with the kernel now and then, and soon after a disturbance:
+// the first of a series sets when, so that one that goes on holds nothing up.
 func (o *Overlay) repair(ctx context.Context) {
-	retry := backoff{first: 500 * time.Millisecond, most: o.cfg.Resync}
+	retry := backoff{first: 500 * time.Millisecond, most: lookAround}
 	timer := time.NewTimer(o.cfg.Resync)
 	defer timer.Stop()
+	var looked time.Time
+	soon := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-o.disturbed:
-			timer.Reset(settle)
+			if !soon {
+				soon = true
+				timer.Reset(settle)
+			}
 			continue
 		case <-timer.C:
 		}
-		o.mu.Lock()
-		err := errors.Join(o.collect(time.Now()), o.reconcileLocked(true))
-		o.mu.Unlock()
-		if err != nil {
+		now := time.Now()
+		fresh := soon || now.Sub(looked) >= lookAround
+		if fresh {
+			looked = now
+		}
+		soon = false
+		if err := o.repairOnce(now, fresh); err != nil {
 			o.cfg.Logger.Warn("overlay is incomplete", "error", err)
 			timer.Reset(retry.next())
 			continue
@@ -382,6 +399,12 @@ func (o *Overlay) repair(ctx context.Context) {
 		retry.reset()
 		timer.Reset(o.cfg.Resync)
 	}
+}
+
+func (o *Overlay) repairOnce(now time.Time, fresh bool) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return errors.Join(o.collect(now), o.rejoin(), o.reconcileLocked(true, fresh))
 }
 
 // collect removes interfaces that no container has any more. o.mu is held.

@@ -73,7 +73,7 @@ func (k *fakeKernel) do(o op) error {
 func (k *fakeKernel) addPort(a Attachment, _ int) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.ports = append(k.ports, port{a, 10 + len(k.ports), true})
+	k.ports = append(k.ports, port{Attachment: a, ifindex: 10 + len(k.ports), idle: true})
 	return nil
 }
 
@@ -82,6 +82,17 @@ func (k *fakeKernel) removePort(id string) error {
 	defer k.mu.Unlock()
 	k.ports = slices.DeleteFunc(k.ports, func(p port) bool { return p.ID == id })
 	return nil
+}
+
+func (k *fakeKernel) rejoinPort(p port, _ int, _ []netip.Addr) (bool, error) {
+	if p.nsid == 0 {
+		return false, nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p.ifindex = 20 + len(k.ports)
+	k.ports = append(k.ports, p)
+	return true, nil
 }
 
 func (k *fakeKernel) drops() (map[string]uint64, error) { return nil, nil }
@@ -245,5 +256,44 @@ func TestAnEmptyStateIsNoRepair(t *testing.T) {
 	}
 	if got := o.Repairs(); len(got) != 0 {
 		t.Errorf("repairs: %v", got)
+	}
+}
+
+func TestAnInterfaceDeletedUnderItsContainerIsMadeAnew(t *testing.T) {
+	k := newFake()
+	o := overlayOn(k)
+	a := testPort(true).Attachment
+	if _, err := o.Attach(a); err != nil {
+		t.Fatal(err)
+	}
+	repair := func() {
+		t.Helper()
+		if err := o.repairOnce(time.Now(), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.ports[0].idle, k.ports[0].nsid = false, 3 // moved into its container
+	repair()
+	k.ports = nil
+	repair()
+	if len(k.ports) != 1 || k.ports[0].ID != a.ID || o.Repairs()["interface"] != 1 {
+		t.Errorf("ports %v, repairs %v", k.ports, o.Repairs())
+	}
+	// One whose container has ended, and one that was detached, are not.
+	k.ports[0].nsid = 0
+	repair()
+	k.ports = nil
+	repair()
+	if len(k.ports) != 0 {
+		t.Errorf("made for nobody: %v", k.ports)
+	}
+	k.ports = []port{{Attachment: a, ifindex: 30, nsid: 3}}
+	repair()
+	if err := o.Detach(a.ID); err != nil {
+		t.Fatal(err)
+	}
+	repair()
+	if len(k.ports) != 0 {
+		t.Errorf("made after it was detached: %v", k.ports)
 	}
 }

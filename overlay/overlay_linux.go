@@ -53,18 +53,31 @@ func (k *linuxKernel) close() error {
 func (k *linuxKernel) drops() (map[string]uint64, error) { return k.path.Drops() }
 
 func (k *linuxKernel) addPort(a Attachment, mtu int) error {
+	v, err := vethOf(a, mtu)
+	if err != nil {
+		return err
+	}
+	return k.door.PutVeth(v)
+}
+
+func (k *linuxKernel) rejoinPort(p port, mtu int, gateways []netip.Addr) (bool, error) {
+	v, err := vethOf(p.Attachment, mtu)
+	if err != nil {
+		return false, err
+	}
+	return k.door.Rejoin(v, p.nsid, p.Addrs, gateways)
+}
+
+func vethOf(a Attachment, mtu int) (link.Veth, error) {
 	alias, err := encodeAlias(a)
 	if err != nil {
-		return err
+		return link.Veth{}, err
 	}
 	mac, err := parseMAC(a.MAC)
-	if err != nil {
-		return err
-	}
 	router := routerMAC()
-	return k.door.PutVeth(link.Veth{
+	return link.Veth{
 		ID: a.ID, MTU: mtu, HostMAC: net.HardwareAddr(router[:]), PeerMAC: net.HardwareAddr(mac[:]), Alias: alias,
-	})
+	}, err
 }
 
 func (k *linuxKernel) removePort(id string) error { return k.door.DeleteDevice(link.HostName(id)) }
@@ -105,6 +118,10 @@ func (k *linuxKernel) put(op op) error {
 		return k.path.Direct.Put(o.addr, op.value.(uint32))
 	case switchesObject:
 		return k.path.Switches.Put(0, op.value.(uint32))
+	case slotObject:
+		return k.path.PutSlot(o.slot)
+	case portObject:
+		return k.door.Raise(o.id)
 	case hookObject:
 		return k.attach(o.hook)
 	case neighbourObject:
@@ -146,6 +163,8 @@ func (k *linuxKernel) remove(op op) error {
 		return k.path.Direct.Delete(o.addr)
 	case switchesObject:
 		return k.path.Switches.Put(0, 0)
+	case portObject:
+		return nil // it went with the interface
 	case hookObject:
 		return k.detach(o.hook)
 	case neighbourObject:

@@ -12,7 +12,7 @@ import (
 
 func (k *linuxKernel) read(f facts) (objects, error) {
 	held := objects{}
-	for _, step := range []func(objects) error{k.readDevices, k.readTables, k.readRoutes, k.readMasquerade, k.readAccept} {
+	for _, step := range []func(objects) error{k.readDevices, k.readTables, k.readSlots, k.readRoutes, k.readMasquerade, k.readAccept} {
 		if err := step(held); err != nil {
 			return nil, err
 		}
@@ -43,7 +43,7 @@ func (k *linuxKernel) readDevices(held objects) error {
 			held[gatewayDevObject{}] = present{}
 		}
 		if a, ok := decodeAlias(d.Alias); ok && d.IsHost() {
-			held[mtuObject{a.ID}] = d.MTU
+			held[portObject{a.ID}], held[mtuObject{a.ID}] = present{}, d.MTU
 		}
 	}
 	addrs, err := k.door.GatewayAddrs()
@@ -125,6 +125,16 @@ func (k *linuxKernel) readAccept(held objects) error {
 		}
 	}
 	return nil
+}
+
+func (k *linuxKernel) readSlots(held objects) error {
+	slots, err := k.path.Slots()
+	for slot, ours := range slots {
+		if ours {
+			held[slotObject{slot}] = present{}
+		}
+	}
+	return err
 }
 
 func (k *linuxKernel) readHooks(held objects, f facts) error {

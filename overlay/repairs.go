@@ -1,8 +1,10 @@
 package overlay
 
 import (
+	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -82,6 +84,48 @@ func (o *Overlay) noteRepairs(drift map[object]bool, ops []op) {
 	o.cfg.Logger.Warn("somebody changed this node's overlay; it is repaired", "repairs", len(names), "what", strings.Join(shown, ", "))
 }
 
+// rejoin makes the interfaces anew that were deleted under running containers,
+// and remembers those that are there. o.mu is held.
+func (o *Overlay) rejoin() error {
+	s := o.desired()
+	f, err := o.facts(s, false)
+	if err != nil {
+		return err
+	}
+	now := map[string]port{}
+	for _, p := range f.ports {
+		if !p.idle && p.nsid >= 0 {
+			now[p.ID] = p
+		}
+		delete(o.ports, p.ID)
+	}
+	var errs []error
+	for id, p := range o.ports { // not there any more, and nobody detached it
+		done, err := o.kernel.rejoinPort(p, attachmentMTU(s, f, p.Attachment), defaultRoutes(s, p))
+		if err != nil {
+			now[id] = p // tried again
+			errs = append(errs, fmt.Errorf("put back the interface of %s: %w", p.TaskID, err))
+		}
+		if done {
+			o.repairs.add("interface")
+			o.cfg.Logger.Warn("somebody deleted a container's interface; it is repaired", "interface", link.HostName(id), "task", p.TaskID, "addresses", p.Addrs)
+		}
+	}
+	o.ports = now
+	return errors.Join(errs...)
+}
+
+// defaultRoutes are the gateways of a container's interface on the mesh network.
+func defaultRoutes(s State, p port) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range p.Addrs {
+		if g := sourceFor(s, p.VNI, a); g.IsValid() {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
 // nameOf says what an object is, for people: its kind, and kind and name.
 func nameOf(o object) (kind, name string) {
 	switch o := o.(type) {
@@ -95,6 +139,8 @@ func nameOf(o object) (kind, name string) {
 		return "gateway", "gateway address " + o.addr.String()
 	case settingsObject:
 		return "settings", "data path settings"
+	case portObject:
+		return "interface", "interface " + link.HostName(o.id) + " up"
 	case subnetObject:
 		return "subnet", "subnet of " + o.key.Addr.Netip().String()
 	case endpointObject:
@@ -109,6 +155,8 @@ func nameOf(o object) (kind, name string) {
 		return "direct", "direct way to peer " + o.addr.Netip().String()
 	case switchesObject:
 		return "settings", "data path switches"
+	case slotObject:
+		return "program", fmt.Sprintf("forwarding half %d in the program array", o.slot)
 	case hookObject:
 		return "program", fmt.Sprintf("program %s on device %d", o.hook.Program, o.hook.Ifindex)
 	case neighbourObject:

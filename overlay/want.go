@@ -23,6 +23,7 @@ const (
 	rankGateway
 	lastDeviceRank = rankGateway
 	rankSettings   = iota
+	rankPort
 	rankSubnet
 	rankEndpoint
 	rankIface
@@ -30,6 +31,7 @@ const (
 	rankOnLink
 	rankSwitches
 	rankDirect
+	rankSlot
 	rankHook
 	rankNeighbour
 	rankRoute
@@ -46,6 +48,7 @@ type (
 	gatewayDevObject struct{}                           // present
 	gatewayObject    struct{ addr netip.Addr }          // present
 	settingsObject   struct{}                           // datapath.Settings
+	portObject       struct{ id string }                // present: it is up
 	subnetObject     struct{ key datapath.SubnetKey }   // uint32: VNI
 	endpointObject   struct{ key datapath.EndpointKey } // datapath.Endpoint
 	ifaceObject      struct{ ifindex uint32 }           // datapath.Iface
@@ -53,6 +56,7 @@ type (
 	onLinkObject     struct{ addr datapath.Addr }       // datapath.OnLink
 	directObject     struct{ addr datapath.Addr }       // uint32: device
 	switchesObject   struct{}                           // uint32
+	slotObject       struct{ slot uint32 }              // present
 	hookObject       struct{ hook datapath.Hook }       // present
 	neighbourObject  struct{ key link.Neighbour }       // datapath.MAC
 	routeObject      struct{ to netip.Addr }            // link.Route
@@ -69,6 +73,7 @@ func (vxlanObject) rank() rank      { return rankDevice }
 func (gatewayDevObject) rank() rank { return rankDevice }
 func (gatewayObject) rank() rank    { return rankGateway }
 func (settingsObject) rank() rank   { return rankSettings }
+func (portObject) rank() rank       { return rankPort }
 func (subnetObject) rank() rank     { return rankSubnet }
 func (endpointObject) rank() rank   { return rankEndpoint }
 func (ifaceObject) rank() rank      { return rankIface }
@@ -76,6 +81,7 @@ func (peerObject) rank() rank       { return rankPeer }
 func (onLinkObject) rank() rank     { return rankOnLink }
 func (directObject) rank() rank     { return rankDirect }
 func (switchesObject) rank() rank   { return rankSwitches }
+func (slotObject) rank() rank       { return rankSlot }
 func (hookObject) rank() rank       { return rankHook }
 func (neighbourObject) rank() rank  { return rankNeighbour }
 func (routeObject) rank() rank      { return rankRoute }
@@ -118,6 +124,8 @@ type port struct {
 	ifindex int
 	// idle: the end for the container is in the node's namespace.
 	idle bool
+	// nsid is the node's number for the namespace that it is in.
+	nsid int
 }
 
 // routerMAC is what every container sends to ("mesh" in ASCII, locally administered).
@@ -201,6 +209,9 @@ func wantHooks(w objects, f facts, vxlanPort uint16) {
 		binary.BigEndian.PutUint16(settings.VXLANPort[:], vxlanPort)
 		w[settingsObject{}] = settings
 		w[hookObject{datapath.Hook{Program: datapath.Tunnel, Ifindex: f.tunnel}}] = present{}
+	}
+	for _, slot := range datapath.Slots() {
+		w[slotObject{slot}] = present{}
 	}
 	for _, index := range f.underlay {
 		w[hookObject{datapath.Hook{Program: datapath.Underlay, Ifindex: index}}] = present{}
@@ -322,6 +333,7 @@ func wantPort(w objects, s State, p port) {
 			w[routeObject{a.Addr()}] = link.Route{Ifindex: p.ifindex, Source: sourceFor(s, p.VNI, a)}
 		}
 	}
+	w[portObject{p.ID}] = present{}
 	w[ifaceObject{uint32(p.ifindex)}] = datapath.NewIface(p.VNI, p.Mesh, mac, p.Addrs)
 	w[hookObject{datapath.Hook{Program: datapath.Container, Ifindex: p.ifindex}}] = present{}
 }
@@ -341,7 +353,7 @@ func sourceFor(s State, vni uint32, a netip.Prefix) netip.Addr {
 // and so can be decided on before any state is known.
 func followsFromPorts(o object, value any) bool {
 	switch o := o.(type) {
-	case ifaceObject, neighbourObject, routeObject, mtuObject:
+	case portObject, ifaceObject, neighbourObject, routeObject, mtuObject:
 		return true
 	case endpointObject:
 		e, ok := value.(datapath.Endpoint)

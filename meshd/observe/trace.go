@@ -132,7 +132,7 @@ func (t *tracer) leave() bool {
 		case path.Device == "":
 			t.broken("container", "docker service update --force starts its tasks anew", "%s at %s on network %s has no interface on this node", t.from.name, p.addr, p.network.Name)
 		case !path.Guarded:
-			t.broken("container", "meshd puts it back within 30 s; see meshd_repairs_total and this node's log",
+			t.broken("container", "meshd puts it back within seconds; see meshd_repairs_total and this node's log",
 				"%s at %s on network %s: nothing looks at what comes from its interface %s", t.from.name, p.addr, p.network.Name, path.Device)
 		default:
 			sound = true

@@ -36,6 +36,11 @@ const (
 	slotForwardLocal     uint32 = 7
 )
 
+// Slots lists those of mesh_hooks that are the overlay's.
+func Slots() []uint32 {
+	return []uint32{slotForwardContainer, slotForwardTunnel, slotForwardUnderlay, slotForwardLocal}
+}
+
 // HooksName is the pinned program array's file name in the bpffs directory.
 const HooksName = "mesh_hooks"
 
@@ -124,18 +129,49 @@ func (d *Datapath) program(p Program) *ebpf.Program {
 // takeOver swaps the programs of an earlier process for ours: the forwarding
 // halves first, since a guard of either version may call them.
 func (d *Datapath) takeOver() error {
-	for slot, p := range map[uint32]*ebpf.Program{
-		slotForwardContainer: d.obj.ForwardContainer,
-		slotForwardTunnel:    d.obj.ForwardTunnel,
-		slotForwardUnderlay:  d.obj.ForwardUnderlay,
-		slotForwardLocal:     d.obj.ForwardLocal,
-	} {
-		if err := d.obj.MeshHooks.Put(slot, p); err != nil {
-			return fmt.Errorf("hook %d: %w", slot, err)
+	for slot := range d.slots() {
+		if err := d.PutSlot(slot); err != nil {
+			return err
 		}
 	}
 	_, err := d.Attached()
 	return err
+}
+
+// slots are the forwarding halves, by their places in the program array.
+func (d *Datapath) slots() map[uint32]*ebpf.Program {
+	return map[uint32]*ebpf.Program{
+		slotForwardContainer: d.obj.ForwardContainer,
+		slotForwardTunnel:    d.obj.ForwardTunnel,
+		slotForwardUnderlay:  d.obj.ForwardUnderlay,
+		slotForwardLocal:     d.obj.ForwardLocal,
+	}
+}
+
+// PutSlot puts a forwarding half into the program array, where the balancer finds it.
+func (d *Datapath) PutSlot(slot uint32) error {
+	if err := d.obj.MeshHooks.Put(slot, d.slots()[slot]); err != nil {
+		return fmt.Errorf("hook %d: %w", slot, err)
+	}
+	return nil
+}
+
+// Slots says of each forwarding half whether it is in its place.
+func (d *Datapath) Slots() (map[uint32]bool, error) {
+	out := map[uint32]bool{}
+	for slot, p := range d.slots() {
+		info, err := p.Info()
+		if err != nil {
+			return nil, fmt.Errorf("hook %d: %w", slot, err)
+		}
+		id, _ := info.ID()
+		var have uint32
+		if err := d.obj.MeshHooks.Lookup(slot, &have); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return nil, fmt.Errorf("hook %d: %w", slot, err)
+		}
+		out[slot] = have == uint32(id)
+	}
+	return out, nil
 }
 
 func (d *Datapath) unpinMaps() error {

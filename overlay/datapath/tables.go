@@ -166,8 +166,35 @@ func (t Table[K, V]) Delete(k K) error {
 	return nil
 }
 
-// All reads the whole table.
+// batch is how many entries are read by one call: more than any bucket of a hash
+// table has, which is what one call gives at least.
+const batch = 4096
+
+// All reads the whole table, by a call for some thousand entries where the
+// kernel can do that (hash tables from Linux 5.6 on, tries from 5.15 on).
 func (t Table[K, V]) All() (map[K]V, error) {
+	size := min(batch, int(t.m.MaxEntries()))
+	var (
+		keys   = make([]K, size)
+		values = make([]V, size)
+		all    = map[K]V{}
+		cursor ebpf.MapBatchCursor
+	)
+	for {
+		n, err := t.m.BatchLookup(&cursor, keys, values, nil)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return t.each()
+		}
+		for i := range n {
+			all[keys[i]] = values[i]
+		}
+		if err != nil {
+			return all, nil
+		}
+	}
+}
+
+func (t Table[K, V]) each() (map[K]V, error) {
 	var (
 		k   K
 		v   V

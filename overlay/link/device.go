@@ -21,6 +21,9 @@ type Device struct {
 	MAC      [6]byte
 	// Alias is the ifalias.
 	Alias string
+	// NetNsID is this namespace's number for the one that a veth's other end is in;
+	// negative: none, or the same.
+	NetNsID int
 	// VXLANPort is that of a VXLAN device in external mode, zero for others.
 	VXLANPort uint16
 }
@@ -41,7 +44,7 @@ func (d *Door) Devices() (map[int]Device, error) {
 		a := l.Attrs()
 		dev := Device{
 			Name: a.Name, Index: a.Index, MTU: a.MTU, Alias: a.Alias,
-			Up: a.Flags&net.FlagUp != 0, Ethernet: a.EncapType == "ether",
+			NetNsID: a.NetNsID, Up: a.Flags&net.FlagUp != 0, Ethernet: a.EncapType == "ether",
 		}
 		if len(a.HardwareAddr) == len(dev.MAC) {
 			dev.MAC = [6]byte(a.HardwareAddr)

@@ -1,11 +1,16 @@
 package link
 
 import (
+	"errors"
 	"fmt"
 	"net"
+	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // aliasSize is the kernel's IFALIASZ, with the closing zero.
@@ -71,6 +76,86 @@ func (d *Door) finish(host, alias string) error {
 		return err
 	}
 	return d.up(host)
+}
+
+// Raise brings the host side of a container's interface up.
+func (d *Door) Raise(id string) error { return d.up(HostName(id)) }
+
+// Rejoin makes the interface of a container anew whose two ends are gone, and sets
+// its inner end up as the engine had: the first free name, addresses, and a
+// default route by each gateway. It gives false if no process is left in the
+// container's namespace, which this one knows as nsid.
+func (d *Door) Rejoin(v Veth, nsid int, addrs []netip.Prefix, gateways []netip.Addr) (bool, error) {
+	ns, err := d.namespaceOf(nsid)
+	if err != nil || !ns.IsOpen() {
+		return false, err
+	}
+	defer ns.Close()
+	if err := d.PutVeth(v); err != nil {
+		return false, err
+	}
+	if err := d.enter(v.ID, ns, addrs, gateways); err != nil {
+		return false, errors.Join(fmt.Errorf("container's end of %s: %w", HostName(v.ID), err), d.DeleteDevice(HostName(v.ID)))
+	}
+	return true, nil
+}
+
+func (d *Door) enter(id string, ns netns.NsHandle, addrs []netip.Prefix, gateways []netip.Addr) error {
+	peer, err := d.h.LinkByName(PeerName(id))
+	if err != nil {
+		return err
+	}
+	inside, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer inside.Close()
+	name, err := freeName(inside)
+	if err != nil {
+		return err
+	}
+	if err := d.h.LinkSetNsFd(peer, int(ns)); err != nil {
+		return err
+	}
+	if peer, err = inside.LinkByName(PeerName(id)); err != nil {
+		return err
+	}
+	if err := inside.LinkSetName(peer, name); err != nil {
+		return err
+	}
+	for _, a := range addrs {
+		addr := &netlink.Addr{IPNet: &net.IPNet{IP: a.Addr().AsSlice(), Mask: net.CIDRMask(a.Bits(), a.Addr().BitLen())}}
+		if a.Addr().Is6() {
+			addr.Flags = unix.IFA_F_NODAD // the address is ours to give
+		}
+		if err := inside.AddrAdd(peer, addr); err != nil {
+			return fmt.Errorf("address %s: %w", a, err)
+		}
+	}
+	if err := inside.LinkSetUp(peer); err != nil {
+		return err
+	}
+	for _, g := range gateways {
+		def := &net.IPNet{IP: make(net.IP, g.BitLen()/8), Mask: net.CIDRMask(0, g.BitLen())}
+		if err := inside.RouteReplace(&netlink.Route{Dst: def, Gw: g.AsSlice(), LinkIndex: peer.Attrs().Index}); err != nil {
+			return fmt.Errorf("default route by %s: %w", g, err)
+		}
+	}
+	return nil
+}
+
+// freeName is the first of the names that the engine gives which is free.
+func freeName(h *netlink.Handle) (string, error) {
+	links, err := dump(h.LinkList)
+	if err != nil {
+		return "", err
+	}
+	for i := 0; ; i++ {
+		name := fmt.Sprintf("eth%d", i)
+		if !slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().Name == name }) {
+			return name, nil
+		}
+	}
 }
 
 // IsHost says whether a device is the host side of a container's interface.

@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -65,7 +66,7 @@ func drain(links chan netlink.LinkUpdate, routes chan netlink.RouteUpdate, addrs
 func linkMatters(u netlink.LinkUpdate) bool {
 	a := u.Attrs()
 	name := a.Name
-	ours := name == VXLANName || name == GatewayName
+	ours := name == VXLANName || name == GatewayName || strings.HasPrefix(name, HostPrefix) && a.Alias != ""
 	return ours && (u.Header.Type == unix.RTM_DELLINK || a.Flags&unix.IFF_UP == 0)
 }
 
