@@ -34,6 +34,8 @@ type Config struct {
 	PublishOn string
 	// MetricsAddr is where metrics are served over TCP, to anyone; empty: only on Socket.
 	MetricsAddr string
+	// AllowPrivileged lets tasks with the labels mesh.privileged and mesh.devices run here.
+	AllowPrivileged bool
 	// Version is shown by the API.
 	Version string
 	Logger  *slog.Logger

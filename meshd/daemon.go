@@ -137,7 +137,8 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 	d.resolver = dns.New(dns.Config{Logger: cfg.Logger})
 	d.data = newDataplane(d.overlay, d.resolver, d.balancer, cfg.resolvConf(), cfg.Logger)
 	d.data.publishOn = cfg.PublishOn
-	d.runner, err = runner.New(runner.Config{Socket: cfg.Engine, ResolvConf: cfg.resolvConf(), MemoryDir: cfg.tasksDir(), Logger: cfg.Logger})
+	d.runner, err = runner.New(runner.Config{Socket: cfg.Engine, ResolvConf: cfg.resolvConf(), MemoryDir: cfg.tasksDir(),
+		AllowPrivileged: cfg.AllowPrivileged, Logger: cfg.Logger})
 	if err != nil {
 		return nil, fmt.Errorf("open the engine's client: %w", err)
 	}

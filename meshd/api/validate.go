@@ -55,6 +55,11 @@ func validateService(s *swarm.ServiceSpec) error {
 	if err := validateAddresses(s); err != nil {
 		return err
 	}
+	for _, l := range []string{placement.LabelPrivileged, placement.LabelDevices} {
+		if _, found := s.Labels[l]; found {
+			return invalid("label %s is for containers: use --container-label", l)
+		}
+	}
 	if err := validateTask(&s.TaskTemplate); err != nil {
 		return err
 	}
@@ -111,6 +116,9 @@ func validateTask(t *swarm.TaskSpec) error {
 	if err := validateResources(t.Resources); err != nil {
 		return err
 	}
+	if err := validateAttachments(t.Networks); err != nil {
+		return err
+	}
 	if err := validateRestart(t.RestartPolicy); err != nil {
 		return err
 	}
@@ -120,6 +128,9 @@ func validateTask(t *swarm.TaskSpec) error {
 func validateResources(r *swarm.ResourceRequirements) error {
 	if r == nil {
 		return nil
+	}
+	if err := validateSwap(r); err != nil {
+		return err
 	}
 	check := func(cpus, memory int64) error {
 		if cpus != 0 && cpus < minNanoCPUs {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"net/http"
 	"path"
 	"slices"
 	"strconv"
@@ -29,16 +30,17 @@ func validateContainer(c *swarm.ContainerSpec) error {
 	if err := validateHealthcheck(c.Healthcheck); err != nil {
 		return err
 	}
+	if err := validateMachine(c); err != nil {
+		return err
+	}
 	return validateFiles(c)
 }
 
 func validateMounts(mounts []mount.Mount) error {
 	seen := map[string]bool{}
 	for _, m := range mounts {
-		switch m.Type {
-		case mount.TypeBind, mount.TypeVolume, mount.TypeTmpfs, mount.TypeNamedPipe, mount.TypeCluster, mount.TypeImage:
-		default:
-			return invalid("invalid MountType: %q", m.Type)
+		if err := validateMountType(m); err != nil {
+			return err
 		}
 		switch {
 		case m.Target == "":
@@ -57,6 +59,38 @@ func validateMounts(mounts []mount.Mount) error {
 			return invalid("ContainerSpec: duplicate mount point: %s", m.Target)
 		}
 		seen[target] = true
+	}
+	return nil
+}
+
+// validateMountType checks a mount's type, and that it has options of no other.
+func validateMountType(m mount.Mount) error {
+	switch m.Type {
+	case mount.TypeBind, mount.TypeVolume, mount.TypeTmpfs, mount.TypeImage:
+	case mount.TypeNamedPipe:
+		return invalid("mount %s: type npipe is for Windows", m.Target)
+	case mount.TypeCluster:
+		return refuse(http.StatusNotImplemented, "mount %s: type cluster (CSI volumes) is not available in meshd; use a volume driver", m.Target)
+	default:
+		return invalid("invalid MountType: %q", m.Type)
+	}
+	switch m.Consistency {
+	case "", mount.ConsistencyDefault, mount.ConsistencyFull, mount.ConsistencyCached, mount.ConsistencyDelegated:
+	default:
+		return invalid("mount %s: Consistency %q is not known", m.Target, m.Consistency)
+	}
+	for _, o := range []struct {
+		field string
+		set   bool
+		of    mount.Type
+	}{
+		{"BindOptions", m.BindOptions != nil, mount.TypeBind}, {"VolumeOptions", m.VolumeOptions != nil, mount.TypeVolume},
+		{"TmpfsOptions", m.TmpfsOptions != nil, mount.TypeTmpfs}, {"ImageOptions", m.ImageOptions != nil, mount.TypeImage},
+		{"ClusterOptions", m.ClusterOptions != nil, mount.TypeCluster},
+	} {
+		if o.set && m.Type != o.of {
+			return invalid("mount %s: %s are for type %s, this is type %s", m.Target, o.field, o.of, m.Type)
+		}
 	}
 	return nil
 }

@@ -80,6 +80,25 @@ func TestValidateService(t *testing.T) {
 		{`{"Mode":{"Global":{}}}`, ok},
 		{`{"Mode":{"ReplicatedJob":{}},"UpdateConfig":{}}`, "not allowed on jobs"},
 		{`{"Mode":{"ReplicatedJob":{}}}`, ok},
+		{container(`"Mounts":[{"Type":"npipe","Source":"a","Target":"/a"}]`), "is for Windows"},
+		{container(`"Mounts":[{"Type":"cluster","Source":"a","Target":"/a"}]`), "CSI"},
+		{container(`"Mounts":[{"Type":"tmpfs","Target":"/a","BindOptions":{"Propagation":"shared"}}]`), "BindOptions are for type bind"},
+		{container(`"Mounts":[{"Type":"volume","Target":"/a","Consistency":"some"}]`), "Consistency"},
+		{container(`"OomScoreAdj":1001`), "OomScoreAdj"},
+		{container(`"Hosts":["10.1.1.1"]`), "Hosts"},
+		{container(`"Hosts":["db 10.1.1.1"]`), "Hosts"},
+		{container(`"Hosts":["10.1.1.1 db db.local"]`), ok},
+		{container(`"Ulimits":[{"Name":"nofile","Soft":2,"Hard":1}]`), "Ulimits: nofile"},
+		{container(`"Privileges":{"Seccomp":{"Mode":"some"}}`), "Seccomp.Mode"},
+		{container(`"Privileges":{"Seccomp":{"Mode":"custom","Profile":"eA=="}}`), "Seccomp.Profile is not JSON"},
+		{container(`"Privileges":{"Seccomp":{"Profile":"e30="}}`), "needs mode"},
+		{container(`"Privileges":{"AppArmor":{"Mode":"some"}}`), "AppArmor.Mode"},
+		{container(`"Labels":{"mesh.privileged":"perhaps"}`), "mesh.privileged"},
+		{container(`"Labels":{"mesh.devices":"/dev/fuse"}`), ok},
+		{`{"Labels":{"mesh.devices":"/dev/fuse"}}`, "--container-label"},
+		{`{"TaskTemplate":{"Resources":{"SwapBytes":1}}}`, "memory limit"},
+		{`{"TaskTemplate":{"Resources":{"Limits":{"MemoryBytes":8000000},"SwapBytes":-2}}}`, "SwapBytes"},
+		{`{"TaskTemplate":{"Resources":{"MemorySwappiness":101}}}`, "MemorySwappiness"},
 		{`{"Labels":{"mesh.schedule":"0 5 * * *"}}`, "is for jobs"},
 		{`{"Mode":{"ReplicatedJob":{}},"Labels":{"mesh.schedule":"0 5 * *"}}`, "mesh.schedule"},
 		{`{"Mode":{"GlobalJob":{}},"Labels":{"mesh.schedule":"0 5 * * *","mesh.schedule.concurrency":"replace"}}`, ok},
@@ -106,13 +125,7 @@ func TestValidateService(t *testing.T) {
 		{ports(`{"TargetPort":80,"Protocol":"sctp"}`), "SCTP cannot be published"},
 		{`{"EndpointSpec":{"Mode":"dnsrr","Ports":[{"TargetPort":80,"PublishedPort":8080,"PublishMode":"host"}]}}`, ok},
 	} {
-		var spec swarm.ServiceSpec
-		for _, text := range []string{`{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"nginx"}}}`, c.change} {
-			if err := json.Unmarshal([]byte(text), &spec); err != nil {
-				t.Fatalf("%s: %v", text, err)
-			}
-		}
-		err := validateService(&spec)
+		err := validateService(specOf(t, c.change))
 		switch {
 		case c.want == ok && err != nil:
 			t.Errorf("%s: %v", c.change, err)
@@ -122,6 +135,18 @@ func TestValidateService(t *testing.T) {
 			t.Errorf("%s: status %d", c.change, faultOf(err).status)
 		}
 	}
+}
+
+// specOf merges JSON into a good spec.
+func specOf(t *testing.T, change string) *swarm.ServiceSpec {
+	t.Helper()
+	var spec swarm.ServiceSpec
+	for _, text := range []string{`{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"nginx"}}}`, change} {
+		if err := json.Unmarshal([]byte(text), &spec); err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+	}
+	return &spec
 }
 
 func TestNormalizeIsStable(t *testing.T) {

@@ -17,6 +17,9 @@ func assign(v *store.View, t *store.Task) protocol.Assignment {
 		out.ServiceName, out.Service = s.Spec.Name, s.Spec.Annotations
 		out.Endpoint = withOwnPorts(endpointSpec(s), t)
 	}
+	if c := v.Cluster(); c != nil && out.Task.Spec.LogDriver == nil {
+		out.Task.Spec.LogDriver = c.Spec.TaskDefaults.LogDriver
+	}
 	spec := v.Spec(t.ServiceID, t.SpecVersion)
 	if spec == nil {
 		return out

@@ -166,12 +166,22 @@ type Rules struct {
 // RulesOf reads the rules of a template. A constraint that cannot be read, which
 // the API does not let in, is returned as error.
 func RulesOf(template *swarm.TaskSpec) (Rules, error) {
-	p := template.Placement
-	if p == nil {
-		return Rules{}, nil
+	var rules Rules
+	power, err := PowerOf(template.ContainerSpec)
+	if err != nil {
+		return rules, err
 	}
-	cs, err := ParseConstraints(p.Constraints)
-	return Rules{Constraints: cs, Platforms: p.Platforms}, err
+	p := template.Placement
+	if p != nil {
+		rules.Platforms = p.Platforms
+		if rules.Constraints, err = ParseConstraints(p.Constraints); err != nil {
+			return rules, err
+		}
+	}
+	if power.Any() {
+		rules.Constraints = append(rules.Constraints, Constraint{key: "engine.labels." + LabelAllowed, equal: true, value: "true"})
+	}
+	return rules, nil
 }
 
 // Allow says whether the node satisfies the rules.

@@ -9,6 +9,8 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/client"
+
+	"github.com/meshd/meshd/orchestrator/placement"
 )
 
 // Describe implements agent.Engine.
@@ -17,7 +19,15 @@ func (r *Runner) Describe(ctx context.Context) (swarm.NodeDescription, error) {
 	if err != nil {
 		return swarm.NodeDescription{}, plain(err)
 	}
-	return describe(res.Info), nil
+	d := describe(res.Info)
+	delete(d.Engine.Labels, placement.LabelAllowed) // not the engine's to say
+	if r.cfg.AllowPrivileged {
+		if d.Engine.Labels == nil {
+			d.Engine.Labels = map[string]string{}
+		}
+		d.Engine.Labels[placement.LabelAllowed] = "true"
+	}
+	return d, nil
 }
 
 func describe(i system.Info) swarm.NodeDescription {

@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/meshd/meshd/orchestrator/agent"
+	"github.com/meshd/meshd/orchestrator/placement"
 )
 
 // Prepare implements agent.Runner.
@@ -23,6 +24,9 @@ func (r *Runner) Prepare(ctx context.Context, t agent.Task) (string, error) {
 	}
 	p, err := makePlan(t, resolv)
 	if err != nil {
+		return "", err
+	}
+	if err := r.admit(ctx, p); err != nil {
 		return "", err
 	}
 	if err := r.addFiles(t, &p); err != nil {
@@ -44,6 +48,22 @@ func (r *Runner) Prepare(ctx context.Context, t agent.Task) (string, error) {
 	}
 	id, err = r.make(ctx, p)
 	return r.made(t, id, err)
+}
+
+// admit refuses what this node or its engine cannot do, or may not.
+func (r *Runner) admit(ctx context.Context, p plan) error {
+	h := p.Create.HostConfig
+	if (h.Privileged || len(h.Devices) > 0) && !r.cfg.AllowPrivileged {
+		return fmt.Errorf("this node runs no tasks with %s or %s; start its meshd with --allow-privileged", placement.LabelPrivileged, placement.LabelDevices)
+	}
+	wanted := needs(p.Create.Config, h)
+	if !slices.ContainsFunc(wanted, func(n need) bool { return n.used }) {
+		return nil
+	}
+	if _, err := r.api.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
+		return plain(err)
+	}
+	return checkEngine(wanted, r.api.ClientVersion())
 }
 
 func (r *Runner) made(t agent.Task, id string, err error) (string, error) {

@@ -36,7 +36,9 @@ type Config struct {
 	Driver string
 	// Parallel bounds how many containers are made or started at once; default 8.
 	Parallel int
-	Logger   *slog.Logger
+	// AllowPrivileged lets tasks have devices and all capabilities, if they ask.
+	AllowPrivileged bool
+	Logger          *slog.Logger
 }
 
 // engineTimeout bounds a call that must not be cut short: a container half made

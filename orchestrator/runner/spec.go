@@ -3,9 +3,11 @@ package runner
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/moby/moby/api/types/container"
@@ -15,6 +17,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/meshd/meshd/orchestrator/agent"
+	"github.com/meshd/meshd/orchestrator/placement"
 	"github.com/meshd/meshd/orchestrator/protocol"
 )
 
@@ -64,7 +67,7 @@ func makePlan(t agent.Task, resolvConf string) (plan, error) {
 
 func config(t agent.Task, s swarm.ContainerSpec) *container.Config {
 	c := &container.Config{
-		Image: s.Image, Labels: labels(t), Env: s.Env, Hostname: s.Hostname,
+		Image: s.Image, Labels: labels(t), Env: append(slices.Clip(s.Env), granted(t.Task.GenericResources)...), Hostname: s.Hostname,
 		User: s.User, WorkingDir: s.Dir, Tty: s.TTY, OpenStdin: s.OpenStdin,
 		StopSignal: s.StopSignal, Healthcheck: s.Healthcheck,
 	}
@@ -77,6 +80,27 @@ func config(t agent.Task, s swarm.ContainerSpec) *container.Config {
 		c.StopTimeout = &seconds
 	}
 	return c
+}
+
+// granted tells the process which generic resources it was given, as Swarm does:
+// DOCKER_RESOURCE_GPU=uuid1,uuid2 or a number.
+func granted(resources []swarm.GenericResource) []string {
+	values := map[string][]string{}
+	for _, r := range resources {
+		switch {
+		case r.NamedResourceSpec != nil:
+			k := r.NamedResourceSpec.Kind
+			values[k] = append(values[k], r.NamedResourceSpec.Value)
+		case r.DiscreteResourceSpec != nil:
+			k := r.DiscreteResourceSpec.Kind
+			values[k] = append(values[k], strconv.FormatInt(r.DiscreteResourceSpec.Value, 10))
+		}
+	}
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(values)) {
+		out = append(out, "DOCKER_RESOURCE_"+strings.ToUpper(k)+"="+strings.Join(values[k], ","))
+	}
+	return out
 }
 
 func hostConfig(t agent.Task, s swarm.ContainerSpec) (*container.HostConfig, error) {
@@ -93,6 +117,16 @@ func hostConfig(t agent.Task, s swarm.ContainerSpec) (*container.HostConfig, err
 	}
 	if d := s.DNSConfig; d != nil && len(t.Attachments) == 0 {
 		h.DNS, h.DNSSearch, h.DNSOptions = d.Nameservers, d.Search, d.Options
+	}
+	power, err := placement.PowerOf(&s)
+	if err != nil {
+		return nil, err
+	}
+	h.Privileged = power.Privileged
+	for _, d := range power.Devices {
+		h.Devices = append(h.Devices, container.DeviceMapping{
+			PathOnHost: d.Host, PathInContainer: d.Container, CgroupPermissions: d.Access,
+		})
 	}
 	for _, m := range s.Mounts {
 		switch m.Type {
