@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const patience = 15 * time.Second
+const patience = 4 * time.Second
 
 // greeting is what a server tells first: who it is and whom it sees.
 func greeting(name string, client net.Addr) string { return name + " " + client.String() + "\n" }
