@@ -18,7 +18,7 @@ import (
 // patience is how long a test waits for a packet that should come; absence is
 // how long for one that should not.
 const (
-	patience = 15 * time.Second
+	patience = 4 * time.Second
 	absence  = 300 * time.Millisecond
 )
 

@@ -243,10 +243,10 @@ func in(ns string, f func() error) error {
 // eventually polls until ok or the deadline.
 func (l *lab) eventually(what string, ok func() bool) {
 	l.t.Helper()
-	deadline := time.Now().Add(15 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !ok() {
 		if time.Now().After(deadline) {
-			l.t.Fatalf("not within 15 s: %s", what)
+			l.t.Fatalf("not within a minute: %s", what)
 		}
 		time.Sleep(10 * time.Millisecond) //nolint:forbidigo // the polling helper
 	}
