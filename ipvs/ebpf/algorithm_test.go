@@ -93,6 +93,24 @@ func TestConnectionsAreCountedAgain(t *testing.T) {
 	}
 }
 
+// Three quarters for who weighs three times as much, whatever the algorithm: exactly
+// where it counts, and by chance within ten standard deviations where it does not.
+func TestWeightsCountInAllAlgorithms(t *testing.T) {
+	r := newRig(t)
+	for n, algorithm := range ipvs.Algorithms() {
+		r.setService(by(algorithm), backend("10.1.0.9"))
+		r.setService(by(algorithm), weighted("10.1.0.2", 3), backend("10.1.0.3"))
+		const all = 800
+		got, off := r.spread("10.1.0.9", 10000*(n+1), all)["10.1.0.2"], 120
+		if algorithm == ipvs.RoundRobin || algorithm == ipvs.LeastConn {
+			off = 1
+		}
+		if got < all*3/4-off || got > all*3/4+off {
+			t.Errorf("%s: %d of %d, want %d, give or take %d", algorithm, got, all, all*3/4, off)
+		}
+	}
+}
+
 // All nodes lead a connection to the same backend, and go on doing so without memory.
 func TestMaglevAgrees(t *testing.T) {
 	a, b := newRig(t), newRig(t)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/moby/moby/api/types/swarm"
 
+	"github.com/meshd/meshd/meshd/plan"
 	"github.com/meshd/meshd/orchestrator/store"
 )
 
@@ -130,6 +131,9 @@ func (s *Server) nodeUpdate(w http.ResponseWriter, r *http.Request, c Control) e
 	}
 	if err := validateAvailability(spec.Availability); err != nil {
 		return err
+	}
+	if err := plan.CheckNodeWeight(spec.Labels); err != nil {
+		return invalid("%v", err)
 	}
 	err = store.TransactOnce(r.Context(), c.Store(), c, func(tx *store.Tx) error {
 		n, err := findNode(tx.View, r.PathValue("id"))

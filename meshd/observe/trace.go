@@ -292,6 +292,9 @@ func (t *tracer) balanced(hop, what string, n protocol.Network, s ipvs.Service) 
 	texts := make([]string, 0, len(s.Backends))
 	for _, b := range s.Backends {
 		text := b.Addr.String()
+		if b.Weight > 1 {
+			text += fmt.Sprintf(" (weighs %d)", b.Weight)
+		}
 		if b.Draining {
 			text += " (draining: no new connections)"
 		} else {

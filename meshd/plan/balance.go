@@ -23,7 +23,7 @@ const (
 
 // balanceLabels are those after the first.
 func balanceLabels() []string {
-	return []string{labelAffinity, labelLocality, labelEject, labelEjectFor}
+	return []string{labelAffinity, labelLocality, labelEject, labelEjectFor, labelWeight}
 }
 
 // usualEjection is in force where no label says otherwise. Five failures in a row are
@@ -59,6 +59,9 @@ func CheckBalance(labels map[string]string) error {
 		if !slices.Contains(balanceLabels(), l) {
 			return fmt.Errorf("unknown label %s: there are %s, %s", l, labelAlgorithm, strings.Join(balanceLabels(), ", "))
 		}
+	}
+	if _, err := weightsOf(labels); err != nil {
+		return err
 	}
 	_, err := balanceOf(labels)
 	return err

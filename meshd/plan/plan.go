@@ -244,14 +244,22 @@ func published(in Input, svc ipvs.Service, p swarm.PortConfig, labels map[string
 // backendsByService lists who may get connections: serving endpoints on nodes
 // that are up, and draining ones for the connections they still have.
 func backendsByService(n protocol.Network, nodes map[string]protocol.Node, self string) map[string][]ipvs.Backend {
+	byService := make(map[string]weights, len(n.Services))
+	for _, s := range n.Services {
+		byService[s.ID], _ = weightsOf(s.Labels) // what makes no sense, from a manager of another version, is left out
+	}
 	out := map[string][]ipvs.Backend{}
 	for _, e := range n.Endpoints {
 		if e.State == protocol.EndpointStarting || nodes[e.NodeID].Down {
 			continue
 		}
-		for _, a := range e.Addrs {
-			out[e.ServiceID] = append(out[e.ServiceID],
-				ipvs.Backend{Addr: a, Draining: e.State == protocol.EndpointDraining, Local: e.NodeID == self})
+		b := ipvs.Backend{Draining: e.State == protocol.EndpointDraining, Local: e.NodeID == self}
+		// One is what no weight means, too.
+		if w := byService[e.ServiceID].on(nodes[e.NodeID]); w > 1 {
+			b.Weight = w
+		}
+		for _, b.Addr = range e.Addrs {
+			out[e.ServiceID] = append(out[e.ServiceID], b)
 		}
 	}
 	return out

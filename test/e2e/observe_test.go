@@ -79,6 +79,14 @@ func testNetTrace(t *testing.T, c *cluster) {
 		t.Errorf("trace to another network: %v", r)
 	}
 	c.refused(c.meshctl("node1", "net", "trace", from, "web"), "is on node node2")
+	// A node's label reaches the kernels of all.
+	c.mustDocker("node1", "node", "update", "--label-add", "mesh.weight=9", "node1")
+	c.eventually("tasks of node1 weigh more", func() error {
+		if r := c.meshctl("node2", "net", "trace", from, "web"); r.code != 0 || strings.Count(r.out, "(weighs 9)") != 1 {
+			return fmt.Errorf("trace: %v", r)
+		}
+		return nil
+	})
 }
 
 // One of three tasks refuses connections while it runs: it gets no more of them, neither
