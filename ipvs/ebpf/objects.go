@@ -12,7 +12,7 @@ import (
 )
 
 // layoutVersion changes with the layout or the meaning of any pinned map.
-const layoutVersion = "v4"
+const layoutVersion = "v5"
 
 // Slots of mesh_hooks, as in overlay/datapath/bpf/hook.h.
 const (

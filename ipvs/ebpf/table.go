@@ -317,9 +317,7 @@ func (t *table) dropCounters(k backendKey) error {
 	for cpu := range total {
 		total[cpu].add(was[cpu])
 	}
-	// The kernel may be short of memory for a moment; the past is not worth failing for.
-	_ = t.maps.Counters.Put(service, total)
-	return gone(t.maps.Counters.Delete(k))
+	return errors.Join(t.maps.Counters.Put(service, total), gone(t.maps.Counters.Delete(k)))
 }
 
 func (t *table) remove(k ipvs.Key) error {

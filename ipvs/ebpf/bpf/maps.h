@@ -406,10 +406,10 @@ struct {
 	PINNED;
 } sockets SEC(".maps");
 
+/* Memory per CPU cannot be had at once when a packet comes: so these two have it from the beginning, for those in use. */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(max_entries, 1 << 20);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(type, BPF_MAP_TYPE_LRU_PERCPU_HASH);
+	__uint(max_entries, 16384);
 	__type(key, struct backend_key);
 	__type(value, struct counters);
 	PINNED;
@@ -417,9 +417,8 @@ struct {
 
 /* What was refused or dropped of a service, by reason: see enum drop_reason. */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(max_entries, 65536);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(type, BPF_MAP_TYPE_LRU_PERCPU_HASH);
+	__uint(max_entries, 4096);
 	__type(key, struct refusal_key);
 	__type(value, __u64);
 	PINNED;
