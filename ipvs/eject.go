@@ -180,16 +180,17 @@ func (e *ejector) keep(want State) {
 	}
 	for _, s := range want.Services {
 		for range max(e.out(s)-most(s), 0) {
-			e.firstOut(s.Key).out = false
+			e.firstOut(s).out = false
 		}
 	}
 }
 
-// firstOut is the ejected backend of a service that returns first.
-func (e *ejector) firstOut(k Key) *record {
+// firstOut is the one that returns first of a service's serving backends that are ejected.
+func (e *ejector) firstOut(s Service) *record {
 	var first *record
-	for at, r := range e.records {
-		if at.key == k && r.out && (first == nil || r.Until.Before(first.Until)) {
+	for _, b := range s.Backends {
+		r := e.records[place{s.Key, b.Addr.Unmap(), b.Port}]
+		if r != nil && r.out && !b.Draining && (first == nil || r.Until.Before(first.Until)) {
 			first = r
 		}
 	}
