@@ -94,7 +94,7 @@ func fates() map[string]fate {
 		"UpdateConfig.Parallelism":     by("services.TestStopFirstUpdateNeverStopsMoreThanAllowed"),
 		"UpdateConfig.Delay":           by("services.TestUpdateDelay"),
 		"UpdateConfig.FailureAction":   by("services.TestFailedUpdatePauses"),
-		"UpdateConfig.Monitor":         by("services.TestFailedUpdatePauses"),
+		"UpdateConfig.Monitor":         by("services.TestMonitor"),
 		"UpdateConfig.MaxFailureRatio": by("services.TestFailuresBelowTheRatioAreTolerated"),
 		"UpdateConfig.Order":           by("services.TestStartFirstUpdateKeepsAllRunning"),
 		"RollbackConfig":               by("services.TestFailedUpdateRollsBack"),

@@ -182,7 +182,7 @@ func (s *Server) serviceCreate(w http.ResponseWriter, r *http.Request, c Control
 	if err != nil {
 		return err
 	}
-	reply(w, http.StatusCreated, swarm.ServiceCreateResponse{ID: id})
+	reply(w, http.StatusCreated, swarm.ServiceCreateResponse{ID: id, Warnings: warnings(&spec)})
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/schedule"
+	"github.com/meshd/meshd/orchestrator/services"
 	"github.com/meshd/meshd/orchestrator/store"
 )
 
@@ -56,6 +57,14 @@ func readServiceChange(w http.ResponseWriter, r *http.Request) (ch serviceChange
 	return ch, nil
 }
 
+// warnings tell of what is done otherwise than a spec asks.
+func warnings(s *swarm.ServiceSpec) []string {
+	if u, why := s.UpdateConfig, services.Exclusive(s); u != nil && u.Order == swarm.UpdateOrderStartFirst && why != "" {
+		return []string{"update order start-first: updates of this service stop the old task first, because " + why}
+	}
+	return nil
+}
+
 func (s *Server) serviceUpdate(w http.ResponseWriter, r *http.Request, c Control) error {
 	ch, err := readServiceChange(w, r)
 	if err != nil {
@@ -80,7 +89,7 @@ func (s *Server) serviceUpdate(w http.ResponseWriter, r *http.Request, c Control
 	if err != nil {
 		return err
 	}
-	reply(w, http.StatusOK, swarm.ServiceUpdateResponse{})
+	reply(w, http.StatusOK, swarm.ServiceUpdateResponse{Warnings: warnings(&ch.spec)})
 	return nil
 }
 

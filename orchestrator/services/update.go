@@ -112,7 +112,7 @@ func (c *scene) begin(d *decision) {
 		c.set(d, s.State, s.Message, start) // the user asked for a rollback
 		return
 	}
-	c.set(d, swarm.UpdateStateUpdating, "update in progress", start)
+	c.set(d, swarm.UpdateStateUpdating, "update in progress"+c.note(), start)
 }
 
 func (c *scene) finish(d *decision) {
@@ -121,7 +121,7 @@ func (c *scene) finish(d *decision) {
 		c.set(d, swarm.UpdateStateRollbackCompleted, "rollback completed", end)
 		return
 	}
-	c.set(d, swarm.UpdateStateCompleted, "update completed", end)
+	c.set(d, swarm.UpdateStateCompleted, "update completed"+c.note(), end)
 }
 
 func inProgress(s swarm.UpdateState) bool {
@@ -143,10 +143,19 @@ func config(svc *store.Service, state swarm.UpdateState) swarm.UpdateConfig {
 	if out.FailureAction == "" {
 		out.FailureAction = swarm.UpdateFailureActionPause
 	}
-	if out.Order == "" {
+	if out.Order == "" || Exclusive(&svc.Spec) != "" {
 		out.Order = swarm.UpdateOrderStopFirst
 	}
 	return out
+}
+
+// note says in the update's status that its order is not the one asked for.
+func (c *scene) note() string {
+	u, why := c.service.Spec.UpdateConfig, Exclusive(&c.service.Spec)
+	if u == nil || u.Order != swarm.UpdateOrderStartFirst || why == "" {
+		return ""
+	}
+	return " (stop-first: " + why + ")"
 }
 
 // survey looks at every slot, and retires old tasks whose successor is up.

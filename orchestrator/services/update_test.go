@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/store"
@@ -196,5 +197,113 @@ func TestGlobalUpdate(t *testing.T) {
 		w.node("n3", func(n *store.Node) { n.Spec.Availability = swarm.NodeAvailabilityActive })
 		w.pass(20 * time.Second)
 		w.want(3, "at version 2", at(2))
+	})
+}
+
+// hostPort gives the service one replica with a port of its node, to be updated
+// start-first.
+func hostPort(s *swarm.ServiceSpec) {
+	s.UpdateConfig = &swarm.UpdateConfig{Order: swarm.UpdateOrderStartFirst}
+	s.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{{TargetPort: 80, PublishedPort: 80, PublishMode: swarm.PortConfigPublishModeHost}}}
+}
+
+func TestStartFirstThatCannotBe(t *testing.T) {
+	for name, mode := range map[string]swarm.ServiceMode{"single": replicas(1), "global": {Global: &swarm.GlobalService{}}} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.nodes(1)
+				w.create(mode, hostPort)
+				w.pass(time.Second)
+				w.update(force)
+				for range 30 {
+					w.pass(100 * time.Millisecond)
+					if n := len(w.tasks(running)); n > 1 {
+						t.Fatalf("%d tasks run at once", n)
+					}
+				}
+				w.want(1, "at version 2", at(2))
+				if m := w.service().UpdateStatus.Message; m != "update in progress (stop-first: it publishes a port in mode host)" {
+					t.Errorf("message %q", m)
+				}
+			})
+		})
+	}
+}
+
+func TestExclusive(t *testing.T) {
+	volume := func(source, driver string) func(*swarm.ServiceSpec) {
+		return func(s *swarm.ServiceSpec) {
+			s.TaskTemplate.ContainerSpec = &swarm.ContainerSpec{Mounts: []mount.Mount{{Type: mount.TypeVolume, Source: source,
+				Target: "/data", VolumeOptions: &mount.VolumeOptions{DriverConfig: &mount.Driver{Name: driver}}}}}
+		}
+	}
+	for _, tc := range []struct {
+		name   string
+		mode   swarm.ServiceMode
+		change func(*swarm.ServiceSpec)
+		want   bool
+	}{
+		{"plain", replicas(1), func(*swarm.ServiceSpec) {}, false},
+		{"a port of the node", replicas(1), hostPort, true},
+		{"that is left open", replicas(1), func(s *swarm.ServiceSpec) { hostPort(s); s.EndpointSpec.Ports[0].PublishedPort = 0 }, false},
+		{"on the host's network", replicas(1), func(s *swarm.ServiceSpec) {
+			hostPort(s)
+			s.EndpointSpec.Ports[0].PublishedPort = 0
+			s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "host"}}
+		}, true},
+		{"several replicas", replicas(2), hostPort, false},
+		{"a local volume", replicas(1), volume("data", ""), true},
+		{"an anonymous volume", replicas(1), volume("", ""), false},
+		{"a volume of a cluster's driver", replicas(1), volume("data", "nfs"), false},
+		{"a job", replicatedJob(1, 1), hostPort, false},
+	} {
+		s := swarm.ServiceSpec{Mode: tc.mode}
+		tc.change(&s)
+		if got := Exclusive(&s); (got != "") != tc.want {
+			t.Errorf("%s: %q", tc.name, got)
+		}
+	}
+}
+
+// A task that fails while it is watched fails the update; one that fails later
+// is restarted.
+func TestMonitor(t *testing.T) {
+	for after, want := range map[time.Duration]swarm.UpdateState{
+		3 * time.Second: swarm.UpdateStatePaused, 8 * time.Second: swarm.UpdateStateCompleted,
+	} {
+		t.Run(after.String(), func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.nodes(1)
+				w.create(replicas(1), updating(swarm.UpdateConfig{Parallelism: 1, Monitor: 6 * time.Second}))
+				w.pass(time.Second)
+				w.update(force)
+				for len(w.tasks(at(2))) == 0 {
+					w.pass(100 * time.Millisecond)
+				}
+				w.pass(after)
+				w.end(w.tasks(at(2))[0], swarm.TaskStateFailed)
+				w.pass(10 * time.Second)
+				w.state(want)
+				w.want(1, "at version 2", at(2))
+			})
+		})
+	}
+}
+
+// A new update takes the place of one that is running, with its own pace.
+func TestUpdateIsSupersededInTheMiddle(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.nodes(2)
+		w.create(replicas(4), updating(swarm.UpdateConfig{Parallelism: 1, Delay: 10 * time.Second}))
+		w.pass(time.Second)
+		w.update(force)
+		w.pass(12 * time.Second)
+		w.state(swarm.UpdateStateUpdating)
+		w.want(2, "at version 2", at(2))
+		w.update(func(s *swarm.ServiceSpec) { force(s); s.UpdateConfig = nil })
+		w.pass(10 * time.Second)
+		w.want(4, "at version 3", at(3))
+		w.pass(10 * time.Second)
+		w.state(swarm.UpdateStateCompleted)
 	})
 }

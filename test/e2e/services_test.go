@@ -21,6 +21,7 @@ func TestServices(t *testing.T) {
 		{"secrets and configs", testSecretsAndConfigs},
 		{"jobs", testJobs},
 		{"schedule", testSchedule},
+		{"updates", testUpdates},
 	} {
 		t.Run(step.name, func(t *testing.T) { step.run(t, c.sub(t)) })
 	}
@@ -138,7 +139,7 @@ func testSchedule(t *testing.T, c *cluster) {
 	job := []string{"service", "create", "-d", "--no-resolve-image", "--mode", "replicated-job", "--label"}
 	c.refused(c.docker("node1", append(job, "mesh.schedule=0 5 * *", image)...), "expected exactly 5 fields")
 	c.refused(c.docker("node1", "service", "create", "-d", "--label", "mesh.schedule=0 5 * * *", image), "is for jobs")
-	c.mustDocker("node1", append(job, "mesh.schedule=@every 2s", "--label", "mesh.schedule.history=1", "--name", "ticks", image, "true")...)
+	c.mustDocker("node1", append(job, "mesh.schedule=@every 1s", "--label", "mesh.schedule.history=1", "--name", "ticks", image, "true")...)
 	c.mustDocker("node1", append(job, "mesh.schedule=CRON_TZ=Europe/Berlin 0 5 29 2 *", "--name", "rarely", image, "true")...)
 	c.eventually("it ran again and again, and forgot the first runs", func() error {
 		runs := c.mustDocker("node1", "service", "inspect", "--format", "{{.JobStatus.JobIteration.Index}}", "ticks")
@@ -156,4 +157,60 @@ func testSchedule(t *testing.T, c *cluster) {
 		t.Errorf("a run by hand: %v", r)
 	}
 	c.mustDocker("node1", "service", "rm", "rarely")
+}
+
+// updates end as the official client shows them: in words, and in its exit code.
+func testUpdates(t *testing.T, c *cluster) {
+	update := func(args ...string) result {
+		t.Helper()
+		return c.docker("node1", append(append([]string{"service", "update"}, args...), "web")...)
+	}
+	status := func() string {
+		t.Helper()
+		return c.mustDocker("node1", "service", "inspect", "--format", "{{.UpdateStatus.State}}: {{.UpdateStatus.Message}}", "web")
+	}
+	c.create("web", "--replicas", "2", "--update-monitor", "1s", "--rollback-monitor", "1s", "--restart-delay", "200ms",
+		"--stop-grace-period", "1s", image)
+	c.running("node1", "web", 2)
+
+	r := update("--env-add", "A=1", "--update-failure-action", "rollback")
+	if r.code != 0 || !strings.Contains(r.out, "converged") {
+		t.Errorf("an update: %v", r)
+	}
+	r = update("--args", "sample exit 3")
+	if !strings.Contains(r.out, "update rolled back due to failure or early termination of task") {
+		t.Errorf("an update that is rolled back: %v", r)
+	}
+	rolledBack := func() {
+		t.Helper()
+		c.eventually("the rollback is over", func() error {
+			if s := status(); s != "rollback_completed: rollback completed" {
+				return fmt.Errorf("%s", s)
+			}
+			return nil
+		})
+		c.running("node1", "web", 2)
+	}
+	rolledBack()
+	if env := c.mustDocker("node1", "service", "inspect", "--format", "{{.Spec.TaskTemplate.ContainerSpec.Env}}", "web"); env != "[A=1]" {
+		t.Errorf("after the rollback the environment is %s", env)
+	}
+
+	r = update("--update-failure-action", "pause", "--args", "sample exit 3")
+	if r.code != 1 || !strings.Contains(r.err, "service update paused: update paused due to failure or early termination of task") {
+		t.Errorf("an update that pauses: %v", r)
+	}
+	r = c.docker("node1", "service", "rollback", "web")
+	if r.code != 0 || !strings.Contains(r.out, "converged") {
+		t.Errorf("a rollback by hand: %v", r)
+	}
+	rolledBack()
+
+	// A port of the node cannot be held twice.
+	r = update("--replicas", "1", "--update-order", "start-first", "--publish-add", "mode=host,published=18088,target=8080")
+	if r.code != 0 || !strings.Contains(r.out+r.err, "stop the old task first, because it publishes a port in mode host") {
+		t.Errorf("an update start-first with a port in mode host: %v", r)
+	}
+	c.running("node1", "web", 1)
+	c.mustDocker("node1", "service", "rm", "web")
 }
