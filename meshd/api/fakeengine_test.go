@@ -28,7 +28,7 @@ type fakeEngine struct {
 	images map[string]bool
 }
 
-func newFakeEngine(t *testing.T) *fakeEngine {
+func newFakeEngine(t testing.TB) *fakeEngine {
 	t.Helper()
 	e := &fakeEngine{socket: filepath.Join(t.TempDir(), "docker.sock"), events: make(chan string, 16)}
 	e.networks = []map[string]any{

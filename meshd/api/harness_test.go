@@ -107,7 +107,7 @@ func (c *fakeControl) Leader() (string, string) { return "node1id", "192.0.2.1:2
 
 // rig is a server on a unix socket with a fake engine behind it.
 type rig struct {
-	t       *testing.T
+	t       testing.TB
 	node    *fakeNode
 	control *fakeControl
 	engine  *fakeEngine
@@ -116,7 +116,7 @@ type rig struct {
 	hosts   []overlay.HostRoute
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	t.Helper()
 	st, p := storetest.New()
 	r := &rig{t: t, control: &fakeControl{Proposer: p, store: st}, engine: newFakeEngine(t)}
@@ -138,7 +138,7 @@ func newRig(t *testing.T) *rig {
 }
 
 // serve runs a server on a unix socket until the test ends, and waits for it.
-func serve(t *testing.T, socket string, run func(context.Context, net.Listener) error) {
+func serve(t testing.TB, socket string, run func(context.Context, net.Listener) error) {
 	t.Helper()
 	l, err := net.Listen("unix", socket)
 	if err != nil {
@@ -279,7 +279,7 @@ func allocateService(tx *store.Tx, s *store.Service) {
 
 // answer is what came back for a request.
 type answer struct {
-	t      *testing.T
+	t      testing.TB
 	status int
 	header http.Header
 	body   []byte

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -39,6 +40,7 @@ type port struct {
 
 // ranges are the subnets of one network.
 type ranges struct {
+	id      string
 	name    string
 	mesh    bool
 	vni     uint32
@@ -131,7 +133,7 @@ func (b *book) addNetwork(n *store.Network) error {
 	if b.networks[n.ID] != nil || n.IPAMOptions == nil {
 		return nil
 	}
-	r := &ranges{name: n.Spec.Name, mesh: n.Spec.Ingress, vni: n.VNI}
+	r := &ranges{id: n.ID, name: n.Spec.Name, mesh: n.Spec.Ingress, vni: n.VNI}
 	var errs []error
 	for _, c := range n.IPAMOptions.Configs {
 		s, err := newSubnet(c, n.Aux)
@@ -355,8 +357,36 @@ func (r *ranges) full(is6 bool) error {
 	if r.mesh {
 		todo = "every task and every service with published ports needs one: remove some"
 	}
-	return fmt.Errorf("network %s (%s) has %w: %d of %d in use; %s",
-		r.name, strings.Join(names, ", "), ipam.ErrExhausted, taken, of, todo)
+	return fullError{r.id, fmt.Errorf("network %s (%s) has %w: %d of %d in use; %s",
+		r.name, strings.Join(names, ", "), ipam.ErrExhausted, taken, of, todo)}
+}
+
+// fullError is that a network, by ID, has no free address.
+type fullError struct {
+	network string
+	error
+}
+
+// Unwrap gives what is said of it.
+func (e fullError) Unwrap() error { return e.error }
+
+// room is how many tasks a network has addresses for; one that is gone keeps
+// nobody waiting.
+func (b *book) room(network string) uint64 {
+	r := b.networks[network]
+	if r == nil {
+		return math.MaxUint64
+	}
+	free := map[bool]uint64{}
+	for _, s := range r.subnets {
+		taken, of := s.Usage()
+		free[s.Prefix().Addr().Is6()] += of - taken
+	}
+	least := uint64(math.MaxUint64)
+	for _, n := range free {
+		least = min(least, n)
+	}
+	return least
 }
 
 // publish makes the service's published ports exactly these.

@@ -21,20 +21,10 @@ const vniOption = "com.docker.network.driver.overlay.vxlanid_list"
 type state interface {
 	Network(id string) *store.Network
 	NetworkByName(name string) *store.Network
-	Networks() []*store.Network
+	Ingress() *store.Network
 	Service(id string) *store.Service
 	Task(id string) *store.Task
 	Node(id string) *store.Node
-}
-
-// meshOf is the network of the routing mesh, nil if there is none.
-func meshOf(v state) *store.Network {
-	for _, n := range v.Networks() {
-		if n.Spec.Ingress {
-			return n
-		}
-	}
-	return nil
 }
 
 // network gives a network its VNI and subnets.
@@ -54,8 +44,10 @@ func (b *book) network(n *store.Network, last *uint32, avoid []netip.Prefix) (*s
 	next.IPAMOptions = options
 	next.DriverState = swarm.Driver{Name: "overlay", Options: map[string]string{vniOption: strconv.FormatUint(uint64(next.VNI), 10)}}
 	next.Ready, next.Error = true, ""
+	freed := b.freed
 	if err := b.addNetwork(&next); err != nil {
 		b.dropNetwork(n.ID)
+		b.freed = freed
 		return nil, err
 	}
 	b.undo = append(b.undo, func() { b.dropNetwork(n.ID) })
@@ -220,7 +212,7 @@ func (b *book) vipsFor(v state, s *store.Service, mode swarm.ResolutionMode, pub
 		return nil, err
 	}
 	networks := used.overlays
-	if mesh := meshOf(v); published && mesh != nil && mesh.Ready && !slices.Contains(networks, mesh) {
+	if mesh := v.Ingress(); published && mesh != nil && mesh.Ready && !slices.Contains(networks, mesh) {
 		networks = append([]*store.Network{mesh}, networks...)
 	}
 	wanted, err := assign(v, s.Spec.Labels, used.overlays)
@@ -286,7 +278,7 @@ func (b *book) task(v state, t *store.Task, template *swarm.TaskSpec, now time.T
 	}
 	networks := used.overlays
 	if !used.local {
-		mesh := meshOf(v)
+		mesh := v.Ingress()
 		if mesh == nil || !mesh.Ready {
 			return nil, nil, fmt.Errorf("the swarm has no ingress network, which carries every task's default route")
 		}

@@ -35,7 +35,9 @@ type Loop struct {
 	// why.
 	todo    map[store.Kind]map[string]bool
 	blocked map[store.Kind]map[string]string
-	pool    poolSettings
+	// full says of blocked tasks which network, by ID, has no room for them.
+	full map[string]string
+	pool poolSettings
 	// vni is the highest one handed out in the batch at work, nil if none was.
 	vni *uint32
 }
@@ -62,6 +64,7 @@ func (l *Loop) Reset(v *store.View) {
 	l.book = newBook(v.Cluster())
 	l.pool = settings(v.Cluster())
 	l.todo = map[store.Kind]map[string]bool{store.KindNetwork: {}, store.KindService: {}, store.KindTask: {}}
+	l.full = map[string]string{}
 	l.blocked = map[store.Kind]map[string]string{store.KindNetwork: {}, store.KindService: {}, store.KindTask: {}}
 	for _, n := range v.Networks() {
 		l.observeNetwork(n)
@@ -101,6 +104,7 @@ func (l *Loop) Observe(e store.Event) {
 		l.observeService(o)
 	case *store.Task:
 		if e.New == nil {
+			delete(l.full, o.ID)
 			l.warn(l.book.see(o, true))
 			l.book.host(o.ID, nil)
 			return
@@ -146,6 +150,10 @@ func (l *Loop) observeService(s *store.Service) {
 	l.warn(l.book.hold(s.ID, addrs))
 	l.book.publish(s.ID, ports)
 	stable, _ := isStable(s.Spec.Labels)
+	if stable && !l.book.stable[s.ID] {
+		clear(l.full) // its tasks may get addresses that are not free
+		l.book.freed = true
+	}
 	l.book.settle(s.ID, stable)
 	l.todo[store.KindService][s.ID] = true
 }
@@ -176,18 +184,21 @@ func (l *Loop) warn(err error) {
 
 // Round implements control.Loop.
 func (l *Loop) Round(ctx context.Context) (time.Time, error) {
-	for _, step := range []struct {
-		kind store.Kind
-		do   func(*store.Tx, string) error
-	}{
-		{store.KindNetwork, l.allocateNetwork},
-		{store.KindService, l.allocateService},
-		{store.KindTask, l.allocateTask},
-	} {
-		l.retry()
-		for len(l.todo[step.kind]) > 0 {
-			if err := l.batch(ctx, step.kind, step.do); err != nil {
-				return time.Time{}, err
+	for again := true; again; again = l.book.freed {
+		for _, step := range []struct {
+			kind store.Kind
+			do   func(*store.Tx, string) error
+		}{
+			{store.KindNetwork, l.allocateNetwork},
+			{store.KindService, l.allocateService},
+			{store.KindTask, l.allocateTask},
+		} {
+			l.retry()
+			ids := slices.Sorted(maps.Keys(l.todo[step.kind]))
+			for part := range slices.Chunk(ids, control.MaxBatch) {
+				if err := l.batch(ctx, step.kind, part, step.do); err != nil {
+					return time.Time{}, err
+				}
 			}
 		}
 	}
@@ -200,28 +211,42 @@ func (l *Loop) retry() {
 		return
 	}
 	l.book.freed = false
+	room := map[string]uint64{}
 	for kind, ids := range l.blocked {
 		for id := range ids {
-			l.todo[kind][id] = true
+			if kind != store.KindTask || l.fits(id, room) {
+				l.todo[kind][id] = true
+			}
 		}
 	}
 }
 
-// batch allocates for the first objects of a kind.
-func (l *Loop) batch(ctx context.Context, kind store.Kind, do func(*store.Tx, string) error) error {
-	ids := slices.Sorted(maps.Keys(l.todo[kind]))
-	ids = ids[:min(len(ids), control.MaxBatch)]
+// fits says whether the network that a task waits for has room for it and those
+// before it: thousands may wait for one address.
+func (l *Loop) fits(task string, room map[string]uint64) bool {
+	network := l.full[task]
+	if network == "" {
+		return true
+	}
+	left, known := room[network]
+	if !known {
+		left = l.book.room(network)
+	}
+	room[network] = max(left, 1) - 1
+	return left > 0
+}
+
+// batch allocates for objects of a kind.
+func (l *Loop) batch(ctx context.Context, kind store.Kind, ids []string, do func(*store.Tx, string) error) error {
 	l.book.begin()
-	failed, patient := map[string]string{}, map[string]bool{}
+	failed := map[string]error{}
 	err := store.Transact(ctx, l.cfg.Store, l.cfg.Proposer, func(tx *store.Tx) error {
 		l.book.rollback() // of an attempt that was refused
 		clear(failed)
-		clear(patient)
 		l.vni = nil
 		for _, id := range ids {
 			if err := do(tx, id); err != nil {
-				failed[id] = err.Error()
-				patient[id] = errors.As(err, new(waiting))
+				failed[id] = err
 			}
 		}
 		l.keepVNI(tx)
@@ -231,21 +256,41 @@ func (l *Loop) batch(ctx context.Context, kind store.Kind, do func(*store.Tx, st
 		l.book.rollback()
 		return err
 	}
+	said := map[string]bool{}
 	for _, id := range ids {
 		delete(l.todo[kind], id)
-		reason, blocked := failed[id]
-		if blocked && l.blocked[kind][id] != reason && !patient[id] {
-			l.cfg.Log.Warn("cannot allocate", "kind", kind, "id", id, "error", reason)
+		if err := failed[id]; err != nil {
+			l.block(kind, id, err, said)
+			continue
 		}
-		switch {
-		case blocked:
-			l.blocked[kind][id] = reason
-		case l.blocked[kind][id] != "":
+		if l.blocked[kind][id] != "" {
 			delete(l.blocked[kind], id)
+			delete(l.full, id)
 			l.book.freed = true // others may wait for this one
 		}
 	}
 	return nil
+}
+
+// block notes why an object cannot be served; said are the reasons logged already.
+func (l *Loop) block(kind store.Kind, id string, err error, said map[string]bool) {
+	reason := err.Error()
+	if before := l.blocked[kind][id]; before != reason && !said[reason] && !errors.As(err, new(waiting)) {
+		said[reason] = true
+		l.cfg.Log.Warn("cannot allocate", "kind", kind, "id", id, "error", reason)
+	}
+	l.blocked[kind][id] = reason
+	if kind != store.KindTask {
+		return
+	}
+	var full fullError
+	errors.As(err, &full)
+	if was := l.full[id]; was != "" && was != full.network {
+		l.book.freed = true // who waits for the room that it left
+	}
+	if l.full[id] = full.network; full.network == "" {
+		delete(l.full, id)
+	}
 }
 
 func (l *Loop) allocateNetwork(tx *store.Tx, id string) error {
@@ -327,6 +372,9 @@ func (l *Loop) allocateTask(tx *store.Tx, id string) error {
 		return nil
 	}
 	next, lost, err := l.tryTask(tx, t)
+	if full := (fullError{}); errors.As(err, &full) && l.book.stable[t.ServiceID] {
+		err = full.error // there may be another way than room
+	}
 	if err == nil {
 		tx.Update(next)
 		if lost != nil {

@@ -443,6 +443,49 @@ func TestDefaultSubnetsAvoidTheMachines(t *testing.T) {
 	})
 }
 
+// As many tasks are tried again as there is room for, and all that is free is used
+// in the end, whichever of two networks was short.
+func TestTasksThatWaitForTwoNetworks(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.create(net("a", "10.1.0.0/28"), net("b", "10.2.0.0/28"))
+		w.service("both", []string{"a", "b"})
+		w.service("a", []string{"a"})
+		w.service("b", []string{"b"})
+		w.tasks("a", 1, 5)
+		w.tasks("b", 1, 9)
+		w.tasks("both", 1, 40) // 6 addresses are free in a, 2 in b
+		pending := func() (n int) {
+			w.view(func(v *store.View) {
+				for _, t := range v.TasksOfService("both") {
+					if t.Status.State == swarm.TaskStatePending {
+						n++
+					}
+				}
+			})
+			return n
+		}
+		if n := pending(); n != 2 {
+			t.Fatalf("%d tasks have addresses, want 2", n)
+		}
+		w.do(func(tx *store.Tx) {
+			for _, t := range tx.TasksOfService("b") {
+				tx.Remove(t)
+			}
+		})
+		if n := pending(); n != 6 {
+			t.Errorf("%d tasks have addresses, want 6", n)
+		}
+		w.do(func(tx *store.Tx) {
+			for _, t := range tx.TasksOfService("a") {
+				tx.Remove(t)
+			}
+		})
+		if n := pending(); n != 11 {
+			t.Errorf("%d tasks have addresses, want 11", n)
+		}
+	})
+}
+
 func TestUnknownNetwork(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.service("web", []string{"later"})

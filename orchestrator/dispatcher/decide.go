@@ -83,10 +83,8 @@ func published(s *store.Service) []swarm.PortConfig {
 
 // ingress finds the network of the routing mesh; nil before the allocator made it ready.
 func ingress(v *store.View) *store.Network {
-	for _, n := range v.Networks() {
-		if n.Spec.Ingress && n.Ready {
-			return n
-		}
+	if n := v.Ingress(); n != nil && n.Ready {
+		return n
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/meshd/meshd/orchestrator/control"
 	"github.com/meshd/meshd/orchestrator/store"
+	"github.com/meshd/meshd/orchestrator/tasklife"
 )
 
 // Config is what the loop works with.
@@ -51,7 +52,7 @@ func (l *Loop) Observe(e store.Event) {
 		l.dirty[o.ID] = true
 	case *store.Task:
 		old, _ := e.Old.(*store.Task)
-		if old == nil || old.Status.State != o.Status.State || old.DesiredState != o.DesiredState {
+		if old == nil || old.DesiredState != o.DesiredState || old.Status.State != o.Status.State && mayGo(o) {
 			l.dirty[o.ServiceID] = true
 		}
 	case *store.Spec:
@@ -60,6 +61,10 @@ func (l *Loop) Observe(e store.Event) {
 		l.nodes[o.ID] = true
 	}
 }
+
+// mayGo says that a task's new state may allow to remove one. On its way to run it
+// does not, and a look at the whole service is not cheap.
+func mayGo(t *store.Task) bool { return tasklife.Ended(t) || !tasklife.Wanted(t) }
 
 // Round implements control.Loop.
 func (l *Loop) Round(ctx context.Context) (time.Time, error) {

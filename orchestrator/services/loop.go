@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/moby/moby/api/types/swarm"
+
 	"github.com/meshd/meshd/orchestrator/control"
 	"github.com/meshd/meshd/orchestrator/store"
 	"github.com/meshd/meshd/orchestrator/tasklife"
@@ -55,13 +57,26 @@ func (l *Loop) Observe(e store.Event) {
 		l.dirty[o.ID] = true
 	case *store.Task:
 		old, _ := e.Old.(*store.Task)
-		if e.New == nil || old == nil || old.Status.State != o.Status.State ||
+		if e.New == nil || old == nil || stage(old) != stage(o) ||
 			old.DesiredState != o.DesiredState || old.NodeID != o.NodeID {
 			l.dirty[o.ServiceID] = true
 		}
 	case *store.Node:
 		l.nodes[o.ID] = true
 	}
+}
+
+// stage is a task's state as far as decisions follow from it: a task goes through
+// four more between its assignment and its run, each of which would cost a look at
+// the whole service.
+func stage(t *store.Task) swarm.TaskState {
+	switch {
+	case !tasklife.Placed(t):
+		return swarm.TaskStateNew
+	case tasklife.Before(t.Status.State, swarm.TaskStateRunning):
+		return swarm.TaskStateAssigned
+	}
+	return t.Status.State
 }
 
 // Round implements control.Loop.

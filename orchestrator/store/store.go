@@ -16,6 +16,9 @@ const (
 	taskByNetwork
 )
 
+// ingressIndex is the one value of the networks' index.
+const ingressIndex = "ingress"
+
 // View is a consistent picture of the store, valid inside Store.View only; the
 // objects it returns stay valid for ever, and must not be modified.
 type View struct {
@@ -52,9 +55,14 @@ func newView() View {
 				}
 				return ids
 			}),
-		networks: newTable(func(n *Network) string { return n.Spec.Name }),
-		secrets:  newTable(func(s *Secret) string { return s.Spec.Name }),
-		configs:  newTable(func(c *Config) string { return c.Spec.Name }),
+		networks: newTable(func(n *Network) string { return n.Spec.Name }, func(n *Network) []string {
+			if n.Spec.Ingress {
+				return one(ingressIndex)
+			}
+			return nil
+		}),
+		secrets: newTable(func(s *Secret) string { return s.Spec.Name }),
+		configs: newTable(func(c *Config) string { return c.Spec.Name }),
 	}
 }
 
@@ -107,6 +115,14 @@ func (v *View) Network(id string) *Network { return v.networks.get(id) }
 
 // NetworkByName returns a network or nil.
 func (v *View) NetworkByName(name string) *Network { return v.networks.byName(name) }
+
+// Ingress returns the network of the routing mesh, nil if there is none.
+func (v *View) Ingress() *Network {
+	for _, n := range v.networks.by(0, ingressIndex) {
+		return n
+	}
+	return nil
+}
 
 // Networks lists all networks by ID.
 func (v *View) Networks() []*Network { return v.networks.all() }
