@@ -111,6 +111,26 @@ func TestWeightsCountInAllAlgorithms(t *testing.T) {
 	}
 }
 
+// TestUnansweredConnectionsAreNone: clients gave up on a backend that was cut off.
+func TestUnansweredConnectionsAreNone(t *testing.T) {
+	r := newRig(t)
+	change := by(ipvs.LeastConn)
+	r.setService(change, backend("10.1.0.2"), backend("10.1.0.3"))
+	answered := 0
+	for i := range 20 {
+		client := fmt.Sprintf("10.1.0.9:%d", 20000+i)
+		if r.container(net1, tcp(client, vip+":80", syn)).dst.Addr().String() == "10.1.0.3" {
+			r.tunnel(net1, nodeB, tcp("10.1.0.3:80", client, syn|ack))
+			answered++
+		}
+	}
+	r.restart()
+	r.setService(change, backend("10.1.0.2"), backend("10.1.0.3"))
+	if got := r.spread("10.1.0.9", 30000, 10); answered != 10 || got["10.1.0.2"] != 10 {
+		t.Errorf("%d were answered by one; then the other got %d of 10, want 10", answered, got["10.1.0.2"])
+	}
+}
+
 // All nodes lead a connection to the same backend, and go on doing so without memory.
 func TestMaglevAgrees(t *testing.T) {
 	a, b := newRig(t), newRig(t)

@@ -36,6 +36,7 @@ const (
 	flowFromLo    = 2
 	flowContainer = 4
 	flowClosing   = 8
+	flowAccepted  = 16
 )
 
 // Origin says where a connection came from.

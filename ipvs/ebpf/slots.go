@@ -86,7 +86,9 @@ func gcd(a, b int) int {
 const liveSeconds = 300
 
 // recount sets the connections of each backend to what the map of flows says: ends
-// may have been missed, entries pushed out.
+// may have been missed, entries pushed out. A connection that the backend never
+// answered is none: its client gave up, and nobody tells. While a node is cut off
+// each of its backends collects some, and would be passed over for minutes after.
 func (b *Balancer) recount(t *table) error {
 	uptime, err := secondsSinceBoot()
 	if err != nil {
@@ -94,7 +96,8 @@ func (b *Balancer) recount(t *table) error {
 	}
 	found := map[backendKey]int32{}
 	for k, f := range all[flowKey, flow](b.objects.Flows, &err) {
-		if k.Direction == forwardFlow && k.Proto == uint8(ipvs.TCP) && f.Flags&flowClosing == 0 && uptime-int64(f.Seen) < liveSeconds {
+		if k.Direction == forwardFlow && k.Proto == uint8(ipvs.TCP) && f.Flags&(flowAccepted|flowClosing) == flowAccepted &&
+			uptime-int64(f.Seen) < liveSeconds {
 			found[backendKey{Service: f.Service, Addr: f.Dst, Port: f.BackendPort}]++
 		}
 	}
