@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+
+	"github.com/meshd/meshd/ipvs"
 )
 
 const container = forwarded + 4
@@ -90,6 +92,32 @@ func TestVIPWithoutBackendIsRefused(t *testing.T) {
 	}
 	if n := r.drops("no-backend"); n != 2 {
 		t.Errorf("%d drops counted, want 2", n)
+	}
+}
+
+// A backend that drains keeps clients that are in the middle of something: none that were silent for a while, since their ports may be
+// another socket's by now, and none that it refuses.
+func TestDrainingBackendKeepsBusyDatagramsOnly(t *testing.T) {
+	question := udp("10.1.0.9:5000", vip+":53", "question")
+	other := []ipvs.Backend{drainingBackend("10.1.0.2"), backend("10.1.0.3")}
+	for name, step := range map[string]struct {
+		meanwhile func(r *rig)
+		want      string
+	}{
+		"busy":   {func(*rig) {}, "10.1.0.2:53"},
+		"silent": {func(r *rig) { r.pass(6) }, "10.1.0.3:53"},
+		"refused": {func(r *rig) {
+			sent := r.container(net1, question)
+			r.tunnel(net1, nodeB, icmpError("10.1.0.2", sent.frame))
+		}, "10.1.0.3:53"},
+	} {
+		r := newRig(t)
+		r.set(vipState(backend("10.1.0.2")))
+		r.container(net1, question)
+		r.tunnel(net1, nodeB, udp("10.1.0.2:53", "10.1.0.9:5000", "answer"))
+		r.set(vipState(other...))
+		step.meanwhile(r)
+		is(t, name, r.container(net1, question), container, "10.1.0.9:5000", step.want)
 	}
 }
 

@@ -11,6 +11,7 @@
 #include "packet.h"
 
 #define IDLE_SECONDS 120 /* a UDP flow silent for so long gives up its ports (RFC 4787 REQ-5) */
+#define PAUSE_SECONDS 5  /* ... and is over for a backend that drains */
 #define TIME_WAIT_SECONDS 60 /* Linux: TCP_TIMEWAIT_LEN */
 #define PORT_TRIES 8
 #define PORT_LOWEST 1024
@@ -235,8 +236,12 @@ static __always_inline enum fitness fitness(const struct scratch *s, const struc
 	state = bpf_map_lookup_elem(&backends, &k);
 	if (!state)
 		return first || s->p.proto == IPPROTO_UDP ? AGAIN : GONE;
+	/*
+	 * Datagrams have no end that one sees: from these ports another socket may speak by now, or the backend refuse, which
+	 * takes FLOW_ACCEPTED away. One that is to stop keeps only who is in the middle of something.
+	 */
 	if (s->p.proto == IPPROTO_UDP)
-		return *state & BACKEND_EJECTED && !(f->flags & FLOW_ACCEPTED) ? AGAIN : FIT;
+		return *state & BACKEND_OUT && (!(f->flags & FLOW_ACCEPTED) || now() - f->seen > PAUSE_SECONDS) ? AGAIN : FIT;
 	return first && *state & BACKEND_OUT ? AGAIN : FIT;
 }
 
