@@ -23,7 +23,7 @@ func flags() parameters {
 	return parameters{
 		time:  flag.Duration("churn.time", time.Minute, "how long to go on with steps"),
 		seed:  flag.Uint64("churn.seed", 0, "which steps; 0: others each time"),
-		limit: flag.Duration("churn.limit", 3*time.Second, "how long an answer may be wrong after a step has settled"),
+		limit: flag.Duration("churn.limit", 5*time.Second, "how long an answer may be wrong after a step has settled"),
 		bin:   flag.String("churn.bin", "../../bin", "where the programs are"),
 	}
 }
@@ -49,13 +49,17 @@ func TestChurn(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seed, seed))
 	report := newReport()
 	for end := time.Now().Add(*given.time); time.Now().Before(end) && !t.Failed(); {
-		step := chooseStep(rng, s.replicas)
+		step := chooseStep(rng, s.replicas, longestCut(*given.time))
+		before, err := s.truth()
+		if err != nil {
+			t.Fatal(err)
+		}
 		from := time.Now()
 		if err := step.do(s); err != nil {
 			t.Fatalf("%v: %v", step, err)
 		}
 		settled := s.settle(step)
-		o := s.judge(step, from, settled, *given.limit)
+		o := s.judge(step, before, from, settled, *given.limit)
 		t.Log(o)
 		report.add(o)
 	}
@@ -66,7 +70,7 @@ func TestChurn(t *testing.T) {
 }
 
 // chooseStep depends on the seed alone, and on what the steps before made of the number of replicas.
-func chooseStep(rng *rand.Rand, replicas int) step {
+func chooseStep(rng *rand.Rand, replicas int, longest time.Duration) step {
 	switch rng.IntN(6) {
 	case 0, 1:
 		n := lowest + rng.IntN(highest-lowest+1)
@@ -81,14 +85,19 @@ func chooseStep(rng *rand.Rand, replicas int) step {
 	case 4:
 		return kill(rng.IntN(replicas))
 	}
-	return cut(shaken[rng.IntN(len(shaken))], time.Second+time.Duration(rng.Int64N(int64(longestCut-time.Second))))
+	return cut(shaken[rng.IntN(len(shaken))], time.Second+time.Duration(rng.Int64N(int64(longest-time.Second))))
+}
+
+// longestCut leaves a short run time for other steps.
+func longestCut(all time.Duration) time.Duration {
+	return min(max(all/4, 2*time.Second), 30*time.Second)
 }
 
 func TestStepsFollowTheSeed(t *testing.T) {
 	walk := func() (out []string) {
 		rng := rand.New(rand.NewPCG(7, 7))
 		for range 50 {
-			out = append(out, fmt.Sprint(chooseStep(rng, 4)))
+			out = append(out, fmt.Sprint(chooseStep(rng, 4, longestCut(time.Minute))))
 		}
 		return out
 	}

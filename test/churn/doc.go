@@ -4,9 +4,10 @@
 //
 //   - a step that an operator takes in good order loses no request, from its beginning to its end;
 //   - after any step, as soon as the managers say that all is as desired, no client gets a wrong answer any more: no name or address
-//     leads to a task that is gone, none misses one that serves.
+//     leads to a task that is gone, none misses one that serves;
+//   - a connection that stands, idle or not, goes on as long as its task: no step ends one to a task that it did not touch.
 //
-// The clients are on a machine outside of the cluster, calling the published port of each node, and in containers on the nodes that no
-// step touches, calling by name and looking the name up. What a client saw of an unorderly step is printed, not judged, but for the time
+// The clients, of TCP and of UDP, are on a machine outside of the cluster, calling the published ports of each node, and in containers on
+// the nodes that no step touches, calling by name and by virtual address and looking the name up. What a client saw of an unorderly step is printed, not judged, but for the time
 // that it lasted.
 package churn

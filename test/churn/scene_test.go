@@ -21,9 +21,21 @@ import (
 const (
 	labName  = "churn"
 	port     = 8080
-	beat     = 25 * time.Millisecond
-	patience = 60 * time.Second
+	datagram = 9000
+	// datagrams begins the targets that get some.
+	datagrams = "udp://"
+	// held is how many connections such a client has.
+	held = 50
+	beat = 25 * time.Millisecond
+	// slowBeat is that of clients of UDP, and of those which keep connections: these are idle for some seconds between two calls.
+	slowBeat = 100 * time.Millisecond
+	// holdTimeout is as long as a machine with too much to do may take over a call on a connection that stands.
+	holdTimeout = 20 * time.Second
+	patience    = 3 * time.Minute
 )
+
+// hurriedMessage is of orchestrator/agent.
+const hurriedMessage = "stopping a task that some nodes may still send connections to"
 
 // quiet are the nodes where clients in containers live.
 var quiet = []string{"node1", "node2"}
@@ -90,6 +102,22 @@ func (s *scene) up(bin string) error {
 	return err
 }
 
+// hurried says that a node stopped a task before all others had acknowledged that it drains: those that are late for two seconds are not
+// waited for, and on a machine with too much to do any of them may be.
+func (s *scene) hurried(since time.Time) bool {
+	logs, _ := filepath.Glob(filepath.Join("/run/meshd", labName, "*", "meshd.log"))
+	for _, l := range logs {
+		text, _ := os.ReadFile(l)
+		for line := range strings.Lines(string(text)) {
+			stamp, _, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
+			if at, err := time.Parse(time.RFC3339Nano, stamp); err == nil && at.After(since) && strings.Contains(line, hurriedMessage) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // showLogs prints the warnings of all daemons: nothing else is kept.
 func (s *scene) showLogs() {
 	logs, _ := filepath.Glob(filepath.Join("/run/meshd", labName, "*", "meshd.log"))
@@ -122,8 +150,12 @@ func (s *scene) deploy() error {
 		}
 	}
 	web := spec("web", swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: &replicas}})
+	// By chance alone: by connections, a task that has kept more of them than the others would hardly be seen.
+	web.Labels = map[string]string{"mesh.lb": "maglev"}
 	web.UpdateConfig = &swarm.UpdateConfig{Parallelism: 2, Order: swarm.UpdateOrderStartFirst, Monitor: 100 * time.Millisecond}
-	web.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{{Protocol: network.TCP, TargetPort: port, PublishedPort: port}}}
+	web.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{
+		{Protocol: network.TCP, TargetPort: port, PublishedPort: port}, {Protocol: network.UDP, TargetPort: datagram, PublishedPort: datagram},
+	}}
 	r, err := s.api.ServiceCreate(s.ctx, client.ServiceCreateOptions{Spec: web})
 	if err != nil {
 		return err
@@ -136,11 +168,23 @@ func (s *scene) deploy() error {
 	return s.until("the service runs", s.asDesired)
 }
 
-// callFromOutside calls the published port of each node.
+// callFromOutside calls the published ports of each node, and keeps connections to one that no step touches.
 func (s *scene) callFromOutside(bin string) error {
 	nodes, err := s.lab.Ls(s.ctx)
+	outside := probe.Spec{Node: lab.Client, Sample: filepath.Join(bin, "sample")}
 	for _, n := range nodes {
-		if err := s.start(probe.Spec{Node: lab.Client, Sample: filepath.Join(bin, "sample"), Target: fmt.Sprintf("http://%s:%d/", n.Address, port)}); err != nil {
+		if err := s.startAll(outside, fmt.Sprintf("http://%s:%d/", n.Address, port)); err != nil {
+			return err
+		}
+		if err := s.startAll(outside, fmt.Sprintf("%s%s:%d", datagrams, n.Address, datagram)); err != nil {
+			return err
+		}
+		if n.Name != quiet[0] {
+			continue
+		}
+		outside := outside
+		outside.Hold = held
+		if err := s.startAll(outside, fmt.Sprintf("http://%s:%d/", n.Address, port)); err != nil {
 			return err
 		}
 	}
@@ -164,12 +208,14 @@ func (s *scene) callFromInside() error {
 		if err != nil {
 			return err
 		}
-		for _, target := range []string{"http://web:8080/", fmt.Sprintf("http://%s:%d/", vip, port)} {
-			if err := s.start(probe.Spec{Node: node, PID: pid, Target: target}); err != nil {
-				return err
-			}
+		inside := probe.Spec{Node: node, PID: pid}
+		if err := s.startAll(inside, "http://web:8080/", fmt.Sprintf("http://%s:%d/", vip, port)); err != nil {
+			return err
 		}
-		if err := s.start(probe.Spec{Node: node, PID: pid, Target: "tasks.web", Lookup: true}); err != nil {
+		holding, looking := inside, inside
+		holding.Hold, looking.Lookup = held, true
+		if err := errors.Join(s.startAll(holding, "http://web:8080/"), s.startAll(looking, "tasks.web"),
+			s.startAll(inside, fmt.Sprintf("%sweb:%d", datagrams, datagram))); err != nil {
 			return err
 		}
 	}
@@ -201,13 +247,22 @@ func (s *scene) clientOn(node string) (pid int, err error) {
 	return pid, err
 }
 
-func (s *scene) start(spec probe.Spec) error {
+func (s *scene) startAll(spec probe.Spec, targets ...string) error {
 	spec.Every, spec.Timeout = beat, 2*time.Second
-	p, err := probe.Start(s.lab, spec)
-	if err == nil {
+	if spec.Hold > 0 {
+		spec.Every, spec.Timeout = slowBeat, holdTimeout
+	} else if strings.HasPrefix(targets[0], datagrams) {
+		spec.Every = slowBeat
+	}
+	for _, target := range targets {
+		spec.Target = target
+		p, err := probe.Start(s.lab, spec)
+		if err != nil {
+			return err
+		}
 		s.probes = append(s.probes, p)
 	}
-	return err
+	return nil
 }
 
 func (s *scene) stop() error {

@@ -11,7 +11,6 @@ import (
 
 const (
 	lowest, highest = 3, 9
-	longestCut      = 15 * time.Second
 	webImage        = "meshd/sample:latest"
 	otherImage      = "meshd/sample:2"
 )

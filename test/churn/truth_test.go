@@ -98,14 +98,16 @@ func (s *scene) settle(st step) time.Time {
 // truth is what clients should see.
 type truth struct {
 	hostnames []string
-	addrs     []string // sorted, as a probe prints them
+	nodes     map[string]string // of the task of a hostname
+	addrs     []string          // sorted, as a probe prints them
 }
 
 func (s *scene) truth() (truth, error) {
 	tasks, err := s.serving()
-	var out truth
+	out := truth{nodes: map[string]string{}}
 	for _, t := range tasks {
 		out.hostnames = append(out.hostnames, t.hostnameInside())
+		out.nodes[t.hostnameInside()] = s.hostname(t.NodeID)
 		for _, a := range t.NetworksAttachments {
 			if a.Network.ID == s.network {
 				out.addrs = append(out.addrs, a.Addresses[0].Addr().String())
@@ -114,6 +116,13 @@ func (s *scene) truth() (truth, error) {
 	}
 	slices.Sort(out.addrs)
 	return out, err
+}
+
+// both are the tasks that serve before and after a step, but for those on the node that it cut off.
+func (t truth) both(after truth, cut string) []string {
+	return slices.DeleteFunc(slices.Clone(t.hostnames), func(host string) bool {
+		return !slices.Contains(after.hostnames, host) || t.nodes[host] == cut
+	})
 }
 
 // updateService changes the spec, again if somebody else did meanwhile.

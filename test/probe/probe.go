@@ -25,9 +25,11 @@ type Spec struct {
 	// PID is a process of the container to call from, as the node counts; zero: the node itself, with Sample as program.
 	PID    int
 	Sample string
-	// Target is a URL, or a name to look up.
+	// Target is a URL (http or udp://HOST:PORT), or a name to look up.
 	Target string
 	Lookup bool
+	// Hold is how many connections stay open and are used in turn; zero: each call has its own.
+	Hold int
 	// Every is the beat, Timeout the longest time for a call.
 	Every, Timeout time.Duration
 }
@@ -36,6 +38,9 @@ func (s Spec) String() string {
 	from := s.Node
 	if s.PID != 0 {
 		from = "a container on " + s.Node
+	}
+	if s.Hold > 0 {
+		from += fmt.Sprintf(" over %d connections", s.Hold)
 	}
 	return from + " -> " + s.Target
 }
@@ -49,6 +54,9 @@ func (s Spec) command() []string {
 	args = append(args, "probe", "-stdin", "-every", s.Every.String(), "-timeout", s.Timeout.String())
 	if s.Lookup {
 		args = append(args, "-lookup")
+	}
+	if s.Hold > 0 {
+		args = append(args, "-hold", strconv.Itoa(s.Hold))
 	}
 	return append(args, s.Target)
 }
@@ -68,6 +76,16 @@ func (s Sample) String() string {
 		word = "failed"
 	}
 	return fmt.Sprintf("%s %s after %v: %s", s.Start.Format("15:04:05.000"), word, s.Took.Round(time.Millisecond), s.What)
+}
+
+// Broke gives the host whose connection a call found broken; empty: it was not that.
+func (s Sample) Broke() string {
+	rest, broke := strings.CutPrefix(s.What, "broke ")
+	host, _, _ := strings.Cut(rest, ":")
+	if s.OK || !broke {
+		return ""
+	}
+	return host
 }
 
 // Probe is a client that calls without pause.

@@ -23,24 +23,23 @@ const atOnce = 200
 //	START TOOK ok NAME       start and duration in microseconds; the answering task's hostname, or the addresses found
 //	START TOOK fail REASON
 //
-// Each call has a connection of its own. It ends with -for, when asked to, or, with -stdin, when its standard input ends.
+// Each call has a connection of its own; with -hold they take turns on as many that stay open, and a call that finds its connection
+// broken fails with "broke HOSTNAME", of the task that it led to. A target udp://HOST:PORT gets datagrams. It ends with -for, when asked to, or, with -stdin, when its standard input ends.
 func probe(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("probe", flag.ContinueOnError)
 	every := flags.Duration("every", 20*time.Millisecond, "the beat")
 	timeout := flags.Duration("timeout", time.Second, "for each call")
 	last := flags.Duration("for", 0, "end after this time")
 	lookup := flags.Bool("lookup", false, "look a name up instead of calling a URL")
+	hold := flags.Int("hold", 0, "use this many connections, again and again")
 	stdin := flags.Bool("stdin", false, "end when the standard input ends")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if flags.NArg() != 1 {
-		return errors.New("usage: sample probe [-every D] [-timeout D] [-for D] [-stdin] [-lookup] URL|NAME")
+		return errors.New("usage: sample probe [-every D] [-timeout D] [-for D] [-stdin] [-lookup] [-hold N] URL|NAME")
 	}
-	call := lookupAll(flags.Arg(0))
-	if !*lookup {
-		call = callOnce(*timeout, flags.Arg(0))
-	}
+	call := caller(flags.Arg(0), *timeout, *lookup, *hold)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if *last > 0 {
@@ -86,6 +85,19 @@ func beat(ctx context.Context, every, timeout time.Duration, call func(context.C
 		}
 	}
 	calls.Wait()
+}
+
+func caller(target string, timeout time.Duration, lookup bool, hold int) func(context.Context) (string, error) {
+	address, datagram := strings.CutPrefix(target, "udp://")
+	switch {
+	case lookup:
+		return lookupAll(target)
+	case datagram:
+		return datagramTo(address)
+	case hold > 0:
+		return newHolder(target, timeout, hold).call
+	}
+	return callOnce(timeout, target)
 }
 
 func lookupAll(name string) func(context.Context) (string, error) {

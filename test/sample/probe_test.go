@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -39,5 +41,57 @@ func TestCallOnce(t *testing.T) {
 	defer refusing.Close()
 	if _, err := callOnce(5*time.Second, refusing.URL+"/")(t.Context()); err == nil {
 		t.Error("an answer of 404 counts as success")
+	}
+}
+
+// Held connections are used again; one that its server ended is told with the name of who had it.
+func TestHolder(t *testing.T) {
+	s := httptest.NewServer(newHandler())
+	defer s.Close()
+	h := newHolder(s.URL+"/", 5*time.Second, 2)
+	host := ""
+	for range 6 {
+		name, err := h.call(t.Context())
+		if err != nil || name == "" {
+			t.Fatalf("got %q, %v, want this machine's name", name, err)
+		}
+		host = name
+	}
+	s.CloseClientConnections()
+	for range 2 {
+		if _, err := h.call(t.Context()); err == nil || !strings.HasPrefix(err.Error(), "broke "+host+": ") {
+			t.Errorf("a connection that was ended: %v", err)
+		}
+	}
+	for range 2 {
+		if _, err := h.call(t.Context()); err != nil {
+			t.Errorf("after that: %v", err)
+		}
+	}
+}
+
+// The first datagram is lost, the second is answered.
+func TestDatagramTo(t *testing.T) {
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	go func() {
+		buffer := make([]byte, 100)
+		for n := 1; ; n++ {
+			_, from, err := conn.ReadFrom(buffer)
+			if err != nil {
+				return
+			}
+			if n > 1 {
+				conn.WriteTo([]byte("host1 and more"), from)
+			}
+		}
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if name, err := datagramTo(conn.LocalAddr().String())(ctx); err != nil || name != "host1" {
+		t.Errorf("got %q, %v", name, err)
 	}
 }
