@@ -6,6 +6,7 @@
 //	                containers started straight through the engines' API
 //	bench net       throughput, round trips and new connections between containers,
 //	                through a VIP and a published port, against the bare nodes
+//	                and Docker Swarm's own overlay
 package main
 
 import (
@@ -42,7 +43,7 @@ func run(ctx context.Context) (err error) {
 	measure := map[string]func(context.Context, *lab.Lab, int) error{
 		"create": benchCreate,
 		"net": func(ctx context.Context, l *lab.Lab, rounds int) error {
-			return benchNet(ctx, l, netOptions{rounds: rounds, services: *services, sample: *sample})
+			return benchNet(ctx, l, netOptions{rounds: rounds, services: *services, sample: *sample, meshd: *meshd, image: *image})
 		},
 	}[flag.Arg(0)]
 	if measure == nil {

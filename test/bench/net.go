@@ -22,10 +22,14 @@ import (
 )
 
 const (
-	netPort   = 7000             // of the server, in containers and on nodes
-	published = 7001             // of the service
-	netTime   = time.Second      // of one measurement
-	netFirst  = 30 * time.Second // bounds the start of what is measured
+	netPort   = 7000        // of the server, in containers and on nodes
+	published = 7001        // of the service
+	onHost    = 7002        // of its task, in mode host
+	netTime   = time.Second // of one measurement
+
+	firstOther  = 20000 // published port of the first of many services
+	maxServices = 10000
+	netFirst    = 30 * time.Second // bounds the start of what is measured
 )
 
 // modes are what is measured, in units per second.
@@ -39,6 +43,7 @@ var modes = []struct {
 type netOptions struct {
 	rounds, services int
 	sample           string
+	meshd, image     string
 }
 
 // way is a client and what it calls.
@@ -47,8 +52,10 @@ type way struct {
 	node   string // of the client, or lab.Client
 	pid    int    // of the client's container; zero: the node itself
 	target string
-	// against is the way that this one is compared to.
-	against string
+	// against are the ways that this one is compared to.
+	against []string
+	// lab is another one than meshd's, if not nil.
+	lab *lab.Lab
 }
 
 // netBench is the cluster with all that is measured.
@@ -76,12 +83,21 @@ func benchNet(ctx context.Context, l *lab.Lab, o netOptions) (err error) {
 	if b.api, err = l.MeshdClient("node1"); err != nil {
 		return err
 	}
+	if b.services > maxServices {
+		return fmt.Errorf("%d services: there are published ports for %d", b.services, maxServices)
+	}
 	stop := b.serveOn("node2")
 	defer func() { err = errors.Join(err, stop()) }()
 	ways, err := b.deploy(ctx)
 	if err != nil {
 		return err
 	}
+	theirs, end, err := b.besideSwarm(ctx)
+	defer func() { err = errors.Join(err, end()) }()
+	if err != nil {
+		return err
+	}
+	ways = append(ways, theirs...)
 	results := map[string][]float64{}
 	if err := b.measure(ctx, ways, results); err != nil {
 		return err
@@ -136,15 +152,24 @@ func (b *netBench) deploy(ctx context.Context) ([]way, error) {
 	}
 	at := func(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
 	return []way{
-		{"node to node, bare", "node1", 0, at(b.address["node2"], netPort), ""},
-		{"container to container, across nodes", "node1", caller.pid, at(far.addr, netPort), "node to node, bare"},
-		{"container to container, same node", "node1", caller.pid, at(near.addr, netPort), "node to node, bare"},
-		{"VIP, across nodes", "node1", caller.pid, at(far.vip, netPort), "container to container, across nodes"},
-		{"outside to node, bare", lab.Client, 0, at(b.address["node2"], netPort), ""},
-		{"published port, task on the entry node", lab.Client, 0, at(b.address["node2"], published), "outside to node, bare"},
-		{"published port, task on another node", lab.Client, 0, at(b.address["node1"], published), "outside to node, bare"},
+		{name: bareNodes, node: "node1", target: at(b.address["node2"], netPort)},
+		{name: acrossNodes, node: "node1", pid: caller.pid, target: at(far.addr, netPort), against: []string{bareNodes}},
+		{name: "container to container, same node", node: "node1", pid: caller.pid, target: at(near.addr, netPort), against: []string{bareNodes}},
+		{name: "VIP, across nodes", node: "node1", pid: caller.pid, target: at(far.vip, netPort), against: []string{acrossNodes}},
+		{name: bareOutside, node: lab.Client, target: at(b.address["node2"], netPort)},
+		{name: hostMode, node: lab.Client, target: at(b.address["node2"], onHost), against: []string{bareOutside}},
+		{name: "published port, task on the entry node", node: lab.Client, target: at(b.address["node2"], published), against: []string{bareOutside, hostMode}},
+		{name: "published port, task on another node", node: lab.Client, target: at(b.address["node1"], published), against: []string{bareOutside, hostMode}},
 	}, nil
 }
+
+// Names of ways that others are compared to.
+const (
+	bareNodes   = "node to node, bare"
+	acrossNodes = "container to container, across nodes"
+	bareOutside = "outside to node, bare"
+	hostMode    = "published in mode host"
+)
 
 // instance is a service of one task.
 type instance struct {
@@ -164,7 +189,10 @@ func (b *netBench) service(ctx context.Context, name, node string, args ...strin
 		Mode: swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: &one}},
 	}
 	if name == "far" {
-		spec.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{{Protocol: network.TCP, TargetPort: netPort, PublishedPort: published}}}
+		spec.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{
+			{Protocol: network.TCP, TargetPort: netPort, PublishedPort: published},
+			{Protocol: network.TCP, TargetPort: netPort, PublishedPort: onHost, PublishMode: swarm.PortConfigPublishModeHost},
+		}}
 	}
 	created, err := b.api.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: spec})
 	if err != nil {
@@ -216,7 +244,7 @@ func (b *netBench) manyServices(ctx context.Context, ways []way) ([]way, error) 
 	none := uint64(0)
 	start := time.Now()
 	for i := range b.services {
-		port := swarm.PortConfig{Protocol: network.TCP, TargetPort: netPort, PublishedPort: uint32(20000 + i)}
+		port := swarm.PortConfig{Protocol: network.TCP, TargetPort: netPort, PublishedPort: uint32(firstOther + i)}
 		_, err := b.api.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: swarm.ServiceSpec{
 			Annotations: swarm.Annotations{Name: fmt.Sprintf("other%d", i)},
 			TaskTemplate: swarm.TaskSpec{
@@ -234,13 +262,17 @@ func (b *netBench) manyServices(ctx context.Context, ways []way) ([]way, error) 
 	suffix := fmt.Sprintf(", beside %d services", b.services)
 	var out []way
 	for _, w := range ways {
-		if strings.HasSuffix(w.name, "same node") || strings.HasSuffix(w.name, "entry node") {
+		if strings.HasSuffix(w.name, "same node") || strings.HasSuffix(w.name, "entry node") || w.name == hostMode || w.lab != nil {
 			continue
 		}
 		w.name += suffix
-		if w.against != "" {
-			w.against += suffix // in the same rounds
+		var against []string // in the same rounds
+		for _, name := range w.against {
+			if name != hostMode {
+				against = append(against, name+suffix)
+			}
 		}
+		w.against = against
 		out = append(out, w)
 	}
 	return out, nil
@@ -277,7 +309,11 @@ func (b *netBench) once(w way, mode string) (float64, error) {
 	cmd := exec.Command(args[0], args[1:]...)
 	var out, complaint bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaint
-	if err := b.lab.Exec(w.node, cmd); err != nil {
+	in := b.lab
+	if w.lab != nil {
+		in = w.lab
+	}
+	if err := in.Exec(w.node, cmd); err != nil {
 		return 0, fmt.Errorf("%w: %s", err, bytes.TrimSpace(complaint.Bytes()))
 	}
 	return strconv.ParseFloat(strings.TrimSpace(out.String()), 64)
@@ -288,11 +324,13 @@ func printNet(ways []way, results map[string][]float64) {
 		fmt.Printf("\n| %s | median (range) | ratio (median of rounds) | to |\n|---|---|---|---|\n", m.unit)
 		for _, w := range ways {
 			v := results[m.name+w.name]
-			ratio := ""
-			if w.against != "" {
-				ratio = fmt.Sprintf("%.2f", median(ratios(v, results[m.name+w.against])))
+			if len(w.against) == 0 {
+				fmt.Printf("| %s | %s (%s-%s) |  |  |\n", w.name, short(median(v)), short(slices.Min(v)), short(slices.Max(v)))
 			}
-			fmt.Printf("| %s | %s (%s-%s) | %s | %s |\n", w.name, short(median(v)), short(slices.Min(v)), short(slices.Max(v)), ratio, w.against)
+			for _, to := range w.against {
+				ratio := median(ratios(v, results[m.name+to]))
+				fmt.Printf("| %s | %s (%s-%s) | %.2f | %s |\n", w.name, short(median(v)), short(slices.Min(v)), short(slices.Max(v)), ratio, to)
+			}
 		}
 	}
 }

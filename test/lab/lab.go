@@ -25,6 +25,8 @@ type Options struct {
 	Bare     bool   // nodes run, but no swarm is made
 	// EngineBridge leaves the engines their own bridge and packet filter, as on a machine where containers are run by hand, too.
 	EngineBridge bool
+	// EngineSwarm lets the engines make a swarm of their own: they refuse to with live-restore on.
+	EngineSwarm bool
 	// IPv6Only: the machines have IPv6 addresses only, and the swarm is made with those. Otherwise they have both, and it is made with IPv4.
 	IPv6Only bool
 	// Meshd is the daemon to run; default is $MESHD, then the file meshd beside the running program, then the PATH.
@@ -161,7 +163,7 @@ func (l *Lab) reserve(o Options) (record, error) {
 	if err != nil {
 		return record{}, err
 	}
-	r := record{Name: o.Name, Boot: bootID(), Subnet: subnet, IPv6Only: o.IPv6Only, Meshd: o.Meshd, EngineBridge: o.EngineBridge}
+	r := record{Name: o.Name, Boot: bootID(), Subnet: subnet, IPv6Only: o.IPv6Only, Meshd: o.Meshd, EngineBridge: o.EngineBridge, EngineSwarm: o.EngineSwarm}
 	if hasIPv6() {
 		r.Subnet6 = subnet6(subnet)
 	}

@@ -154,7 +154,10 @@ func engineCommand(r record, node string) ([]string, error) {
 		"--pidfile", "/run/docker.pid",
 		"--cgroup-parent", cgroupParent(lab, node),
 		"--exec-opt", "native.cgroupdriver=cgroupfs",
-		"--live-restore", "--userland-proxy=false",
+		"--userland-proxy=false",
+	}
+	if !r.EngineSwarm {
+		command = append(command, "--live-restore")
 	}
 	if !r.EngineBridge {
 		command = append(command, "--bridge=none", "--iptables=false", "--ip6tables=false")

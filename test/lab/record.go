@@ -31,6 +31,7 @@ type record struct {
 	Meshd    string `json:"meshd"` // path of the daemon
 	// EngineBridge is Options.EngineBridge.
 	EngineBridge bool         `json:"engineBridge,omitempty"`
+	EngineSwarm  bool         `json:"engineSwarm,omitempty"`
 	Nodes        []nodeRecord `json:"nodes"`
 }
 

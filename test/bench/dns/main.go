@@ -36,6 +36,7 @@ func main() {
 // options are the command's flags.
 type options struct {
 	rounds, seconds int
+	offered         int
 	coredns         string
 	dnsperf         string
 	meshd, image    string
@@ -47,6 +48,7 @@ func run(ctx context.Context) error {
 	var o options
 	flag.IntVar(&o.rounds, "rounds", 5, "how often each figure is taken")
 	flag.IntVar(&o.seconds, "seconds", 3, "how long each takes")
+	flag.IntVar(&o.offered, "offered", 5000, "queries a second for the latencies; all have to carry them")
 	flag.StringVar(&o.coredns, "coredns", "", "the CoreDNS to compare with; without one it is left out")
 	flag.StringVar(&o.dnsperf, "dnsperf", "dnsperf", "the load generator")
 	flag.StringVar(&o.meshd, "meshd", "bin/meshd", "the daemon to measure against Docker's resolver; empty: leave that out")
@@ -75,10 +77,11 @@ type contender struct {
 	// dnsperf runs the load generator against it, and gives what it prints.
 	dnsperf func(args ...string) ([]byte, error)
 	// pid is the resolver's process if what it costs is to be told; else 0.
-	pid     int
-	rate    []float64
-	average []float64 // ms
-	cost    []float64 // µs of CPU for an answer, at full load
+	pid    int
+	rate   []float64
+	median []float64 // ms, at the offered load
+	p99    []float64 // ms, likewise
+	cost   []float64 // µs of CPU for an answer, at full load
 }
 
 // measure takes all contenders in turn, o.rounds times after one to warm up, and
@@ -86,7 +89,7 @@ type contender struct {
 func measure(o options, queries string, contenders []*contender) error {
 	for round := range o.rounds + 1 {
 		for _, c := range contenders {
-			// As fast as it can, and then the latency at a load that all can carry.
+			// As fast as it can, and then the latencies at a load that all can carry.
 			before, err := cpuTime(c.pid)
 			if err != nil {
 				return err
@@ -99,40 +102,50 @@ func measure(o options, queries string, contenders []*contender) error {
 			if err != nil {
 				return err
 			}
-			light, err := perf(c.dnsperf("-d", queries, "-c", "4", "-q", "20", "-Q", "2000", "-l", strconv.Itoa(o.seconds)))
+			light, err := perf(c.dnsperf("-d", queries, "-c", "4", "-q", "20", "-Q", strconv.Itoa(o.offered), "-l", strconv.Itoa(o.seconds), "-v"))
 			if err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
 			cost := float64((after - before).Microseconds()) / full.completed
-			fmt.Fprintf(os.Stderr, "round %d: %s %.0f/s, %.1f µs of CPU each; %.3f ms at 2,000/s\n", round, c.name, full.rate, cost, light.average)
+			fmt.Fprintf(os.Stderr, "round %d: %s %.0f/s, %.1f µs of CPU each; at %d/s median %.3f ms, p99 %.3f ms\n",
+				round, c.name, full.rate, cost, o.offered, light.median, light.p99)
 			if round > 0 {
-				c.rate, c.average, c.cost = append(c.rate, full.rate), append(c.average, light.average), append(c.cost, cost)
+				c.rate, c.cost = append(c.rate, full.rate), append(c.cost, cost)
+				c.median, c.p99 = append(c.median, light.median), append(c.p99, light.p99)
 			}
 		}
 	}
 	last := contenders[len(contenders)-1]
 	for _, c := range contenders {
-		ratios := make([]float64, len(c.rate))
-		for i := range ratios {
-			ratios[i] = c.rate[i] / last.rate[i]
-		}
-		cost := "-"
+		cost, cheaper := "-", "-"
 		if c.pid != 0 {
-			cost = fmt.Sprintf("%.1f", median(c.cost))
+			cost, cheaper = fmt.Sprintf("%.1f", median(c.cost)), fmt.Sprintf("%.1f", median(ratios(last.cost, c.cost)))
 		}
-		fmt.Printf("| %s | %.0f (%.0f-%.0f) | %.1f | %s | %.2f |\n", c.name,
-			median(c.rate), slices.Min(c.rate), slices.Max(c.rate), median(ratios), cost, median(c.average))
+		fmt.Printf("| %s | %.0f (%.0f-%.0f) | %.1f | %s | %s | %.2f | %.2f (%.2f-%.2f) |\n", c.name,
+			median(c.rate), slices.Min(c.rate), slices.Max(c.rate), median(ratios(c.rate, last.rate)), cost, cheaper,
+			median(c.median), median(c.p99), slices.Min(c.p99), slices.Max(c.p99))
 	}
 	return nil
 }
 
-func head() {
-	fmt.Println("| resolver | answers a second (range) | ratio | CPU for an answer, µs | average latency at 2,000/s, ms |")
-	fmt.Println("|---|---|---|---|---|")
+func ratios(of, to []float64) []float64 {
+	out := make([]float64, len(of))
+	for i := range out {
+		out[i] = of[i] / to[i]
+	}
+	return out
+}
+
+func head(o options) {
+	fmt.Printf("| resolver | answers a second (range) | ratio | CPU for an answer, µs | ratio | median at %d/s, ms | p99 (range), ms |\n", o.offered)
+	fmt.Println("|---|---|---|---|---|---|---|")
 }
 
 // figures are what dnsperf found.
-type figures struct{ rate, average, completed float64 }
+type figures struct {
+	rate, completed float64
+	median, p99     float64 // ms, if it was asked for each
+}
 
 // perf reads dnsperf's report. Every answer must have been a good one.
 func perf(out []byte, err error) (figures, error) {
@@ -152,8 +165,15 @@ func perf(out []byte, err error) (figures, error) {
 	}
 	f := figures{
 		rate:      number(`Queries per second: +([0-9.]+)`),
-		average:   1000 * number(`Average Latency \(s\): +([0-9.]+)`),
 		completed: number(`Queries completed: +([0-9]+)`),
+	}
+	var each []float64
+	for _, m := range regexp.MustCompile(`(?m)^> NOERROR .* ([0-9.]+)$`).FindAllSubmatch(out, -1) {
+		seconds, e := strconv.ParseFloat(string(m[1]), 64)
+		each, err = append(each, 1000*seconds), errors.Join(err, e)
+	}
+	if slices.Sort(each); len(each) > 0 {
+		f.median, f.p99 = each[len(each)/2], each[len(each)*99/100]
 	}
 	if good := number(`NOERROR ([0-9]+)`); err == nil && good < f.completed {
 		err = fmt.Errorf("%.0f of %.0f answers are good:\n%s", good, f.completed, report)

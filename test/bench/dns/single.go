@@ -99,7 +99,7 @@ func onOneCPU(ctx context.Context, o options) error {
 	}
 	fmt.Println("One CPU each, over loopback:")
 	fmt.Println()
-	head()
+	head(o)
 	return measure(o, asked, contenders)
 }
 
