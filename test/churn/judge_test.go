@@ -22,6 +22,7 @@ type outcome struct {
 	outage  time.Duration // from the step's beginning to the last failed call
 	wrong   time.Duration // from the settling to the last wrong answer
 	example string
+	lost    []string // connections that should stand
 }
 
 func (o outcome) String() string {
@@ -49,7 +50,7 @@ func (s *scene) judge(st step, before truth, from, settled time.Time, limit time
 	for _, p := range s.probes {
 		o.calls += len(p.Between(from, until))
 		if p.Hold > 0 {
-			s.judgeHeld(p, st, kept, from, until)
+			o.noteLost(p, kept, from, until)
 			continue
 		}
 		if !s.throughCutNode(p, st) {
@@ -58,13 +59,18 @@ func (s *scene) judge(st step, before truth, from, settled time.Time, limit time
 		o.noteWrong(p, want, settled, until)
 		s.awaitAll(p, st, want, settled.Add(limit))
 	}
-	if hurried := s.hurried(from); hurried && o.failed > 0 {
-		s.t.Logf("%v: nodes were too late to acknowledge a drain; this machine has too much to do: %s", st, o.example)
-	} else if st.orderly && o.failed > 0 {
-		s.t.Errorf("%v: %d failed calls of an orderly step: %s", st, o.failed, o.example)
+	complain := s.t.Errorf
+	if s.overloaded(from, st.node) {
+		complain = func(format string, args ...any) { s.t.Logf("this machine has too much to do: "+format, args...) }
+	}
+	for _, text := range o.lost {
+		complain("%v: a connection to a task that was not touched was lost: %s", st, text)
+	}
+	if st.orderly && o.failed > 0 {
+		complain("%v: %d failed calls of an orderly step: %s", st, o.failed, o.example)
 	}
 	if o.wrong > limit {
-		s.t.Errorf("%v: a wrong answer %.2fs after the settling: %s", st, o.wrong.Seconds(), o.example)
+		complain("%v: a wrong answer %.2fs after the settling: %s", st, o.wrong.Seconds(), o.example)
 	}
 	return o
 }
@@ -82,11 +88,11 @@ func (s *scene) awaitAll(p *probe.Probe, st step, want truth, from time.Time) {
 	}
 }
 
-// judgeHeld looks at connections that stand: whatever the step was, those to a task that it did not end go on.
-func (s *scene) judgeHeld(p *probe.Probe, st step, kept []string, from, until time.Time) {
+// noteLost looks at connections that stand: whatever the step was, those to a task that it did not end go on.
+func (o *outcome) noteLost(p *probe.Probe, kept []string, from, until time.Time) {
 	for _, call := range p.Failures(from, until) {
-		if host := call.Broke(); slices.Contains(kept, host) {
-			s.t.Errorf("%v: %v lost a connection to a task that was not touched, %.2fs after the beginning: %v", st, p, call.Start.Sub(from).Seconds(), call)
+		if slices.Contains(kept, call.Broke()) {
+			o.lost = append(o.lost, fmt.Sprintf("%v, %.2fs after the beginning, %v", p, call.Start.Sub(from).Seconds(), call))
 		}
 	}
 }

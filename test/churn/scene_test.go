@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,8 +35,11 @@ const (
 	patience    = 3 * time.Minute
 )
 
-// hurriedMessage is of orchestrator/agent.
-const hurriedMessage = "stopping a task that some nodes may still send connections to"
+// What daemons say when they are late, or take others for dead.
+const (
+	hurriedMessage = "stopping a task that some nodes may still send connections to"
+	maskedMessage  = "a node does not answer any more"
+)
 
 // quiet are the nodes where clients in containers live.
 var quiet = []string{"node1", "node2"}
@@ -102,15 +106,20 @@ func (s *scene) up(bin string) error {
 	return err
 }
 
-// hurried says that a node stopped a task before all others had acknowledged that it drains: those that are late for two seconds are not
-// waited for, and on a machine with too much to do any of them may be.
-func (s *scene) hurried(since time.Time) bool {
+// overloaded says that the machine had too much to do for what is promised: a task was stopped before all nodes had acknowledged that it
+// drains (those that are late for two seconds are not waited for), or a node with clients took another for dead that was not cut off.
+func (s *scene) overloaded(since time.Time, cut string) bool {
 	logs, _ := filepath.Glob(filepath.Join("/run/meshd", labName, "*", "meshd.log"))
 	for _, l := range logs {
 		text, _ := os.ReadFile(l)
+		here := slices.Contains(quiet, filepath.Base(filepath.Dir(l)))
 		for line := range strings.Lines(string(text)) {
 			stamp, _, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
-			if at, err := time.Parse(time.RFC3339Nano, stamp); err == nil && at.After(since) && strings.Contains(line, hurriedMessage) {
+			if at, err := time.Parse(time.RFC3339Nano, stamp); err != nil || at.Before(since) {
+				continue
+			}
+			alarm := here && strings.Contains(line, maskedMessage) && (cut == "" || !strings.Contains(line, "node="+s.ids[cut]))
+			if alarm || strings.Contains(line, hurriedMessage) {
 				return true
 			}
 		}
