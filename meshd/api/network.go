@@ -150,6 +150,9 @@ func (s *Server) networkInspect(w http.ResponseWriter, r *http.Request) error {
 		if ours && local.Labels[meshLabel] == n.ID {
 			out.Containers = local.Containers
 		}
+		if c, ok := s.node.Manager(); ok {
+			c.Store().View(func(v *store.View) { out.Status = usage(v, n) })
+		}
 		hideIPv4(out)
 		reply(w, http.StatusOK, out)
 	case ours:
