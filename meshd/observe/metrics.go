@@ -216,7 +216,7 @@ func serviceLabels(v View, k ipvs.Key, name string) []string {
 	if n, ok := v.network(k.VNI); ok {
 		network = n.Name
 	}
-	if !k.Published() || !k.Everywhere() {
+	if k.VIP.IsValid() { // "::" where a port is published on all IPv6 addresses
 		vip = k.VIP.String()
 	}
 	if k.Port != 0 {

@@ -137,3 +137,21 @@ func TestFlowsNameTasksAndNodes(t *testing.T) {
 		t.Error(text)
 	}
 }
+
+// A port that is published for both IP versions is two services, with series of their own.
+func TestMetricsOfBothIPVersions(t *testing.T) {
+	f := twoNodes()
+	for _, s := range f.held.Services {
+		if s.Published() {
+			s.VIP, s.Backends = netip.IPv6Unspecified(), nil
+			f.held.Services = append(f.held.Services, s)
+			f.view.Desired.IPVS.Services = append(f.view.Desired.IPVS.Services, s)
+		}
+	}
+	got := scrape(t, f.observer(t).Metrics())
+	for _, vip := range []string{"", "::"} {
+		if want := `meshd_service_packets_total{network="ingress",port="8080",protocol="tcp",service="web",vip="` + vip + `"} 70`; !strings.Contains(got, want) {
+			t.Errorf("missing: %s", want)
+		}
+	}
+}
