@@ -30,7 +30,11 @@ type Keeper struct {
 type KeeperConfig struct {
 	// Retry is the first pause after a failure; it doubles up to Resync. Default 500 ms.
 	Retry time.Duration
-	// Resync is the time between comparisons with the kernel. Default 30 s.
+	// Look is the time between comparisons with the kernel, which end with a repair if
+	// somebody changed it. Where one takes long, it is a hundred times as long as that, at
+	// most Resync: looking costs a hundredth of a processor. Default 2 s.
+	Look time.Duration
+	// Resync is the time after which the state is set again anyhow. Default 30 s.
 	Resync time.Duration
 	// Logger gets failures; the default is slog's.
 	Logger *slog.Logger
@@ -40,6 +44,9 @@ type KeeperConfig struct {
 func NewKeeper(b Balancer, c KeeperConfig) *Keeper {
 	if c.Retry == 0 {
 		c.Retry = 500 * time.Millisecond
+	}
+	if c.Look == 0 {
+		c.Look = 2 * time.Second
 	}
 	if c.Resync == 0 {
 		c.Resync = 30 * time.Second
@@ -90,9 +97,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 	defer watching.Wait()
 	watching.Go(func() { k.watch(ctx) })
 	pause := k.config.Resync
-	due := time.Now().Add(pause)
+	due, look := time.Now().Add(pause), time.Now().Add(k.config.Look)
 	for {
-		wait := time.Until(due)
+		wait := min(time.Until(due), time.Until(look))
 		if back, any := k.untilReturn(); any {
 			wait = min(wait, back)
 		}
@@ -111,9 +118,16 @@ func (k *Keeper) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		k.expire()
-		if time.Now().Before(due) {
-			continue
+		if now := time.Now(); now.Before(due) {
+			if now.Before(look) {
+				continue
+			}
+			if !k.drifted() {
+				look = time.Now().Add(min(max(k.config.Look, 100*time.Since(now)), k.config.Resync))
+				continue
+			}
 		}
+		look = time.Now().Add(k.config.Look)
 		if err := k.again(); err != nil {
 			pause = min(2*pause, k.config.Resync)
 			k.config.Logger.Error("load balancer not as it should be", "err", err, "retry", pause)
@@ -122,6 +136,17 @@ func (k *Keeper) Run(ctx context.Context) error {
 		}
 		due = time.Now().Add(pause)
 	}
+}
+
+// drifted says that somebody changed what the kernel holds.
+func (k *Keeper) drifted() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.isSet || !k.sound {
+		return false // there is a retry under way
+	}
+	d, err := k.differencesLocked(k.want)
+	return err != nil || len(d) > 0
 }
 
 // hasFailed tells once of each failure.

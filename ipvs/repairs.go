@@ -13,6 +13,12 @@ type Holder interface {
 	Held() (State, error)
 }
 
+// Inspector is a Holder that looks beyond what a State says, at how it is held.
+type Inspector interface {
+	// Damage lists what is wrong, as of the last call of Held. The next Set repairs it.
+	Damage() ([]Difference, error)
+}
+
 // Difference is one thing in the kernel that is not as a state asks.
 type Difference struct {
 	Kind, What string
@@ -59,7 +65,15 @@ func (k *Keeper) differencesLocked(s State) ([]Difference, error) {
 	if err != nil {
 		return nil, fmt.Errorf("what the kernel holds makes no sense: %w", err)
 	}
-	return differences(have, want), nil
+	out := differences(have, want)
+	if i, ok := k.balancer.(Inspector); ok {
+		damage, err := i.Damage()
+		if err != nil {
+			return out, err
+		}
+		out = append(out, damage...)
+	}
+	return out, nil
 }
 
 // differences names what Diff finds between normalized states.

@@ -36,7 +36,7 @@ func TestKeeperCountsRepairs(t *testing.T) {
 		if err != nil || len(d) != 1 || d[0].Want != "10.1.0.2" || d[0].Have != "10.1.0.66" || !strings.Contains(d[0].What, "web") {
 			t.Errorf("%+v, %v", d, err)
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(3 * time.Second)
 		if r := k.Repairs(); r["service"] != 1 || len(r) != 1 {
 			t.Errorf("repairs: %v", r)
 		}

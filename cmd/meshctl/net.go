@@ -118,7 +118,7 @@ func runCheck(ctx context.Context, dockerCLI command.Cli, hosts []string, format
 		}
 	}
 	if err == nil && len(rows) > 0 {
-		err = cli.StatusError{StatusCode: 1, Status: "the nodes differ from what they should be; meshd repairs within 30 s what it can, its log says what it cannot"}
+		err = cli.StatusError{StatusCode: 1, Status: "the nodes differ from what they should be; meshd repairs within seconds what it can, its log says what it cannot"}
 	}
 	return err
 }

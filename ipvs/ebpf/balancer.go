@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -65,8 +66,12 @@ type Balancer struct {
 	objects *objects
 	held    *table // nil: to be read from the maps
 	readAt  time.Time
-	running bool // our programs are in the slots
-	names   map[ipvs.Key]string
+	// countedAt is when connections were counted again.
+	countedAt time.Time
+	running   bool // our programs are in the slots
+	// socketsLed: our programs are on the sockets, too.
+	socketsLed bool
+	names      map[ipvs.Key]string
 }
 
 var _ ipvs.Balancer = (*Balancer)(nil)
@@ -123,15 +128,25 @@ func (b *Balancer) Set(s ipvs.State) error {
 }
 
 func (b *Balancer) refreshLocked() error {
-	if b.held != nil && time.Since(b.readAt) < rereadEvery {
+	if b.held == nil || time.Since(b.readAt) >= rereadEvery {
+		if err := b.rereadLocked(); err != nil {
+			return err
+		}
+	}
+	if time.Since(b.countedAt) < rereadEvery {
 		return nil
 	}
+	b.countedAt = time.Now()
+	return b.recount(b.held)
+}
+
+func (b *Balancer) rereadLocked() error {
 	t, err := read(&b.objects.balanceMaps, b.netns, b.config.flags())
 	if err != nil {
 		return err
 	}
 	b.held, b.readAt = t, time.Now()
-	return b.recount(t)
+	return nil
 }
 
 // runLocked puts the programs where they work. Every Set looks whether they still
@@ -140,10 +155,12 @@ func (b *Balancer) runLocked() error {
 	if err := b.objects.hook(); err != nil {
 		return fmt.Errorf("hook load balancer in: %w", err)
 	}
-	if b.running {
+	if b.running && (!b.socketsLed || b.objects.attachedLocal(b.config)) {
 		return nil
 	}
-	if err := b.objects.attachLocal(b.config); err != nil {
+	err := b.objects.attachLocal(b.config)
+	b.socketsLed = err == nil
+	if err != nil {
 		if b.config.Mode == ModeSocket {
 			return fmt.Errorf("hook load balancer into sockets: %w", err)
 		}
@@ -175,12 +192,13 @@ func (b *Balancer) Remove() error {
 func (b *Balancer) Held() (ipvs.State, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	t, err := read(&b.objects.balanceMaps, b.netns, b.config.flags())
-	if err != nil {
+	if err := b.rereadLocked(); err != nil {
 		return ipvs.State{}, fmt.Errorf("read load balancer maps: %w", err)
 	}
-	for i, s := range t.state.Services {
-		t.state.Services[i].Name = b.names[s.Key]
+	out := b.held.state
+	out.Services = slices.Clone(out.Services)
+	for i, s := range out.Services {
+		out.Services[i].Name = b.names[s.Key]
 	}
-	return t.state, nil
+	return out, nil
 }

@@ -16,6 +16,8 @@ type entry struct {
 	id           service
 	// broken: the slots do not fit the backends, as after a process that died half-way.
 	broken bool
+	// unwatched: the failures of some backends are not watched as they should be.
+	unwatched bool
 }
 
 // table is what the maps hold. One Set at a time changes it, and them.
@@ -50,6 +52,7 @@ func read(maps *balanceMaps, netns uint64, flags uint32) (*table, error) {
 		t.nextID = max(t.nextID, v.ID+1)
 	}
 	t.readBackends(byID, &err)
+	t.readHealth(&err)
 	t.readCounters(&err)
 	t.readSlots(byID, &err)
 	for k := range all[addr, uint32](maps.NodeAddrs, &err) {
@@ -116,6 +119,23 @@ func (t *table) readBackends(byID map[uint32]ipvs.Key, err *error) {
 	}
 }
 
+// readHealth finds services with backends whose failures are not watched as they should be.
+func (t *table) readHealth(err *error) {
+	found := map[backendKey]health{}
+	for k, v := range all[backendKey, health](t.maps.Health, err) {
+		found[k] = v
+	}
+	for key, e := range t.held {
+		for _, b := range e.Backends {
+			h, ok := found[backendKeyOf(e.id.ID, b)]
+			if !ok || h.Limit != uint32(e.id.EjectAfter) || h.Window != e.id.EjectWithin {
+				e.unwatched = true
+			}
+		}
+		t.held[key] = e
+	}
+}
+
 // readCounters finds those of backends that are gone: a packet may have picked one at
 // the moment that it went.
 func (t *table) readCounters(err *error) {
@@ -146,7 +166,7 @@ func (t *table) readSlots(byID map[uint32]ipvs.Key, err *error) {
 	}
 	for key, e := range t.held {
 		want := slotsOf(e.Service)
-		e.broken = len(want) != int(e.id.Count)
+		e.broken = e.unwatched || len(want) != int(e.id.Count)
 		for i, s := range want {
 			if found[slotKey{e.id.ID, e.id.Generation, uint32(i)}] != s {
 				e.broken = true

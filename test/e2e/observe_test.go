@@ -200,9 +200,31 @@ func testRepairsAreSeen(t *testing.T, c *cluster) {
 	if r := c.run(t, "logs", "meshctl", "lab", "logs", "--name", observeLab, "node2"); !strings.Contains(r.out, "put back route to "+victim) {
 		t.Error("the log does not say what was repaired")
 	}
-	if r := c.meshctl("node2", "net", "check"); r.code != 0 {
-		t.Errorf("after the repair: %v", r)
+	testBalancerIsRepaired(t, c)
+	c.eventually("nothing differs after the repairs", func() error {
+		if r := c.meshctl("node2", "net", "check"); r.code != 0 {
+			return fmt.Errorf("net check: %v", r)
+		}
+		return nil
+	})
+}
+
+// A program that somebody took off comes back, too. Its pin is what holds it there.
+func testBalancerIsRepaired(t *testing.T, c *cluster) {
+	const repairs = `meshd_repairs_total{kind="program",part="balancer"}`
+	pin := c.on("node2", "sh", "-c", "find /run -path '*/ipvs/v*/links/connect4' | head -1")
+	if r := c.on("node2", "rm", strings.TrimSpace(pin.out)); r.code != 0 {
+		t.Fatalf("take the program off: %v (%v)", r, pin)
 	}
+	c.eventually("the program is back and counted", func() error {
+		if n := c.metric("node2", repairs); n < 1 {
+			return fmt.Errorf("%v repairs", n)
+		}
+		if r := c.on("node2", "ls", strings.TrimSpace(pin.out)); r.code != 0 {
+			return fmt.Errorf("no pin: %v", r)
+		}
+		return nil
+	})
 }
 
 // metric reads a metric of a node; one that is not there is 0.
