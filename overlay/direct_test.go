@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/meshd/meshd/overlay/datapath"
 	"github.com/meshd/meshd/overlay/link"
 )
@@ -137,19 +135,8 @@ func TestNeighboursNeedNoTunnel(t *testing.T) {
 // inject sends a frame into a link from a machine on it.
 func (l *lab) inject(ns string, source, dest net.HardwareAddr, packet []byte) {
 	l.t.Helper()
-	l.within(ns, func() error {
-		dev, err := net.InterfaceByName("eth0")
-		if err != nil {
-			return err
-		}
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		frame := append(append(append([]byte{}, dest...), source...), 0x08, 0x00)
-		return unix.Sendto(fd, append(frame, packet...), 0, &unix.SockaddrLinklayer{Ifindex: dev.Index})
-	})
+	frame := append(append(append([]byte{}, dest...), source...), 0x08, 0x00)
+	l.injectFrame(ns, append(frame, packet...))
 }
 
 // datagram is a UDP packet to port 7 without a checksum.

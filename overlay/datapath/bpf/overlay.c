@@ -25,6 +25,7 @@
 #include "packet.h"
 #include "direct.h"
 #include "nd.h"
+#include "transport.h"
 
 #define ARPOP_REQUEST 1
 #define ARPOP_REPLY 2
@@ -194,6 +195,11 @@ static __always_inline int forward_from(struct __sk_buff *skb, const struct ifac
 		return drop(DROP_ISOLATED);
 	if (in_overlay(&p->dst))
 		return drop(DROP_FOREIGN_NETWORK);
+
+	struct config *c = config();
+
+	if (!c || is_tunnelled(skb, p->v6, c->vxlan_port))
+		return drop(DROP_UNKNOWN_PEER);
 	return TC_ACT_OK;
 }
 
