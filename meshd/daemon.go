@@ -46,6 +46,7 @@ type Daemon struct {
 	data     *dataplane
 	runner   *runner.Runner
 	observer *observe.Observer
+	api      *api.Server
 
 	// ctx is the daemon's life; memberships begun by a request live in it.
 	ctx context.Context
@@ -81,12 +82,7 @@ func Run(ctx context.Context, cfg Config) error {
 	g.Go(func() error { return d.resolver.Run(ctx) })
 	g.Go(func() error { return d.data.Run(ctx) })
 	g.Go(func() error { return watchMachine(ctx, systemResolvConf, d.data.poke, d.log) })
-	g.Go(func() error {
-		return api.New(api.Config{
-			Node: d, Engine: cfg.Engine, Version: cfg.Version, Logger: d.log, HostRoutes: hostRoutes,
-			Observer: d.observer, GossipPort: cfg.gossipPort(),
-		}).Serve(ctx, socket)
-	})
+	g.Go(func() error { return d.api.Serve(ctx, socket) })
 	if cfg.MetricsAddr != "" {
 		g.Go(func() error { return d.observer.Serve(ctx, cfg.MetricsAddr) })
 	}
@@ -152,6 +148,10 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.api = api.New(api.Config{
+		Node: d, Engine: cfg.Engine, Version: cfg.Version, Logger: cfg.Logger, HostRoutes: hostRoutes,
+		Observer: d.observer, GossipPort: cfg.gossipPort(),
+	})
 	return d, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/meshd/meshd/certs"
+	"github.com/meshd/meshd/meshd/api"
 	"github.com/meshd/meshd/orchestrator/admission"
 	"github.com/meshd/meshd/orchestrator/agent"
 	"github.com/meshd/meshd/orchestrator/logs"
@@ -128,6 +129,7 @@ func (n *node) newAgent() *agent.Agent {
 func (d *Daemon) answers() http.Handler {
 	mux := http.NewServeMux()
 	logs.Register(mux, d.runner)
+	mux.Handle(api.EnginePath+"/", d.api.TaskEngine())
 	return mux
 }
 

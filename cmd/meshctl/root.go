@@ -85,8 +85,10 @@ func newTopLevel(dockerCLI *command.DockerCli) topLevel {
 	root.SetOut(dockerCLI.Out())
 	root.SetErr(dockerCLI.Err())
 	opts, _ := cli.SetupRootCommand(root)
-	root.Annotations["additionalHelp"] = "Every command but lab and net is docker's own, spoken to meshd; the official docker client does the same with DOCKER_HOST=" + defaultHost
-	root.AddCommand(dockerCommands(dockerCLI)...)
+	root.Annotations["additionalHelp"] = "Every command but lab, net, service exec and service restart is docker's own, spoken to meshd; the official docker client does the same with DOCKER_HOST=" + defaultHost
+	dockers := dockerCommands(dockerCLI)
+	extendService(dockerCLI, dockers)
+	root.AddCommand(dockers...)
 	root.AddCommand(labCommand(), netCommand(dockerCLI))
 	return topLevel{cli.NewTopLevelCommand(root, dockerCLI, opts, root.Flags()), opts}
 }

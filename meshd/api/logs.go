@@ -18,7 +18,7 @@ import (
 func (s *Server) serviceLogs(w http.ResponseWriter, r *http.Request, c Control) error {
 	var service *store.Service
 	tty := false
-	err := view(c, func(v *store.View) (err error) {
+	err := look(c.Store(), func(v *store.View) (err error) {
 		if service, err = findService(v, r.PathValue("id")); err == nil {
 			tty = hasTTY(v, service.ID, service.SpecVersion)
 		}
@@ -33,7 +33,7 @@ func (s *Server) serviceLogs(w http.ResponseWriter, r *http.Request, c Control) 
 func (s *Server) taskLogs(w http.ResponseWriter, r *http.Request, c Control) error {
 	var task *store.Task
 	tty := false
-	err := view(c, func(v *store.View) (err error) {
+	err := look(c.Store(), func(v *store.View) (err error) {
 		if task, err = findTask(v, r.PathValue("id")); err == nil {
 			tty = hasTTY(v, task.ServiceID, task.SpecVersion)
 		}
@@ -48,11 +48,6 @@ func (s *Server) taskLogs(w http.ResponseWriter, r *http.Request, c Control) err
 		}
 		return nil
 	})
-}
-
-func view(c Control, f func(*store.View) error) (err error) {
-	c.Store().View(func(v *store.View) { err = f(v) })
-	return err
 }
 
 func hasTTY(v *store.View, service string, version uint64) bool {

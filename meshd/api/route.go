@@ -128,6 +128,9 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request) error {
 			return invalid("bad path: %v", err)
 		}
 	}
+	if _, _, ok := cutNode(rest); ok && !versioned {
+		return s.streaming(s.forwardToNode)(w, r)
+	}
 	for _, rt := range s.routes {
 		if rt.match(r, segments) {
 			return rt.serve(w, r)
@@ -156,9 +159,9 @@ func (s *Server) routeTable() []route {
 
 		at(get, "/services", m(s.serviceList)), at(post, "/services/create", m(s.serviceCreate)),
 		at(get, "/services/*", m(s.serviceInspect)), at(del, "/services/*", m(s.serviceRemove)),
-		at(post, "/services/*/update", m(s.serviceUpdate)), at(get, "/services/*/logs", m(s.serviceLogs)),
+		at(post, "/services/*/update", m(s.serviceUpdate)), at(get, "/services/*/logs", s.streaming(s.serviceLogs)),
 
-		at(get, "/tasks", m(s.taskList)), at(get, "/tasks/*", m(s.taskInspect)), at(get, "/tasks/*/logs", m(s.taskLogs)),
+		at(get, "/tasks", m(s.taskList)), at(get, "/tasks/*", m(s.taskInspect)), at(get, "/tasks/*/logs", s.streaming(s.taskLogs)),
 
 		at(post, "/containers/create", s.containerCreate),
 		at(get, "/containers/json", s.containerList), at(get, "/containers/*/json", s.containerInspect),

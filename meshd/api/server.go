@@ -179,17 +179,24 @@ const (
 
 // onManager wraps a handler that needs the replicated state.
 func (s *Server) onManager(h func(w http.ResponseWriter, r *http.Request, c Control) error) handler {
+	return s.streaming(func(w http.ResponseWriter, r *http.Request, c Control) error {
+		ctx, cancel := context.WithTimeout(r.Context(), managerTime)
+		defer cancel()
+		return h(w, r.WithContext(ctx), c)
+	})
+}
+
+// streaming is onManager for answers that end when the client wants it.
+func (s *Server) streaming(h func(w http.ResponseWriter, r *http.Request, c Control) error) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		c, err := s.control()
 		if err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeout(r.Context(), managerTime)
-		defer cancel()
-		if err := barrier(ctx, c); err != nil {
+		if err := barrier(r.Context(), c); err != nil {
 			return err
 		}
-		return h(w, r.WithContext(ctx), c)
+		return h(w, r, c)
 	}
 }
 

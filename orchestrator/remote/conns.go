@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"errors"
 	"net"
 	"sync"
 	"time"
@@ -80,6 +81,14 @@ type handedConn struct {
 	from   *connListener
 	once   sync.Once
 	closed chan struct{}
+}
+
+// CloseWrite says that nothing more will be sent; the other direction stays.
+func (c *handedConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }
 
 func (c *handedConn) Close() error {

@@ -110,6 +110,14 @@ func (n *Node) call(ctx context.Context, t protocol.Tunnel, l *dialled) {
 // for a handler of the protocol agreed on.
 type plain struct{ net.Conn }
 
+// CloseWrite ends this side of an upgraded connection; the other may go on.
+func (p plain) CloseWrite() error {
+	if half, ok := p.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
 // dialled is a listener of connections that this side dialled.
 type dialled struct {
 	conns chan net.Conn

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -222,5 +223,44 @@ func TestCallEndsOnBothSides(t *testing.T) {
 	case <-ended:
 	case <-time.After(30 * time.Second):
 		t.Error("the node goes on answering a call that was cancelled")
+	}
+}
+
+// After an upgrade each side may say that it has said all, and still listen.
+func TestUpgradedConnectionClosesByHalves(t *testing.T) {
+	ca := newCA(t)
+	all := cluster(t, ca, 1)
+	n := newNode(t, ca, "n", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, buf, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		fmt.Fprint(conn, "HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+		heard, err := io.ReadAll(buf)
+		fmt.Fprintf(conn, "heard %q, %v", heard, err)
+	}))
+	all[0].sessions.set("n", n.Accept)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://n/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"tcp"}}
+	resp, err := all[0].hub.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	stream := resp.Body.(interface {
+		io.ReadWriter
+		CloseWrite() error
+	})
+	_, err = io.WriteString(stream, "all that there is")
+	if err := errors.Join(err, stream.CloseWrite()); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := io.ReadAll(stream); err != nil || string(answer) != `heard "all that there is", <nil>` {
+		t.Errorf("%q, %v", answer, err)
 	}
 }

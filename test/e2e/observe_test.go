@@ -35,6 +35,7 @@ func TestNetworkCanBeSeen(t *testing.T) {
 		{"trace", testNetTrace},
 		{"flows", testNetFlows},
 		{"logs", testLogs},
+		{"exec", testServiceExec},
 		{"repairs", testRepairsAreSeen},
 		{"ejection", testEjection},
 	} {
