@@ -31,6 +31,9 @@ func TestMetrics(t *testing.T) {
 	f.view.Held["n1"] = 18
 	f.view.Behind = map[string]time.Time{"n1": time.Unix(996, 0)}
 	f.resolver.Lookup(at("10.255.0.11"), "web")
+	f.view.Desired.IPVS.Services = append(f.view.Desired.IPVS.Services, ipvs.Service{
+		Key: ipvs.Key{VNI: 4096, VIP: netip.IPv6Unspecified(), Port: 8080, Protocol: ipvs.TCP}, Name: "web",
+	})
 	got := scrape(t, f.observer(t).Metrics())
 	for _, line := range []string{
 		`meshd_build_info{version="1.2.3"} 1`,
@@ -38,6 +41,7 @@ func TestMetrics(t *testing.T) {
 		`meshd_service_connections_total{network="front",port="",protocol="",service="web",vip="10.0.1.2"} 7`,
 		`meshd_service_packets_total{network="ingress",port="8080",protocol="tcp",service="web",vip=""} 70`,
 		`meshd_service_backends{network="front",port="",protocol="",service="web",state="serving",vip="10.0.1.2"} 2`,
+		`meshd_service_backends{network="ingress",port="8080",protocol="tcp",service="web",state="serving",vip="::"} 0`,
 		`meshd_service_refused_total{network="front",port="",protocol="",reason="no-backend",service="web",vip="10.0.1.2"} 4`,
 		`meshd_backend_connections_total{backend="10.0.1.12",network="front",port="",protocol="",service="web",vip="10.0.1.2"} 5`,
 		`meshd_backend_bytes_total{backend="10.0.1.12",direction="to",network="front",port="",protocol="",service="web",vip="10.0.1.2"} 500`,
