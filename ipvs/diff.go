@@ -119,7 +119,7 @@ func (s State) First4() netip.Addr {
 // their order, since the first one counts. It fails on a service that no
 // Balancer could hold.
 func Normalize(s State) (State, error) {
-	out := State{MeshVNI: s.MeshVNI}
+	out := State{MeshVNI: s.MeshVNI, TunnelLimit: s.TunnelLimit}
 	for _, a := range s.NodeAddrs {
 		if a = a.Unmap(); a.IsValid() && !slices.Contains(out.NodeAddrs, a) {
 			out.NodeAddrs = append(out.NodeAddrs, a)

@@ -12,6 +12,10 @@ type State struct {
 	NodeAddrs []netip.Addr
 	// MeshVNI is the network that published ports reach their tasks through.
 	MeshVNI uint32
+	// TunnelLimit is the largest packet, in bytes, that reaches tasks on other nodes;
+	// who sends a longer one to a published port is told so. Zero: longer ones travel
+	// in parts.
+	TunnelLimit int
 	// Clients are the containers of this node. One that is not named here is served
 	// as well; being named allows a Balancer to lead its sockets instead of its packets.
 	Clients []Client

@@ -20,9 +20,12 @@ import (
 
 // The parts of the data plane as this package drives them.
 type (
-	overlayPart interface{ Set(overlay.State) error }
-	dnsPart     interface{ Set(dns.State) }
-	ipvsPart    interface{ Set(ipvs.State) error }
+	overlayPart interface {
+		Set(overlay.State) error
+		TunnelLimit() int
+	}
+	dnsPart  interface{ Set(dns.State) }
+	ipvsPart interface{ Set(ipvs.State) error }
 )
 
 // dataplane makes the three parts follow the newest view. The newest view wins:
@@ -192,6 +195,7 @@ func (d *dataplane) apply() error {
 	if err := d.overlay.Set(out.Overlay); err != nil {
 		return fmt.Errorf("overlay: %w", err)
 	}
+	out.IPVS.TunnelLimit = d.overlay.TunnelLimit()
 	if err := d.ipvs.Set(out.IPVS); err != nil {
 		return fmt.Errorf("load balancer: %w", err)
 	}

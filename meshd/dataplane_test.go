@@ -34,6 +34,8 @@ func (f *fakeOverlay) Set(s overlay.State) error {
 	return f.fail
 }
 
+func (f *fakeOverlay) TunnelLimit() int { return 1430 }
+
 func (f *fakeOverlay) failWith(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

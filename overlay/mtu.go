@@ -1,6 +1,9 @@
 package overlay
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Bounds of a container's MTU in bytes. A path that is said to be narrower than
 // leastMTU is not believed (RFC 791 has every host take 576): the outer packets
@@ -32,6 +35,27 @@ func innerMTU(s State, f facts, tunnelled bool) int {
 		least = f.mtu - overhead(s.Local)
 	}
 	return max(least, leastMTU)
+}
+
+// TunnelLimit is the largest packet in bytes that the tunnel takes to every peer;
+// zero if it takes longer ones in parts. Over IPv6 it does not: the kernel
+// fragments only what a socket of its own sent (ip6_fragment).
+func (o *Overlay) TunnelLimit() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	s := o.desired()
+	f, err := o.kernel.facts(s, false)
+	if err != nil {
+		return 0 // the next resync tells what is wrong
+	}
+	return tunnelLimit(s, f)
+}
+
+func tunnelLimit(s State, f facts) int {
+	if !slices.ContainsFunc(s.Peers, func(p Peer) bool { return is6(p.Addr) }) {
+		return 0
+	}
+	return innerMTU(s, f, true)
 }
 
 // attachmentMTU is that of one container's interface.

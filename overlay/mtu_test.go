@@ -44,6 +44,19 @@ func TestMTUIsWhatFitsToEveryPeer(t *testing.T) {
 	}
 }
 
+func TestTunnelLimit(t *testing.T) {
+	v4, v6 := netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("2001:db8::1")
+	f := facts{mtu: 1500, paths: map[netip.Addr]link.Path{v4: {MTU: 1400}, v6: {MTU: 1300}}}
+	for want, peers := range map[int][]Peer{0: nil, 1230: {{Addr: v4}, {Addr: v6}}} {
+		if got := tunnelLimit(State{Local: v6, Peers: peers}, f); got != want {
+			t.Errorf("to %v: %d, want %d", peers, got, want)
+		}
+	}
+	if got := tunnelLimit(State{Local: v4, Peers: []Peer{{Addr: v4}}}, f); got != 0 {
+		t.Errorf("IPv4 fragments, but there is a limit of %d", got)
+	}
+}
+
 // underlayMTU sets that of every device between the nodes.
 func (l *lab) underlayMTU(mtu int) {
 	l.t.Helper()

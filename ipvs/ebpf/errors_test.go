@@ -92,3 +92,53 @@ func TestErrorsOfTheNodesOwn(t *testing.T) {
 		passed(t, what, r.underlay(f), underlay, f)
 	}
 }
+
+// What is too long for the way to other nodes comes back with the length that is not.
+func TestTooBigForAPublishedPort(t *testing.T) {
+	r := newRig(t)
+	state := published6(node6A, ipvs.UDP, backend(task6))
+	state.NodeAddrs = append(state.NodeAddrs, netip.MustParseAddr(nodeA))
+	set := func(limit int) {
+		state.TunnelLimit = limit
+		r.set(state)
+	}
+	long := string(make([]byte, 1420))
+	six, four := udp(client6, "["+node6A+"]:8080", long), udp(client, nodeA+":8080", long)
+	four.whole = true
+	part := six
+	part.id, part.more = 7, true
+	set(0)
+	delivered(t, "IPv6 without a limit", r.underlay(six), underlay, client6, task6)
+	delivered(t, "IPv4 without a limit", r.underlay(four), underlay, client, task)
+	set(1430)
+	for what, c := range map[string]struct {
+		sent  frame
+		icmp  uint8
+		mtu   uint32
+		quote int
+	}{
+		"IPv6": {six, 2, 1430, 40 + 16}, "a fragment of IPv6": {part, 2, 1430, 40 + 16}, "IPv4": {four, 3, 1430, 20 + 8},
+	} {
+		got := r.underlay(c.sent)
+		if got.code != redirected || got.icmpType != c.icmp || got.icmpRest != c.mtu || !got.sumOK ||
+			got.src.Addr() != c.sent.dst.Addr() || got.dst.Addr() != c.sent.src.Addr() ||
+			string(got.payload) != string(c.sent.bytes()[14:14+c.quote]) {
+			t.Errorf("%s: got %v, ICMP %d about %d bytes, %x", what, got, got.icmpType, got.icmpRest, got.payload)
+		}
+	}
+	four.whole = false
+	if got := r.underlay(four); got.code != 2 {
+		t.Errorf("an IPv4 packet that asks for no answer: %v", got)
+	}
+	if n := r.drops("too-big"); n != 4 {
+		t.Errorf("%d counted", n)
+	}
+	set(1200)
+	short := udp(client6, "["+node6A+"]:8080", string(make([]byte, 1232)))
+	delivered(t, "IPv6 below its least MTU", r.underlay(short), underlay, client6, task6)
+	if got := r.underlay(six); got.icmpRest != 1280 {
+		t.Errorf("IPv6 is told %d", got.icmpRest)
+	}
+	fits := udp(client, nodeA+":8080", string(make([]byte, 1000)))
+	delivered(t, "IPv4 that fits", r.underlay(fits), underlay, client, task)
+}

@@ -49,7 +49,7 @@ type (
 		MeshVNI uint32
 		Addr4   [4]byte
 		Flags   uint32
-		_       uint32
+		Limit   uint32
 	}
 	clientKey struct {
 		VNI  uint32

@@ -19,7 +19,9 @@ type frame struct {
 	noChecksum   bool // UDP without one
 	options      []byte
 	icmpType     uint8
-	sumOK, ipOK  bool // read only
+	icmpRest     uint32 // read only: the word before the quotation
+	whole        bool   // IPv4: not to be fragmented
+	sumOK, ipOK  bool   // read only
 	transportLen int
 }
 
@@ -151,6 +153,9 @@ func (f frame) bytes() []byte {
 	if f.more {
 		frag |= 0x2000
 	}
+	if f.whole {
+		frag |= 0x4000
+	}
 	binary.BigEndian.PutUint16(ip[6:], frag)
 	ip[8], ip[9] = 64, f.proto
 	s, d := f.src.Addr().As4(), f.dst.Addr().As4()
@@ -185,7 +190,7 @@ func parseFrame(t *testing.T, b []byte) frame {
 		f.dst = netip.AddrPortFrom(dst, binary.BigEndian.Uint16(l4[2:]))
 		f.sumOK = sum(pseudoHeader(f, len(l4)), l4) == 0xffff
 	case 1, 58:
-		f.icmpType, f.payload = l4[0], l4[8:]
+		f.icmpType, f.icmpRest, f.payload = l4[0], binary.BigEndian.Uint32(l4[4:]), l4[8:]
 		f.sumOK = sum(f.icmpPseudo(len(l4)), l4) == 0xffff
 	}
 	if f.proto == 6 {

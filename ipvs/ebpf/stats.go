@@ -51,7 +51,7 @@ type Stats struct {
 
 // dropReasons are those of bpf/maps.h, in order.
 func dropReasons() []string {
-	return []string{"no-backend", "backend-gone", "fragment", "protocol", "rewrite", "no-forwarding"}
+	return []string{"no-backend", "backend-gone", "fragment", "protocol", "rewrite", "no-forwarding", "too-big"}
 }
 
 // Stats reads the counters.

@@ -370,7 +370,7 @@ func (t *table) applyClients(plan ipvs.Plan) error {
 }
 
 func (t *table) putNode(want ipvs.State) error {
-	n := node{Netns: t.netns, MeshVNI: want.MeshVNI, Flags: t.flags}
+	n := node{Netns: t.netns, MeshVNI: want.MeshVNI, Flags: t.flags, Limit: uint32(max(want.TunnelLimit, 0))}
 	if a := want.First4(); a.IsValid() {
 		n.Addr4 = a.As4()
 	}

@@ -132,7 +132,7 @@ struct node {
 	__u32 mesh_vni;
 	__u32 addr4; /* where connections to 127.0.0.1 go; zero: nowhere */
 	__u32 flags;
-	__u32 pad;
+	__u32 limit; /* the longest packet that reaches other nodes; zero: any */
 };
 
 #define NODE_SOCKETS 1 /* sockets of known containers are led to backends when they connect */
@@ -260,6 +260,7 @@ enum drop_reason {
 	DROP_PROTOCOL,       /* to a VIP, neither TCP, UDP nor echo */
 	DROP_REWRITE,        /* the packet could not be changed */
 	DROP_NO_FORWARD,     /* the overlay is not there */
+	DROP_TOO_BIG,        /* to a published port, too long for the way to other nodes: the client is told */
 	DROP_REASONS,
 };
 

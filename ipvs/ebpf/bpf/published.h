@@ -4,6 +4,7 @@
 #define MESH_IPVS_PUBLISHED_H
 
 #include "answer.h"
+#include "refuse.h"
 
 static __always_inline int is_node_addr(const struct mesh_addr *a)
 {
@@ -82,6 +83,7 @@ static __always_inline int enter(struct __sk_buff *skb, struct scratch *s, __u16
 static __always_inline int ingress(struct __sk_buff *skb, struct scratch *s, __u32 mesh, __u16 from, enum mesh_slot hook)
 {
 	struct flow *f;
+	__u32 limit;
 
 	key_of(&s->key, &s->p, mesh, FORWARD);
 	f = bpf_map_lookup_elem(&flows, &s->key);
@@ -106,6 +108,10 @@ static __always_inline int ingress(struct __sk_buff *skb, struct scratch *s, __u
 			return forward(skb, hook);
 		f = &s->flow;
 	}
+	/* What is merged from several packets goes out as several. */
+	limit = limit_for(&s->p);
+	if (limit && s->p.length > limit && !skb->gso_size)
+		return too_big(skb, &s->p, limit);
 	if (rewrite(skb, &s->p, f))
 		return drop(DROP_REWRITE);
 	skb->cb[0] = MESH_CB(mesh, MESH_DELIVER);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * Answers that the balancer gives itself to a container: echo replies of a VIP,
- * TCP resets and ICMP unreachables. They go back out of the device that the
- * packet came in on.
+ * TCP resets and ICMP unreachables; and to a client of a published port, that its
+ * packet is too big. They go back out of the device that the packet came in on.
  */
 #ifndef MESH_IPVS_REFUSE_H
 #define MESH_IPVS_REFUSE_H
@@ -20,6 +20,7 @@ struct icmp {
 #define ICMP_PORT 3
 #define ICMP_ECHO 8
 #define ICMP6_PORT 4
+#define ICMP6_TOO_BIG 2
 #define ICMP6_ECHO 128
 #define ICMP6_ECHO_REPLY 129
 
@@ -223,24 +224,41 @@ struct unreachable {
 	__u8 quote[sizeof(struct iphdr) + 8];
 } __attribute__((packed, aligned(4)));
 
+#define FRAGMENT6 8 /* bytes of the header that says so */
+
 struct unreachable6 {
 	struct ipv6hdr ip;
 	struct icmp icmp;
-	__u8 quote[sizeof(struct ipv6hdr) + 8];
+	__u8 quote[sizeof(struct ipv6hdr) + FRAGMENT6 + 8];
 } __attribute__((packed, aligned(4)));
 
-static __always_inline int unreachable6(struct __sk_buff *skb, const struct packet *p)
+/* error6 answers with an ICMP error that quotes so much of the packet. */
+static __always_inline int error6(struct __sk_buff *skb, const struct packet *p, struct icmp icmp, const __u32 quote)
 {
-	const __u32 length = sizeof(struct unreachable6) - sizeof(struct ipv6hdr);
+	const __u32 length = sizeof(struct icmp) + quote;
 	struct unreachable6 u;
 
-	if (p->l4 != L3 + sizeof(struct ipv6hdr) || bpf_skb_load_bytes(skb, L3, u.quote, sizeof(u.quote)))
+	if (bpf_skb_load_bytes(skb, L3, u.quote, quote))
 		return TC_ACT_SHOT;
 	ip6_header(&u.ip, p, IPPROTO_ICMPV6, length);
-	__builtin_memset(&u.icmp, 0, sizeof(u.icmp));
-	u.icmp.type = ICMP6_UNREACHABLE;
-	u.icmp.code = ICMP6_PORT;
+	u.icmp = icmp;
 	u.icmp.checksum = fold(bpf_csum_diff(0, 0, (__be32 *)&u.icmp, length, pseudo6_sum(p, IPPROTO_ICMPV6, length)));
+	if (bpf_skb_change_tail(skb, L3 + sizeof(u.ip) + length, 0) || swap_macs(skb) ||
+	    bpf_skb_store_bytes(skb, L3, &u, sizeof(u.ip) + length, 0))
+		return TC_ACT_SHOT;
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+/* error4 answers with one that quotes the header and 8 bytes more. */
+static __always_inline int error4(struct __sk_buff *skb, const struct packet *p, struct icmp icmp)
+{
+	struct unreachable u;
+
+	if (bpf_skb_load_bytes(skb, L3, u.quote, sizeof(u.quote)))
+		return TC_ACT_SHOT;
+	ip_header(&u.ip, p, IPPROTO_ICMP, sizeof(u));
+	u.icmp = icmp;
+	u.icmp.checksum = fold(bpf_csum_diff(0, 0, (__be32 *)&u.icmp, sizeof(u) - sizeof(u.ip), 0));
 	if (bpf_skb_change_tail(skb, L3 + sizeof(u), 0) || swap_macs(skb) ||
 	    bpf_skb_store_bytes(skb, L3, &u, sizeof(u), 0))
 		return TC_ACT_SHOT;
@@ -250,24 +268,48 @@ static __always_inline int unreachable6(struct __sk_buff *skb, const struct pack
 /* unreachable refuses a datagram with "port unreachable" (RFC 1122 3.2.2.1, RFC 4443 3.1). */
 static __always_inline int unreachable(struct __sk_buff *skb, const struct packet *p)
 {
-	struct unreachable u;
+	struct icmp icmp = {};
 
 	drop(DROP_NO_BACKEND);
-	if (p->v6 && !p->later)
-		return unreachable6(skb, p);
-	if (p->later || p->l4 != L3 + sizeof(struct iphdr))
+	if (p->later || p->l4 != L3 + (p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)))
 		return TC_ACT_SHOT;
-	__builtin_memset(&u, 0, sizeof(u));
-	if (bpf_skb_load_bytes(skb, L3, u.quote, sizeof(u.quote)))
+	icmp.type = p->v6 ? ICMP6_UNREACHABLE : ICMP_UNREACHABLE;
+	icmp.code = p->v6 ? ICMP6_PORT : ICMP_PORT;
+	if (p->v6)
+		return error6(skb, p, icmp, sizeof(struct ipv6hdr) + 8);
+	return error4(skb, p, icmp);
+}
+
+/* limit_for gives the longest packet that reaches other nodes; zero: any. IPv6 senders go no lower than 1280 (RFC 8200 5). */
+static __always_inline __u32 limit_for(const struct packet *p)
+{
+	struct node *n = this_node();
+
+	if (!n || !n->limit)
+		return 0;
+	return p->v6 && n->limit < 1280 ? 1280 : n->limit;
+}
+
+/*
+ * too_big tells the sender how long packets may be (RFC 1191, RFC 8201). IPv4 packets
+ * that may be fragmented are dropped with the others: who could do that is behind.
+ */
+static __always_inline int too_big(struct __sk_buff *skb, const struct packet *p, __u32 limit)
+{
+	struct icmp icmp = {};
+	__be16 fragment = 0;
+
+	drop(DROP_TOO_BIG);
+	icmp.rest = bpf_htonl(limit);
+	if (p->v6) {
+		icmp.type = ICMP6_TOO_BIG;
+		return error6(skb, p, icmp, sizeof(struct ipv6hdr) + FRAGMENT6 + 8);
+	}
+	if (bpf_skb_load_bytes(skb, L3 + offsetof(struct iphdr, frag_off), &fragment, 2) || !(fragment & bpf_htons(0x4000)))
 		return TC_ACT_SHOT;
-	ip_header(&u.ip, p, IPPROTO_ICMP, sizeof(u));
-	u.icmp.type = ICMP_UNREACHABLE;
-	u.icmp.code = ICMP_PORT;
-	u.icmp.checksum = fold(bpf_csum_diff(0, 0, (__be32 *)&u.icmp, sizeof(u) - sizeof(u.ip), 0));
-	if (bpf_skb_change_tail(skb, L3 + sizeof(u), 0) || swap_macs(skb) ||
-	    bpf_skb_store_bytes(skb, L3, &u, sizeof(u), 0))
-		return TC_ACT_SHOT;
-	return bpf_redirect(skb->ifindex, 0);
+	icmp.type = ICMP_UNREACHABLE;
+	icmp.code = ICMP_TOO_BIG;
+	return error4(skb, p, icmp);
 }
 
 #endif
