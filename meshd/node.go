@@ -129,6 +129,8 @@ func (n *node) newAgent() *agent.Agent {
 func (d *Daemon) answers() http.Handler {
 	mux := http.NewServeMux()
 	logs.Register(mux, d.runner)
+	mux.Handle("GET "+api.NetPath+"check", d.api)
+	mux.Handle("GET "+api.NetPath+"trace", d.api)
 	mux.Handle(api.EnginePath+"/", d.api.TaskEngine())
 	return mux
 }

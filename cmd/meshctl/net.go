@@ -81,8 +81,8 @@ func netCheck(dockerCLI command.Cli) *cobra.Command {
 		Use:   "check [OPTIONS] [HOST...]",
 		Short: "Compare what nodes' kernels hold with what the managers want",
 		Long: "Compare what nodes' kernels hold with what the managers want, and list the differences that last.\n\n" +
-			"Without HOST, the node that meshctl is connected to is checked, and no other one. HOST is a daemon's\n" +
-			"address as --host takes it. The exit status is 1 if anything differs or a node does not answer.",
+			"Without HOST, a manager asks all nodes, and a worker checks itself. HOST is a daemon's address as --host\n" +
+			"takes it; only those are asked then. The exit status is 1 if anything differs or a node does not answer.",
 		RunE: func(cmd *cobra.Command, hosts []string) error {
 			return runCheck(cmd.Context(), dockerCLI, hosts, format)
 		},
@@ -95,12 +95,16 @@ const formatUsage = `"table", "json", or a Go template for each row`
 
 // runCheck asks each host in turn; one that does not answer keeps no other from being checked.
 func runCheck(ctx context.Context, dockerCLI command.Cli, hosts []string, format string) error {
-	reports, err := checkHosts(ctx, dockerCLI.Client(), hosts)
+	reports, err := checkHosts(ctx, dockerCLI, hosts)
 	var rows []formatter.SubContext
 	for _, r := range reports {
 		name := r.Node
 		if r.Hostname != "" {
 			name = r.Hostname
+		}
+		if r.Error != "" {
+			err = errors.Join(err, fmt.Errorf("%s: %s", name, r.Error))
+			continue
 		}
 		for _, d := range r.Differences {
 			rows = append(rows, &checkRow{Node: name, Difference: d})
@@ -123,7 +127,22 @@ func runCheck(ctx context.Context, dockerCLI command.Cli, hosts []string, format
 	return err
 }
 
-func checkHosts(ctx context.Context, here dialer, hosts []string) ([]observe.Report, error) {
+func checkHosts(ctx context.Context, dockerCLI command.Cli, hosts []string) ([]observe.Report, error) {
+	if len(hosts) == 0 {
+		reports, err := checkAll(ctx, dockerCLI.Client())
+		if err == nil && reports.Partial {
+			fmt.Fprintln(dockerCLI.Err(), "this node is not a manager: it checks itself only")
+		}
+		return reports.Reports, err
+	}
+	return checkEach(ctx, hosts)
+}
+
+func checkAll(ctx context.Context, here dialer) (reports observe.Reports, err error) {
+	return reports, newMeshClient(here).get(ctx, "/mesh/net/checks", nil, &reports)
+}
+
+func checkEach(ctx context.Context, hosts []string) ([]observe.Report, error) {
 	var reports []observe.Report
 	var errs []error
 	ask := func(d dialer) error {
@@ -133,9 +152,6 @@ func checkHosts(ctx context.Context, here dialer, hosts []string) ([]observe.Rep
 		}
 		reports = append(reports, r)
 		return nil
-	}
-	if len(hosts) == 0 {
-		return reports, errors.Join(ask(here), nil)
 	}
 	for _, host := range hosts {
 		c, err := client.New(client.WithHost(host))
@@ -154,16 +170,25 @@ func netTrace(dockerCLI command.Cli) *cobra.Command {
 	var format string
 	cmd := &cobra.Command{
 		Use:   "trace [OPTIONS] CONTAINER NAME|ADDRESS|NODE[:PORT]",
-		Short: "Show the way of a packet from a container of this node, step by step",
+		Short: "Show the way of a packet from a container, step by step",
 		Long: "Show what each step on the way of a packet holds: name, network, virtual IP, backends, node, tunnel, MTU.\n\n" +
-			"CONTAINER is a container or task of the node that meshctl is connected to, SERVICE.SLOT, or its address. Nothing is\n" +
-			"sent. The exit status is 1 if no way leads to the end.",
+			"CONTAINER is a container or task of the node that meshctl is connected to, SERVICE.SLOT, or its address; managers\n" +
+			"find tasks on other nodes. Nothing is sent. The exit status is 1 if no way leads to the end.",
 		Args: cli.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var t observe.Trace
 			query := url.Values{"from": {taskOf(cmd.Context(), dockerCLI.Client(), args[0])}, "to": {args[1]}}
-			if err := newMeshClient(dockerCLI.Client()).get(cmd.Context(), "/mesh/net/trace", query, &t); err != nil {
-				return err
+			mesh := newMeshClient(dockerCLI.Client())
+			if err := mesh.get(cmd.Context(), "/mesh/net/trace", query, &t); err != nil {
+				// It may run elsewhere; only managers can tell.
+				task, terr := runningTask(cmd.Context(), dockerCLI.Client(), args[0])
+				if terr != nil {
+					return err
+				}
+				query.Set("from", task.ID)
+				if err := mesh.get(cmd.Context(), nodesPath+url.PathEscape(task.NodeID)+"/net/trace", query, &t); err != nil {
+					return err
+				}
 			}
 			if err := printTrace(dockerCLI.Out(), format, t); err != nil {
 				return err

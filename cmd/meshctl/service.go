@@ -67,11 +67,14 @@ func serviceExec(dockerCLI command.Cli) *cobra.Command {
 	return command
 }
 
+// nodesPath is below which a manager's daemon passes requests on to a node.
+const nodesPath = "/mesh/nodes/"
+
 // clientOn reaches the engine of a node.
 func clientOn(here client.APIClient, node string) (client.APIClient, error) {
 	dial := here.Dialer()
 	return client.New(
-		client.WithHost("tcp://meshd/mesh/nodes/"+url.PathEscape(node)),
+		client.WithHost("tcp://meshd"+nodesPath+url.PathEscape(node)),
 		client.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }),
 		client.WithAPIVersion(here.ClientVersion()),
 	)

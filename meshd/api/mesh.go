@@ -23,7 +23,7 @@ type Observer interface {
 func (s *Server) meshRoutes() []route {
 	get := http.MethodGet
 	return []route{
-		at(get, "/metrics", s.metrics), at(get, "/mesh/net/check", s.netCheck),
+		at(get, "/metrics", s.metrics), at(get, "/mesh/net/check", s.netCheck), at(get, "/mesh/net/checks", s.netChecks),
 		at(get, "/mesh/net/flows", s.netFlows), at(get, "/mesh/net/trace", s.netTrace),
 	}
 }

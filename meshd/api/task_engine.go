@@ -12,7 +12,8 @@ import (
 // A command in a task of another node: meshctl speaks Docker's exec API below
 // nodesPrefix and the node's ID to a manager (forwardToNode), which passes it
 // through its tunnel to that node (TaskEngine), which lets it through to its engine
-// if it is about a task's container.
+// if it is about a task's container. What goes on in a node's network is asked in
+// the same way, below /net/.
 const nodesPrefix = "/mesh/nodes/"
 
 // taskLabel is on the containers of tasks, with the task's ID.
@@ -37,7 +38,11 @@ func (s *Server) forwardToNode(w http.ResponseWriter, r *http.Request, c Control
 	if err != nil {
 		return err
 	}
-	target, err := url.Parse("http://" + node.ID + EnginePath + rest)
+	path := EnginePath + rest
+	if after, ok := strings.CutPrefix(rest, "/net/"); ok {
+		path = NetPath + after
+	}
+	target, err := url.Parse("http://" + node.ID + path)
 	if err != nil {
 		return invalid("bad path: %v", err)
 	}

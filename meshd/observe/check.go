@@ -23,6 +23,15 @@ type Report struct {
 	// Ejected are tasks that this node leads no new connections to for a while,
 	// because they failed. That is no difference.
 	Ejected []Ejected
+	// Error says why the node gave no report; the rest is empty then.
+	Error string `json:",omitempty"`
+}
+
+// Reports are those of the nodes that could be asked.
+type Reports struct {
+	Reports []Report
+	// Partial: the node asked is no manager, and knows of itself only.
+	Partial bool
 }
 
 // Ejected is a task that failed.

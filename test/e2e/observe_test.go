@@ -59,6 +59,16 @@ func testNetCheck(_ *testing.T, c *cluster) {
 	if r.code != 0 || !strings.Contains(r.err, "node1: ") || !strings.Contains(r.err, "node2: ") {
 		c.t.Errorf("both nodes: %v", r)
 	}
+	if r := c.meshctl("node1", "net", "check"); r.code != 0 || !strings.Contains(r.err, "node1: ") || !strings.Contains(r.err, "node2: ") {
+		c.t.Errorf("all nodes, asked by a manager: %v", r)
+	}
+	if r := c.meshctl("node2", "net", "check"); r.code != 0 || strings.Contains(r.err, "node1: ") || !strings.Contains(r.err, "itself only") {
+		c.t.Errorf("a worker, asked for all: %v", r)
+	}
+	far := c.taskOf("client", "node2")
+	if r := c.meshctl("node1", "net", "trace", far.ID, "web:8080"); r.code != 0 || !strings.Contains(r.out, "web") {
+		c.t.Errorf("a trace from another node: %v", r)
+	}
 }
 
 // A worker traces its own containers; the end of each way is the right one.
