@@ -85,11 +85,11 @@ func newTopLevel(dockerCLI *command.DockerCli) topLevel {
 	root.SetOut(dockerCLI.Out())
 	root.SetErr(dockerCLI.Err())
 	opts, _ := cli.SetupRootCommand(root)
-	root.Annotations["additionalHelp"] = "Every command but lab, net, service exec and service restart is docker's own, spoken to meshd; the official docker client does the same with DOCKER_HOST=" + defaultHost
+	root.Annotations["additionalHelp"] = "Every command but lab, net, task, service exec and service restart is docker's own, spoken to meshd; the official docker client does the same with DOCKER_HOST=" + defaultHost
 	dockers := dockerCommands(dockerCLI)
 	extendService(dockerCLI, dockers)
 	root.AddCommand(dockers...)
-	root.AddCommand(labCommand(), netCommand(dockerCLI))
+	root.AddCommand(labCommand(), netCommand(dockerCLI), taskCommand(dockerCLI))
 	return topLevel{cli.NewTopLevelCommand(root, dockerCLI, opts, root.Flags()), opts}
 }
 

@@ -25,6 +25,7 @@ func (s *Server) meshRoutes() []route {
 	return []route{
 		at(get, "/metrics", s.metrics), at(get, "/mesh/net/check", s.netCheck), at(get, "/mesh/net/checks", s.netChecks),
 		at(get, "/mesh/net/flows", s.netFlows), at(get, "/mesh/net/trace", s.netTrace),
+		at(get, "/mesh/tasks/*/explain", s.onManager(s.taskExplain)),
 	}
 }
 

@@ -22,6 +22,13 @@ type Constraint struct {
 	value string
 }
 
+func (c Constraint) String() string {
+	if c.equal {
+		return c.key + "==" + c.value
+	}
+	return c.key + "!=" + c.value
+}
+
 const (
 	keyPattern   = `(?i)^[a-z_][a-z0-9\-_.]+$`
 	valuePattern = `(?i)^[a-z0-9:\-_\s\.\*\(\)\?\+\[\]\\\^\$\|\/]+$`

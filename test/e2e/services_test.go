@@ -22,6 +22,7 @@ func TestServices(t *testing.T) {
 		{"jobs", testJobs},
 		{"schedule", testSchedule},
 		{"updates", testUpdates},
+		{"explanation", testExplain},
 	} {
 		t.Run(step.name, func(t *testing.T) { step.run(t, c.sub(t)) })
 	}
@@ -213,4 +214,26 @@ func testUpdates(t *testing.T, c *cluster) {
 	}
 	c.running("node1", "web", 1)
 	c.mustDocker("node1", "service", "rm", "web")
+}
+
+func testExplain(t *testing.T, c *cluster) {
+	c.create("nowhere", "--constraint", "node.labels.zone==moon", image)
+	id := ""
+	c.eventually("the task says that no node will do", func() error {
+		r := c.docker("node1", "service", "ps", "--no-trunc", "--format", "{{.ID}} {{.Error}}", "nowhere")
+		if !strings.Contains(r.out, "no suitable node (scheduling constraints not satisfied on 2 nodes)") {
+			return fmt.Errorf("%v", r)
+		}
+		id, _, _ = strings.Cut(r.out, " ")
+		return nil
+	})
+	r := c.meshctl("node1", "task", "explain", id)
+	for _, node := range []string{"node1", "node2"} {
+		if !strings.Contains(r.out, node+"   no              constraint node.labels.zone==moon does not hold") {
+			t.Errorf("meshctl task explain says nothing of %s: %v", node, r)
+		}
+	}
+	c.refused(c.meshctl("node1", "task", "explain", "nope"), "task nope not found")
+	c.refused(c.meshctl("node2", "task", "explain", id), "This node is not a swarm manager")
+	c.mustDocker("node1", "service", "rm", "nowhere")
 }
