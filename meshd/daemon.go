@@ -48,6 +48,9 @@ type Daemon struct {
 	observer *observe.Observer
 	api      *api.Server
 
+	// addrs is sent to when this machine's addresses may have changed.
+	addrs chan struct{}
+
 	// ctx is the daemon's life; memberships begun by a request live in it.
 	ctx context.Context
 
@@ -81,7 +84,7 @@ func Run(ctx context.Context, cfg Config) error {
 	g.Go(func() error { return d.balancer.Run(ctx) })
 	g.Go(func() error { return d.resolver.Run(ctx) })
 	g.Go(func() error { return d.data.Run(ctx) })
-	g.Go(func() error { return watchMachine(ctx, systemResolvConf, d.data.poke, d.log) })
+	g.Go(func() error { return watchMachine(ctx, systemResolvConf, d.lookAround, d.log) })
 	g.Go(func() error { return d.api.Serve(ctx, socket) })
 	if cfg.MetricsAddr != "" {
 		g.Go(func() error { return d.observer.Serve(ctx, cfg.MetricsAddr) })
@@ -95,7 +98,7 @@ func Run(ctx context.Context, cfg Config) error {
 }
 
 func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
-	d := &Daemon{cfg: cfg, log: cfg.Logger, ctx: ctx}
+	d := &Daemon{cfg: cfg, log: cfg.Logger, ctx: ctx, addrs: make(chan struct{}, 1)}
 	var err error
 	if cfg.PublishOn != "" {
 		if err = plan.CheckAddresses(cfg.PublishOn); err != nil {
@@ -155,6 +158,15 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 	return d, nil
 }
 
+// lookAround tells those who depend on it that the machine has changed.
+func (d *Daemon) lookAround() {
+	d.data.poke()
+	select {
+	case d.addrs <- struct{}{}:
+	default:
+	}
+}
+
 // close lets go of the kernel's objects; they go on without us.
 func (d *Daemon) close() {
 	d.mu.Lock()
@@ -177,6 +189,9 @@ func (d *Daemon) resume() error {
 	k, err := certs.Load(d.cfg.certDir())
 	if err != nil {
 		return fmt.Errorf("this node is in a swarm but its certificate is not readable: %w", err)
+	}
+	if ifs, err := hostInterfaces(); err == nil {
+		*m, _ = m.moved(ifs) // while this daemon did not run
 	}
 	n, err := d.openNode(*m, k)
 	if err != nil {

@@ -23,6 +23,10 @@ type membership struct {
 	// DataAddr and DataPathPort are where peers send overlay traffic to.
 	DataAddr     netip.Addr
 	DataPathPort uint16
+	// AdvertiseDevice and DataDevice are the interfaces that had these addresses
+	// last; empty: none of this machine's. See move.go.
+	AdvertiseDevice string `json:",omitempty"`
+	DataDevice      string `json:",omitempty"`
 	// Managers are the ones known last, to come back to.
 	Managers []swarm.Peer
 }

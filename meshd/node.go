@@ -33,6 +33,8 @@ import (
 // | roles     | whether the role still holds   | stop           |
 // | liveness  | who cannot serve right now     | stop           |
 // | tunnel    | what managers ask this node    | stop           |
+// | move      | whether the address still holds| stop           |
+// | raft addr | this manager's address in raft | done, or stop  |
 // | watcher   | err, done                      | the others     |
 type node struct {
 	d      *Daemon
@@ -83,12 +85,14 @@ func (d *Daemon) startNode(n *node) {
 	g, ctx := errgroup.WithContext(ctx)
 	if n.manager != nil {
 		g.Go(func() error { return n.manager.Run(ctx) })
+		g.Go(func() error { return n.keepRaftAddress(ctx) })
 	}
 	g.Go(func() error { return n.runningAgent().Run(ctx) })
 	g.Go(func() error { return n.renew(ctx) })
 	g.Go(func() error { return n.awaitRole(ctx) })
 	g.Go(func() error { return n.live.Run(ctx) })
 	g.Go(func() error { return n.tunnel.Run(ctx) })
+	g.Go(func() error { return n.awaitMove(ctx) })
 	go func() {
 		err := g.Wait()
 		n.mu.Lock()
@@ -100,6 +104,9 @@ func (d *Daemon) startNode(n *node) {
 		case errors.Is(err, errRoleChanged):
 			d.log.Info("changing this node's role", "reason", err)
 			d.changeRole(n)
+		case errors.Is(err, errMoved):
+			d.log.Info("taking up this machine's new address", "reason", err)
+			d.move(n)
 		case err != nil:
 			d.log.Error("this node's part in the swarm has ended", "error", err)
 		}
@@ -136,11 +143,18 @@ func (d *Daemon) answers() http.Handler {
 }
 
 // preferred puts a manager's own control port first: its session costs no network.
+// Where others had it last does not count.
 func (n *node) preferred(m membership) []swarm.Peer {
 	if n.manager == nil {
 		return m.Managers
 	}
-	return append([]swarm.Peer{{NodeID: m.NodeID, Addr: m.AdvertiseAddr.String()}}, m.Managers...)
+	out := []swarm.Peer{{NodeID: m.NodeID, Addr: m.AdvertiseAddr.String()}}
+	for _, p := range m.Managers {
+		if p.NodeID != m.NodeID {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 func (n *node) snapshot() membership {

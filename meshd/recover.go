@@ -35,6 +35,7 @@ func (d *Daemon) recoverCluster(ctx context.Context, r swarm.InitRequest) (strin
 			return "", err
 		}
 		m.ListenAddr, m.AdvertiseAddr, m.DataAddr = moved.ListenAddr, moved.AdvertiseAddr, moved.DataAddr
+		m.AdvertiseDevice, m.DataDevice = moved.AdvertiseDevice, moved.DataDevice
 	}
 	old.end()
 	err := consensus.ForceNewCluster(consensus.Config{

@@ -127,7 +127,7 @@ func addresses(listen, advertise, data string) (membership, error) {
 		}
 		m.DataAddr = p.Addr()
 	}
-	return m, nil
+	return m.settleOn(ifs), nil
 }
 
 // Init implements api.Node: it makes a new cluster of this node.

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,6 +51,9 @@ const (
 	commitTimeout = 20 * time.Millisecond
 	// transportTimeout bounds one exchange with another raft.
 	transportTimeout = 3 * time.Second
+	// dialTimeout bounds the wait for a connection: nothing else is tried meanwhile
+	// with that peer, not even its new address. One lost SYN must fit (RFC 6298).
+	dialTimeout = 1500 * time.Millisecond
 )
 
 const (
@@ -67,6 +72,7 @@ type Node struct {
 	fsm  *fsm
 	disk *disk
 
+	stream    *streamLayer
 	transport *raft.NetworkTransport
 	conf      *raft.Config
 	notify    chan bool             // raft's news of leadership
@@ -106,8 +112,9 @@ func Open(cfg Config) (*Node, error) {
 	n.fsm = newFSM(cfg.Store, cfg.Fatal, n.stop)
 	n.conf = raftConfig(cfg)
 	n.conf.NotifyCh = n.notify
+	n.stream = &streamLayer{Listener: cfg.Server.Raft(), addr: cfg.Addr, client: cfg.Client, dialed: map[*dialed]bool{}}
 	n.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream:  &streamLayer{Listener: cfg.Server.Raft(), addr: cfg.Addr, client: cfg.Client},
+		Stream:  n.stream,
 		MaxPool: 3,
 		Timeout: transportTimeout,
 		Logger:  n.conf.Logger,
@@ -202,6 +209,7 @@ func (n *Node) Close() error {
 		n.callsMu.Lock()
 		close(n.stop)
 		n.callsMu.Unlock()
+		n.stream.hangUp()
 		if n.raft != nil {
 			n.transferMu.Lock()
 			err = n.raft.Shutdown().Error()
@@ -238,6 +246,36 @@ type streamLayer struct {
 	net.Listener
 	addr   string
 	client *remote.Client
+
+	mu     sync.Mutex
+	dialed map[*dialed]bool
+	hungUp bool
+}
+
+// dialed is a connection to a peer.
+type dialed struct {
+	net.Conn
+	layer *streamLayer
+}
+
+// Close implements net.Conn.
+func (d *dialed) Close() error {
+	d.layer.mu.Lock()
+	delete(d.layer.dialed, d)
+	d.layer.mu.Unlock()
+	return d.Conn.Close()
+}
+
+// hangUp closes all connections to peers, and new ones at once: raft, on its way
+// down, would wait for answers that cannot come when the network is gone.
+func (s *streamLayer) hangUp() {
+	s.mu.Lock()
+	s.hungUp = true
+	open := slices.Collect(maps.Keys(s.dialed))
+	s.mu.Unlock()
+	for _, d := range open {
+		d.Close()
+	}
 }
 
 // Addr is the address that raft tells its peers.
@@ -245,10 +283,20 @@ func (s *streamLayer) Addr() net.Addr { return advertised(s.addr) }
 
 // Dial implements raft.StreamLayer.
 func (s *streamLayer) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), min(timeout, dialTimeout))
 	defer cancel()
 	c, _, err := s.client.DialRaft(ctx, string(addr))
-	return c, err
+	if err != nil {
+		return nil, err
+	}
+	d := &dialed{Conn: c, layer: s}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hungUp {
+		return nil, errors.Join(raft.ErrTransportShutdown, c.Close())
+	}
+	s.dialed[d] = true
+	return d, nil
 }
 
 type advertised string

@@ -42,6 +42,8 @@ func TestPartition(t *testing.T) {
 		{"worker cut off", testWorkerCutOff},
 		{"leader cut off", testLeaderCutOff},
 		{"node stopped", testNodeStopped},
+		{"worker gets another address", testWorkerMoves},
+		{"leader gets another address", testLeaderMoves},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(t, c.sub(t)) }) {
 			return
