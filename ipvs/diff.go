@@ -203,6 +203,7 @@ func normalizeService(s Service) (Service, error) {
 			return s, fmt.Errorf("backend %s of %s has weight %d, more than %d", b.Addr, s.Key, b.Weight, MaxWeight)
 		}
 		b.Addr, b.Weight = b.Addr.Unmap(), max(b.Weight, 1)
+		b.Draining = b.Draining || b.Away
 		if b.Addr.Is4() != (s.VIP.Is4() || !s.VIP.IsValid()) {
 			return s, fmt.Errorf("backend %s of %s is of another IP version", b.Addr, s.Key)
 		}

@@ -159,7 +159,9 @@ func backendsText(backends []Backend) string {
 		if b.Port != 0 {
 			text = fmt.Sprintf("%s port %d", text, b.Port)
 		}
-		if b.Draining {
+		if b.Away {
+			text += " (away)"
+		} else if b.Draining {
 			text += " (draining)"
 		}
 		if b.Ejected {

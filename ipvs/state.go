@@ -127,6 +127,9 @@ type Backend struct {
 	Port uint16
 	// Draining backends get no new connections and keep those they have.
 	Draining bool
+	// Away backends drain, too, but their UDP flows move to others at once: they are
+	// on a node that does not answer, and may be dead or hidden for a moment only.
+	Away bool
 	// Weight is the share of new connections, 1 to MaxWeight; zero means 1.
 	Weight uint16
 	// Local: on this node.

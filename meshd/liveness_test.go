@@ -22,17 +22,27 @@ import (
 // backends waits until the balancer was told of n backends.
 func backends(t *testing.T, told <-chan ipvs.State, n int) {
 	t.Helper()
-	limit := time.After(20 * time.Second)
+	limit := time.After(60 * time.Second)
 	for {
 		select {
 		case s := <-told:
-			if len(s.Services) == 1 && len(s.Services[0].Backends) == n {
+			if len(s.Services) == 1 && serving(s.Services[0]) == n {
 				return
 			}
 		case <-limit:
-			t.Fatalf("the balancer was never told of %d backends", n)
+			t.Fatalf("the balancer was never told of %d backends that serve", n)
 		}
 	}
+}
+
+// serving counts the backends that are not away.
+func serving(s ipvs.Service) (n int) {
+	for _, b := range s.Backends {
+		if !b.Away {
+			n++
+		}
+	}
+	return n
 }
 
 type tellingIPVS chan ipvs.State

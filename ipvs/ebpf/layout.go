@@ -88,6 +88,7 @@ const (
 	draining    uint32 = 1
 	hereabouts  uint32 = 2
 	ejected     uint32 = 4
+	away        uint32 = 8
 	weightShift        = 16
 	// portWords is PORT_WORDS.
 	portWords = 1024
@@ -176,13 +177,16 @@ func stateOf(b ipvs.Backend) uint32 {
 	if b.Ejected {
 		state |= ejected
 	}
+	if b.Away {
+		state |= away
+	}
 	return state
 }
 
 func (k backendKey) backend(state uint32) ipvs.Backend {
 	return ipvs.Backend{
 		Addr: k.Addr.netip(), Port: k.Port.number(), Weight: uint16(state >> weightShift),
-		Draining: state&draining != 0, Local: state&hereabouts != 0, Ejected: state&ejected != 0,
+		Draining: state&draining != 0, Local: state&hereabouts != 0, Ejected: state&ejected != 0, Away: state&away != 0,
 	}
 }
 

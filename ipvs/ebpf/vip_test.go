@@ -149,6 +149,23 @@ func TestVIPDraining(t *testing.T) {
 	is(t, "same port anew", r.container(net1, tcp("10.1.0.9:40000", vip+":80", syn)), container, "10.1.0.9:40000", "10.1.0.3:80")
 }
 
+// A node that does not answer may be hidden for a moment only.
+func TestVIPBackendAway(t *testing.T) {
+	r := newRig(t)
+	r.set(vipState(backend("10.1.0.2")))
+	r.container(net1, tcp("10.1.0.9:40000", vip+":80", syn))
+	r.container(net1, udp("10.1.0.9:5000", vip+":53", "x"))
+	away := backend("10.1.0.2")
+	away.Away = true
+	r.set(vipState(away, backend("10.1.0.3")))
+	is(t, "TCP", r.container(net1, tcp("10.1.0.9:40000", vip+":80", ack)), container, "10.1.0.9:40000", "10.1.0.2:80")
+	is(t, "UDP", r.container(net1, udp("10.1.0.9:5000", vip+":53", "x")), container, "10.1.0.9:5000", "10.1.0.3:53")
+	is(t, "new TCP", r.container(net1, tcp("10.1.0.9:40001", vip+":80", syn)), container, "10.1.0.9:40001", "10.1.0.3:80")
+	r.restart()
+	r.set(vipState(backend("10.1.0.2"), backend("10.1.0.3")))
+	is(t, "back again", r.container(net1, tcp("10.1.0.9:40000", vip+":80", ack)), container, "10.1.0.9:40000", "10.1.0.2:80")
+}
+
 func TestVIPAndDirectFromTheSamePort(t *testing.T) {
 	r := newRig(t)
 	r.set(vipState(backend("10.1.0.2")))

@@ -295,7 +295,9 @@ func (t *tracer) balanced(hop, what string, n protocol.Network, s ipvs.Service) 
 		if b.Weight > 1 {
 			text += fmt.Sprintf(" (weighs %d)", b.Weight)
 		}
-		if b.Draining {
+		if b.Away {
+			text += " (its node does not answer: no new connections)"
+		} else if b.Draining {
 			text += " (draining: no new connections)"
 		} else {
 			serving++

@@ -20,7 +20,7 @@ type Compiler struct {
 	// interfaces and publishOn are the node's, which published ports follow from.
 	interfaces []Interface
 	publishOn  string
-	nodes      map[string]protocol.Node
+	nodes      map[string]node
 	parts      map[string]*part
 }
 
@@ -53,7 +53,7 @@ func (c *Compiler) Compile(in Input) Output {
 
 // changes are the nodes, and those of them that are not as they were.
 type changes struct {
-	nodes   map[string]protocol.Node
+	nodes   map[string]node
 	changed map[string]bool
 }
 
@@ -74,10 +74,10 @@ func makePart(in Input, n protocol.Network, old *part, c changes) *part {
 
 // changedNodes are those of which something differs that names and balancers
 // depend on.
-func changedNodes(old, now map[string]protocol.Node) map[string]bool {
+func changedNodes(old, now map[string]node) map[string]bool {
 	out := map[string]bool{}
 	for id, n := range now {
-		if was, ok := old[id]; !ok || was.Down != n.Down || was.DataAddr != n.DataAddr || was.Hostname != n.Hostname || !maps.Equal(was.Labels, n.Labels) {
+		if was, ok := old[id]; !ok || was.Down != n.Down || was.away != n.away || was.DataAddr != n.DataAddr || was.Hostname != n.Hostname || !maps.Equal(was.Labels, n.Labels) {
 			out[id] = true
 		}
 	}

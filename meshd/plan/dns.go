@@ -53,7 +53,7 @@ func assembleDNS(in Input, parts map[string]*part) dns.State {
 // zoneBuilder collects what one service has in a network's names.
 type zoneBuilder struct {
 	names map[string]dns.Name
-	nodes map[string]protocol.Node
+	nodes map[string]node
 }
 
 // service adds all names that a service has under one of its names.
@@ -73,7 +73,7 @@ func (b *zoneBuilder) service(name string, svc protocol.Service, tasks []protoco
 		if _, err := strconv.Atoi(host); host != "" && host != "tasks" && host != "all" && err != nil {
 			groups[host] = append(groups[host], e)
 		}
-		if b.nodes[e.NodeID].Down || e.State == protocol.EndpointDraining {
+		if b.nodes[e.NodeID].out() || e.State == protocol.EndpointDraining {
 			continue
 		}
 		all = append(all, e.Addrs...)
@@ -122,7 +122,7 @@ func (b *zoneBuilder) best(endpoints []protocol.Endpoint) []netip.Addr {
 	for _, state := range []protocol.EndpointState{protocol.EndpointServing, protocol.EndpointStarting, protocol.EndpointDraining} {
 		var out []netip.Addr
 		for _, e := range endpoints {
-			if e.State == state && !b.nodes[e.NodeID].Down {
+			if e.State == state && !b.nodes[e.NodeID].out() {
 				out = append(out, e.Addrs...)
 			}
 		}

@@ -47,7 +47,7 @@ func newZoneNames(network string) *zoneNames {
 
 // update makes the shares anew that changed, or have a task on a node that did,
 // and a new zone.
-func (z *zoneNames) update(n protocol.Network, nodes map[string]protocol.Node, changed map[string]bool) {
+func (z *zoneNames) update(n protocol.Network, nodes map[string]node, changed map[string]bool) {
 	tasks := make(map[string][]protocol.Endpoint, len(n.Services))
 	for _, e := range n.Endpoints {
 		tasks[e.ServiceID] = append(tasks[e.ServiceID], e)
@@ -101,7 +101,7 @@ func sameEndpoint(a, b protocol.Endpoint) bool {
 		a.Name == b.Name && a.Hostname == b.Hostname && a.ContainerID == b.ContainerID && slices.Equal(a.Addrs, b.Addrs)
 }
 
-func newShare(s protocol.Service, tasks []protocol.Endpoint, nodes map[string]protocol.Node) *share {
+func newShare(s protocol.Service, tasks []protocol.Endpoint, nodes map[string]node) *share {
 	b := zoneBuilder{names: map[string]dns.Name{}, nodes: nodes}
 	for _, name := range append([]string{s.Name}, s.Aliases...) {
 		b.service(strings.ToLower(name), s, tasks)
@@ -122,7 +122,7 @@ func newShare(s protocol.Service, tasks []protocol.Endpoint, nodes map[string]pr
 }
 
 // assemble joins the shares to a new zone, in the order of services' IDs.
-func (z *zoneNames) assemble(n protocol.Network, nodes map[string]protocol.Node) {
+func (z *zoneNames) assemble(n protocol.Network, nodes map[string]node) {
 	b := zoneBuilder{names: make(map[string]dns.Name, len(z.zone.Names)+16), nodes: nodes}
 	ids := slices.Sorted(maps.Keys(z.shares))
 	for _, id := range ids {

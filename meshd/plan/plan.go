@@ -50,18 +50,27 @@ type Output struct {
 // Compile is deterministic: equal inputs give equal outputs.
 func Compile(in Input) Output { return new(Compiler).Compile(in) }
 
-// nodesOf are the nodes by ID; those that are dead to this node are down.
-func nodesOf(in Input) map[string]protocol.Node {
-	nodes := make(map[string]protocol.Node, len(in.Nodes))
+// node is a node as this one sees it.
+type node struct {
+	protocol.Node
+	// away: it does not answer, whatever the managers say.
+	away bool
+}
+
+// out says that nothing on the node can serve.
+func (n node) out() bool { return n.Down || n.away }
+
+// nodesOf are the nodes by ID. None is dead to itself.
+func nodesOf(in Input) map[string]node {
+	nodes := make(map[string]node, len(in.Nodes))
 	for _, n := range in.Nodes {
-		n.Down = n.Down || in.Dead[n.ID] && n.ID != in.Self
-		nodes[n.ID] = n
+		nodes[n.ID] = node{Node: n, away: in.Dead[n.ID] && n.ID != in.Self}
 	}
 	return nodes
 }
 
 // assemble joins what networks need with what does not follow from them alone.
-func assemble(in Input, nodes map[string]protocol.Node, parts map[string]*part) Output {
+func assemble(in Input, nodes map[string]node, parts map[string]*part) Output {
 	return Output{
 		Overlay: assembleOverlay(in, parts),
 		DNS:     assembleDNS(in, parts),
@@ -101,7 +110,7 @@ func transport(n protocol.Node) overlay.Transport {
 }
 
 // remotes are a network's endpoints on other nodes.
-func remotes(n protocol.Network, nodes map[string]protocol.Node, self string) []overlay.Endpoint {
+func remotes(n protocol.Network, nodes map[string]node, self string) []overlay.Endpoint {
 	addrs := make(map[string]netip.Addr, len(nodes))
 	for id, node := range nodes {
 		addrs[id] = node.DataAddr
@@ -119,7 +128,7 @@ func remotes(n protocol.Network, nodes map[string]protocol.Node, self string) []
 	return out
 }
 
-func assembleIPVS(in Input, nodes map[string]protocol.Node, parts map[string]*part) ipvs.State {
+func assembleIPVS(in Input, nodes map[string]node, parts map[string]*part) ipvs.State {
 	s := ipvs.State{NodeAddrs: nodeAddrs(in.Interfaces), Clients: clients(in)}
 	for _, n := range in.Networks {
 		if n.Ingress {
@@ -133,7 +142,7 @@ func assembleIPVS(in Input, nodes map[string]protocol.Node, parts map[string]*pa
 }
 
 // balanced are a network's virtual IPs, or on the mesh network published ports.
-func balanced(in Input, n protocol.Network, nodes map[string]protocol.Node) []ipvs.Service {
+func balanced(in Input, n protocol.Network, nodes map[string]node) []ipvs.Service {
 	backends := backendsByService(n, nodes, in.Self)
 	var out []ipvs.Service
 	for _, svc := range n.Services {
@@ -167,7 +176,7 @@ func oncePerKey(services []ipvs.Service) []ipvs.Service {
 
 // hosted makes one service per port that a task of this node publishes in mode
 // host: it answers on this node only, and leads to this node's tasks only.
-func hosted(in Input, n protocol.Network, nodes map[string]protocol.Node) []ipvs.Service {
+func hosted(in Input, n protocol.Network, nodes map[string]node) []ipvs.Service {
 	endpoints := map[string]protocol.Endpoint{}
 	for _, e := range n.Endpoints {
 		endpoints[e.TaskID] = e
@@ -242,20 +251,22 @@ func published(in Input, svc ipvs.Service, p swarm.PortConfig, labels map[string
 }
 
 // backendsByService lists who may get connections: serving endpoints on nodes
-// that are up, and draining ones for the connections they still have.
-func backendsByService(n protocol.Network, nodes map[string]protocol.Node, self string) map[string][]ipvs.Backend {
+// that are up, and draining ones for the connections they still have. So do those
+// on nodes that do not answer: if the alarm is false, their connections go on.
+func backendsByService(n protocol.Network, nodes map[string]node, self string) map[string][]ipvs.Backend {
 	byService := make(map[string]weights, len(n.Services))
 	for _, s := range n.Services {
 		byService[s.ID], _ = weightsOf(s.Labels) // what makes no sense, from a manager of another version, is left out
 	}
 	out := map[string][]ipvs.Backend{}
 	for _, e := range n.Endpoints {
-		if e.State == protocol.EndpointStarting || nodes[e.NodeID].Down {
+		on := nodes[e.NodeID]
+		if e.State == protocol.EndpointStarting || on.Down {
 			continue
 		}
-		b := ipvs.Backend{Draining: e.State == protocol.EndpointDraining, Local: e.NodeID == self}
+		b := ipvs.Backend{Draining: e.State == protocol.EndpointDraining || on.away, Away: on.away, Local: e.NodeID == self}
 		// One is what no weight means, too.
-		if w := byService[e.ServiceID].on(nodes[e.NodeID]); w > 1 {
+		if w := byService[e.ServiceID].on(on.Node); w > 1 {
 			b.Weight = w
 		}
 		for _, b.Addr = range e.Addrs {

@@ -34,6 +34,7 @@ func TestMasking(t *testing.T) {
 	c.answering("node4", "node1", "node2", "node3", "node4")
 
 	c.outlivesItsDaemon("node4", "node1")
+	c.isHidden("node4", "node1")
 
 	c.dies("node2", "node1", "node4")
 	c.eventually("managers have noticed, too", func() error {

@@ -35,10 +35,10 @@ func (l *Lab) Readdress(node string, addr netip.Addr) error {
 	if err := h.AddrDel(link, &netlink.Addr{IPNet: old}); err != nil {
 		return fmt.Errorf("take %s from %s: %w", old, node, err)
 	}
-	if err := configure(h, "eth0", netip.PrefixFrom(addr, r.Subnet.Bits())); err != nil {
+	if err := configure(h, "eth0", []netip.Prefix{netip.PrefixFrom(addr, r.Subnet.Bits())}); err != nil {
 		return err
 	}
-	if err := h.RouteReplace(&netlink.Route{Dst: defaultRoute(), Gw: host(r.Subnet, hubHost).AsSlice()}); err != nil {
+	if err := h.RouteReplace(&netlink.Route{Dst: defaultRoute(addr), Gw: host(r.Subnet, hubHost).AsSlice()}); err != nil {
 		return fmt.Errorf("default route of %s: %w", node, err)
 	}
 	return updateNode(l.name, node, func(n *nodeRecord) { n.Address = addr })

@@ -119,11 +119,14 @@ func Start(l *lab.Lab, s Spec) (*Probe, error) {
 		in.Close()
 		ended <- err
 	}()
-	go func() { p.done <- errors.Join(p.collect(out), <-ended) }()
+	go func() {
+		p.done <- errors.Join(p.collect(out), <-ended)
+		close(p.done)
+	}()
 	return p, nil
 }
 
-// Stop ends the calls and waits for those under way.
+// Stop ends the calls and waits for those under way. Safe to call again.
 func (p *Probe) Stop() error {
 	p.stdin.Close()
 	if err := <-p.done; err != nil {

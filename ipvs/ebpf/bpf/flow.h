@@ -236,6 +236,8 @@ static __always_inline enum fitness fitness(const struct scratch *s, const struc
 	state = bpf_map_lookup_elem(&backends, &k);
 	if (!state)
 		return first || s->p.proto == IPPROTO_UDP ? AGAIN : GONE;
+	if (s->p.proto == IPPROTO_UDP && *state & BACKEND_AWAY)
+		return AGAIN;
 	/*
 	 * Datagrams have no end that one sees: from these ports another socket may speak by now, or the backend refuse, which
 	 * takes FLOW_ACCEPTED away. One that is to stop keeps only who is in the middle of something.

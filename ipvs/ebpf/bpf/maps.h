@@ -66,6 +66,7 @@ struct backend_key {
 
 #define BACKEND_DRAINING 1
 #define BACKEND_EJECTED 4
+#define BACKEND_AWAY 8 /* draining, and what can move at once does */
 #define BACKEND_OUT (BACKEND_DRAINING | BACKEND_EJECTED) /* gets no new connections */
 /* For user space alone: 2 = on this node; the weight is in the upper half. */
 

@@ -75,7 +75,7 @@ static __always_inline int still_there(const struct socket_peer *to)
 	struct backend_key k = { .service = to->service, .addr = to->addr, .port = to->backend_port };
 	__u32 *state = bpf_map_lookup_elem(&backends, &k);
 
-	return state && !(*state & BACKEND_EJECTED);
+	return state && !(*state & (BACKEND_EJECTED | BACKEND_AWAY));
 }
 
 /*
