@@ -66,7 +66,7 @@ func withoutState(ops []op, held objects) []op {
 		switch o.object.(type) {
 		case routeObject: // without its source address it would be a step back
 			return held[o.object] != nil
-		case mtuObject: // it follows from the peers
+		case mtuObject, tunnelMTUObject: // they follow from the peers
 			return true
 		default:
 			return false

@@ -118,6 +118,8 @@ func (k *linuxKernel) put(op op) error {
 		return k.path.Direct.Put(o.addr, op.value.(uint32))
 	case switchesObject:
 		return k.path.Switches.Put(0, op.value.(uint32))
+	case tunnelMTUObject:
+		return k.path.MTU.Put(0, uint32(op.value.(int)))
 	case slotObject:
 		return k.path.PutSlot(o.slot)
 	case portObject:
@@ -163,6 +165,8 @@ func (k *linuxKernel) remove(op op) error {
 		return k.path.Direct.Delete(o.addr)
 	case switchesObject:
 		return k.path.Switches.Put(0, 0)
+	case tunnelMTUObject:
+		return k.path.MTU.Put(0, 0)
 	case portObject:
 		return nil // it went with the interface
 	case hookObject:

@@ -65,6 +65,11 @@ func (k *linuxKernel) readTables(held objects) error {
 		readTable(k.path.Ifaces, func(index uint32, i datapath.Iface) { held[ifaceObject{index}] = i }),
 		readTable(k.path.OnLink, func(a datapath.Addr, on datapath.OnLink) { held[onLinkObject{a}] = on }),
 		readTable(k.path.Direct, func(a datapath.Addr, index uint32) { held[directObject{a}] = index }),
+		readTable(k.path.MTU, func(_ uint32, mtu uint32) {
+			if mtu != 0 {
+				held[tunnelMTUObject{}] = int(mtu)
+			}
+		}),
 		readTable(k.path.Switches, func(_ uint32, v uint32) {
 			if v != 0 {
 				held[switchesObject{}] = v

@@ -155,6 +155,8 @@ func nameOf(o object) (kind, name string) {
 		return "direct", "direct way to peer " + o.addr.Netip().String()
 	case switchesObject:
 		return "settings", "data path switches"
+	case tunnelMTUObject:
+		return "mtu", "the tunnel's MTU in the data path"
 	case slotObject:
 		return "program", fmt.Sprintf("forwarding half %d in the program array", o.slot)
 	case hookObject:

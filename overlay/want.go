@@ -31,6 +31,7 @@ const (
 	rankOnLink
 	rankSwitches
 	rankDirect
+	rankTunnelMTU
 	rankSlot
 	rankHook
 	rankNeighbour
@@ -56,6 +57,7 @@ type (
 	onLinkObject     struct{ addr datapath.Addr }       // datapath.OnLink
 	directObject     struct{ addr datapath.Addr }       // uint32: device
 	switchesObject   struct{}                           // uint32
+	tunnelMTUObject  struct{}                           // int: bytes
 	slotObject       struct{ slot uint32 }              // present
 	hookObject       struct{ hook datapath.Hook }       // present
 	neighbourObject  struct{ key link.Neighbour }       // datapath.MAC
@@ -81,6 +83,7 @@ func (peerObject) rank() rank       { return rankPeer }
 func (onLinkObject) rank() rank     { return rankOnLink }
 func (directObject) rank() rank     { return rankDirect }
 func (switchesObject) rank() rank   { return rankSwitches }
+func (tunnelMTUObject) rank() rank  { return rankTunnelMTU }
 func (slotObject) rank() rank       { return rankSlot }
 func (hookObject) rank() rank       { return rankHook }
 func (neighbourObject) rank() rank  { return rankNeighbour }
@@ -197,6 +200,7 @@ func want(s State, f facts, vxlanPort uint16) objects {
 		w[mtuObject{p.ID}] = attachmentMTU(s, f, p.Attachment)
 	}
 	if f.live {
+		w[tunnelMTUObject{}] = innerMTU(s, f, true)
 		wantHooks(w, f, vxlanPort)
 	}
 	return w

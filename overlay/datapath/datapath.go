@@ -58,6 +58,8 @@ type Datapath struct {
 	// came, in nanoseconds of the monotonic clock.
 	Answers  Table[Addr, uint64]
 	Settings Table[uint32, Settings]
+	// MTU has one entry: what fits into the tunnel to every peer, in bytes.
+	MTU Table[uint32, uint32]
 	// Switches has one entry.
 	Switches Table[uint32, uint32]
 
@@ -89,6 +91,7 @@ func Load(dir string) (*Datapath, error) {
 	d.Direct = Table[Addr, uint32]{"direct", d.obj.MeshDirect}
 	d.OnLink = Table[Addr, OnLink]{"onlink", d.obj.MeshOnlink}
 	d.Answers = Table[Addr, uint64]{"answers", d.obj.MeshAnswers}
+	d.MTU = Table[uint32, uint32]{"mtu", d.obj.MeshMtu}
 	d.Switches = Table[uint32, uint32]{"switches", d.obj.MeshSwitches}
 	d.Settings = Table[uint32, Settings]{"settings", d.obj.MeshConfig}
 	if err := d.takeOver(); err != nil {

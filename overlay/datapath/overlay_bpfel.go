@@ -23,6 +23,7 @@ const (
 	overlayMapMeshEndpoints     = "mesh_endpoints"
 	overlayMapMeshHooks         = "mesh_hooks"
 	overlayMapMeshIfaces        = "mesh_ifaces"
+	overlayMapMeshMtu           = "mesh_mtu"
 	overlayMapMeshOnlink        = "mesh_onlink"
 	overlayMapMeshPeers         = "mesh_peers"
 	overlayMapMeshSubnets       = "mesh_subnets"
@@ -100,6 +101,7 @@ type overlayMapSpecs struct {
 	MeshEndpoints *ebpf.MapSpec `ebpf:"mesh_endpoints"`
 	MeshHooks     *ebpf.MapSpec `ebpf:"mesh_hooks"`
 	MeshIfaces    *ebpf.MapSpec `ebpf:"mesh_ifaces"`
+	MeshMtu       *ebpf.MapSpec `ebpf:"mesh_mtu"`
 	MeshOnlink    *ebpf.MapSpec `ebpf:"mesh_onlink"`
 	MeshPeers     *ebpf.MapSpec `ebpf:"mesh_peers"`
 	MeshSubnets   *ebpf.MapSpec `ebpf:"mesh_subnets"`
@@ -139,6 +141,7 @@ type overlayMaps struct {
 	MeshEndpoints *ebpf.Map `ebpf:"mesh_endpoints"`
 	MeshHooks     *ebpf.Map `ebpf:"mesh_hooks"`
 	MeshIfaces    *ebpf.Map `ebpf:"mesh_ifaces"`
+	MeshMtu       *ebpf.Map `ebpf:"mesh_mtu"`
 	MeshOnlink    *ebpf.Map `ebpf:"mesh_onlink"`
 	MeshPeers     *ebpf.Map `ebpf:"mesh_peers"`
 	MeshSubnets   *ebpf.Map `ebpf:"mesh_subnets"`
@@ -154,6 +157,7 @@ func (m *overlayMaps) Close() error {
 		m.MeshEndpoints,
 		m.MeshHooks,
 		m.MeshIfaces,
+		m.MeshMtu,
 		m.MeshOnlink,
 		m.MeshPeers,
 		m.MeshSubnets,

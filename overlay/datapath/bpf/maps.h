@@ -156,6 +156,15 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } mesh_config SEC(".maps");
 
+/* What fits into the tunnel to every peer, in bytes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} mesh_mtu SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, DROP_REASONS);

@@ -307,6 +307,7 @@ int from_tunnel(struct __sk_buff *skb)
 		return drop(DROP_UNKNOWN_PEER);
 	if (parse(skb, &p))
 		return drop(DROP_NOT_IP);
+	clamp_mss(skb, p.v6);
 	mark(skb, vni, &from);
 	bpf_tail_call(skb, &mesh_hooks, MESH_BALANCE_TUNNEL);
 	return forward_to(skb, &p);
@@ -323,6 +324,7 @@ static __always_inline int forward_node(struct __sk_buff *skb)
 
 	if (verdict == MESH_NEXT || !c)
 		return TCX_NEXT;
+	clamp_mss(skb, skb->protocol == bpf_htons(ETH_P_IPV6));
 	/* On lo there are no MACs, and a VXLAN device takes none from nobody. */
 	__builtin_memcpy(macs, c->router_mac, 6);
 	__builtin_memcpy(macs + 6, c->router_mac, 6);

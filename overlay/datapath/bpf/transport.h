@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What little is read beyond addresses: where the UDP header is, and tunnelled packets of containers. */
+/* What little is read beyond addresses: where the UDP or TCP header is, tunnelled packets of containers, and the MSS. */
 #ifndef MESH_TRANSPORT_H
 #define MESH_TRANSPORT_H
 
@@ -7,6 +7,11 @@
 
 #define MOST_EXTENSIONS 6
 #define FRAGMENT_OFFSET 0x1fff
+#define TCP_SYN 0x02
+#define OPTION_END 0
+#define OPTION_NOP 1
+#define OPTION_MSS 2
+#define MOST_OPTIONS 10
 
 /* An IPv6 extension header that says what follows it (RFC 8200). */
 static __always_inline int is_extension(__u8 next)
@@ -66,6 +71,41 @@ static __always_inline int is_tunnelled(struct __sk_buff *skb, int v6, __be16 po
 	if (proto != IPPROTO_UDP)
 		return 0;
 	return bpf_skb_load_bytes(skb, at + 2, &dest, 2) || dest == port;
+}
+
+/*
+ * clamp_mss lowers the maximum segment size that a client of a published port or its
+ * task asks for (RFC 9293) to what the tunnel to this node takes: neither knows it.
+ */
+static __always_inline void clamp_mss(struct __sk_buff *skb, int v6)
+{
+	__u32 zero = 0, at = 0, *mtu = bpf_map_lookup_elem(&mesh_mtu, &zero);
+	__u8 head[2];
+	__be16 mss, most;
+
+	if (!mtu || *mtu < 576 || transport(skb, v6, &at) != IPPROTO_TCP || bpf_skb_load_bytes(skb, at + 12, head, 2))
+		return;
+	if (!(head[1] & TCP_SYN))
+		return;
+	most = bpf_htons(*mtu - (v6 ? 60 : 40));
+
+	__u32 option = at + 20, end = at + (head[0] >> 4) * 4;
+
+	for (int i = 0; i < MOST_OPTIONS; i++) {
+		__u8 kind[2];
+
+		if (option + 4 > end || bpf_skb_load_bytes(skb, option, kind, 2) || kind[0] == OPTION_END)
+			return;
+		if (kind[0] == OPTION_MSS && kind[1] == 4) {
+			if (bpf_skb_load_bytes(skb, option + 2, &mss, 2) || bpf_ntohs(mss) <= bpf_ntohs(most))
+				return;
+			/* The sum first: the kernel reads the packet's own. */
+			if (!bpf_l4_csum_replace(skb, at + 16, mss, most, 2))
+				bpf_skb_store_bytes(skb, option + 2, &most, 2, 0);
+			return;
+		}
+		option += kind[0] == OPTION_NOP || kind[1] < 2 ? 1 : kind[1];
+	}
 }
 
 #endif
