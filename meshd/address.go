@@ -31,13 +31,18 @@ type hostInterface struct {
 
 // hostInterfaces lists the interfaces that are up, with their usable addresses:
 // no loopback, no link-local ones, none of our own devices.
-func hostInterfaces() ([]hostInterface, error) { return interfaces(ownDevice) }
+func hostInterfaces() ([]hostInterface, error) {
+	return interfaces(func(i net.Interface) bool { return i.Flags&net.FlagUp == 0 || ownDevice(i.Name) })
+}
 
 // publishedInterfaces are those that published ports answer on: the machine's, and
 // behind them the engine's bridges, from which containers call that are on none of
-// our networks.
+// our networks. A bridge counts when it is down, too: the engine brings it up after
+// it has its address.
 func publishedInterfaces() ([]hostInterface, error) {
-	all, err := interfaces(func(name string) bool { return strings.HasPrefix(name, "mesh") || strings.HasPrefix(name, "mv") })
+	all, err := interfaces(func(i net.Interface) bool {
+		return strings.HasPrefix(i.Name, "mesh") || strings.HasPrefix(i.Name, "mv") || i.Flags&net.FlagUp == 0 && !ownDevice(i.Name)
+	})
 	slices.SortStableFunc(all, func(a, b hostInterface) int {
 		switch x, y := ownDevice(a.Name), ownDevice(b.Name); {
 		case x == y:
@@ -50,14 +55,14 @@ func publishedInterfaces() ([]hostInterface, error) {
 	return all, err
 }
 
-func interfaces(skip func(name string) bool) ([]hostInterface, error) {
+func interfaces(skip func(net.Interface) bool) ([]hostInterface, error) {
 	ifs, err := net.Interfaces()
 	if err != nil {
 		return nil, fmt.Errorf("list network interfaces: %w", err)
 	}
 	var out []hostInterface
 	for _, i := range ifs {
-		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || skip(i.Name) {
+		if i.Flags&net.FlagLoopback != 0 || skip(i) {
 			continue
 		}
 		addrs, err := i.Addrs()

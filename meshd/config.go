@@ -29,6 +29,8 @@ type Config struct {
 	DirectRouting bool
 	// LoadBalancer says where VIPs become backends; see ipvs/ebpf's Mode. Empty: auto.
 	LoadBalancer string
+	// BypassFirewall lets published ports answer whatever the host's packet filter says.
+	BypassFirewall bool
 	// PublishOn lists the interfaces, addresses and prefixes that published ports
 	// answer on where their service does not say. Empty: all.
 	PublishOn string

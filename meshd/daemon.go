@@ -105,8 +105,12 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 			return nil, fmt.Errorf("addresses of published ports: %w", err)
 		}
 	}
+	admit := !cfg.BypassFirewall && overlay.CanAdmit()
+	if !admit && !cfg.BypassFirewall {
+		d.log.Warn("published ports answer whatever the host's packet filter says: the kernel lacks nftables' dup (NFT_DUP_IPV4, NFT_DUP_IPV6)")
+	}
 	d.overlay, err = overlay.New(overlay.Config{
-		RunDir: cfg.RunDir, VXLANPort: cfg.DataPathPort, Direct: cfg.DirectRouting, Logger: cfg.Logger,
+		Admit: admit, RunDir: cfg.RunDir, VXLANPort: cfg.DataPathPort, Direct: cfg.DirectRouting, Logger: cfg.Logger,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the overlay data plane: %w", err)
@@ -119,7 +123,7 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 	}
 	balancer, err := ebpf.New(ebpf.Config{
 		HooksPath: d.overlay.HooksPath(), PinDir: filepath.Join(cfg.RunDir, "bpf", "ipvs"), Logger: cfg.Logger,
-		Mode: ebpf.Mode(cfg.LoadBalancer),
+		Mode: ebpf.Mode(cfg.LoadBalancer), Admit: admit,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the load balancer: %w", err)

@@ -20,7 +20,7 @@ func (k *linuxKernel) facts(s State, fresh bool) (facts, error) {
 	for _, d := range devices {
 		names[d.Name] = true
 	}
-	f := facts{mtu: defaultMTU}
+	f := facts{mtu: defaultMTU, admit: k.cfg.Admit}
 	for _, d := range devices {
 		switch {
 		case d.Name == link.VXLANName && d.Up && d.VXLANPort == s.VXLANPort:

@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshd/meshd/overlay/datapath"
 	"github.com/meshd/meshd/overlay/link"
+	"github.com/meshd/meshd/overlay/nft"
 )
 
 // Config is what an Overlay needs.
@@ -26,6 +27,9 @@ type Config struct {
 	Resync time.Duration
 	// Direct lets packets to peers that take them so travel without encapsulation.
 	Direct bool
+	// Admit leads to lo what the load balancer lets the host's packet filter decide on,
+	// once that has accepted it; see nft/admit.go and CanAdmit.
+	Admit bool
 	// NoTCX attaches programs as clsact filters even where there is tcx.
 	NoTCX  bool
 	Logger *slog.Logger
@@ -344,19 +348,27 @@ func (o *Overlay) run(ops []op) error {
 func (o *Overlay) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	watched := make(chan error, 1)
-	go func() { watched <- link.Watch(ctx, o.disturb) }()
+	watches := []func(context.Context, func()) error{link.Watch, nft.Watch}
+	watched := make(chan error, len(watches))
+	for _, watch := range watches {
+		go func() { watched <- watch(ctx, o.disturb) }()
+	}
 	probed := make(chan struct{})
 	go func() { defer close(probed); o.probe(ctx) }()
 	o.repair(ctx)
 	cancel()
 	<-probed
-	if err := <-watched; err != nil {
-		// Without notifications the resync still repaired, only later.
-		o.cfg.Logger.Warn("network changes were not watched", "error", err)
+	for range watches {
+		if err := <-watched; err != nil {
+			// Without notifications the resync still repaired, only later.
+			o.cfg.Logger.Warn("network changes were not watched", "error", err)
+		}
 	}
 	return nil
 }
+
+// CanAdmit tells whether this kernel can do what Config.Admit asks for.
+func CanAdmit() bool { return nft.CanAdmit() }
 
 func (o *Overlay) disturb() {
 	select {

@@ -134,6 +134,8 @@ func (k *linuxKernel) put(op op) error {
 		return masquerade(op.value.(string))
 	case acceptObject:
 		return nft.PutAccept(o.v6)
+	case admitObject:
+		return nft.PutAdmit(o.v6)
 	case mtuObject:
 		return k.door.PutMTU(o.id, op.value.(int))
 	default:
@@ -179,6 +181,8 @@ func (k *linuxKernel) remove(op op) error {
 		return nft.Delete()
 	case acceptObject:
 		return nft.DeleteAccept(o.v6)
+	case admitObject:
+		return nft.DeleteAdmit(o.v6)
 	case mtuObject:
 		return nil // it went with the interface
 	default:

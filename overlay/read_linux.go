@@ -128,6 +128,13 @@ func (k *linuxKernel) readAccept(held objects) error {
 		if a != nft.AcceptsNothing {
 			held[acceptObject{v6}] = a
 		}
+		admits, err := nft.Admits(v6)
+		if err != nil {
+			return err
+		}
+		if admits {
+			held[admitObject{v6}] = present{}
+		}
 	}
 	return nil
 }

@@ -171,6 +171,8 @@ func nameOf(o object) (kind, name string) {
 		return "mtu", "MTU of interface " + link.HostName(o.id)
 	case acceptObject:
 		return "accept", "rules in DOCKER-USER"
+	case admitObject:
+		return "admit", "rule for published ports at the end of the input hook"
 	default:
 		kind = strings.TrimSuffix(strings.TrimPrefix(fmt.Sprintf("%T", o), "overlay."), "Object")
 		return kind, fmt.Sprintf("%s %v", kind, o)

@@ -38,6 +38,7 @@ const (
 	rankRoute
 	rankMasquerade
 	rankAccept
+	rankAdmit
 	rankMTU
 	lastRank = rankMTU
 )
@@ -64,6 +65,7 @@ type (
 	routeObject      struct{ to netip.Addr }            // link.Route
 	masqueradeObject struct{}                           // string: the subnets, by nft.Key
 	acceptObject     struct{ v6 bool }                  // nft.Accepting
+	admitObject      struct{ v6 bool }                  // present
 	mtuObject        struct{ id string }                // int: bytes
 )
 
@@ -90,6 +92,7 @@ func (neighbourObject) rank() rank  { return rankNeighbour }
 func (routeObject) rank() rank      { return rankRoute }
 func (masqueradeObject) rank() rank { return rankMasquerade }
 func (acceptObject) rank() rank     { return rankAccept }
+func (admitObject) rank() rank      { return rankAdmit }
 func (mtuObject) rank() rank        { return rankMTU }
 
 // objects are things in the kernel with what they hold.
@@ -117,6 +120,8 @@ type facts struct {
 	reached map[netip.Addr]reach
 	// forwarding is what iptables does with forwarded packets of IPv4 and IPv6.
 	forwarding, forwarding6 nft.Forwarding
+	// admit is Config.Admit.
+	admit bool
 	// ports are the attached containers' interfaces.
 	ports []port
 }
@@ -303,13 +308,17 @@ func switchesFor(f facts) uint32 {
 	return datapath.SwitchDirect
 }
 
-// wantAccept lets packets through where iptables drops what nobody accepts.
+// wantAccept lets packets through where iptables drops what nobody accepts, and takes
+// from the input hook what is for the load balancer.
 func wantAccept(w objects, s State, f facts) {
 	for _, n := range s.Networks {
 		for _, subnet := range n.Subnets {
 			v6 := subnet.Addr().Is6()
 			if n.Mesh && f.forwardingOf(v6) == nft.ForwardingDocker {
 				w[acceptObject{v6}] = nft.AcceptsAll
+			}
+			if n.Mesh && f.admit {
+				w[admitObject{v6}] = present{}
 			}
 		}
 	}

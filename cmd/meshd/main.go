@@ -55,6 +55,7 @@ func parse(args []string) (meshd.Config, error) {
 		return nil
 	})
 	fs.StringVar(&cfg.LoadBalancer, "load-balancer", "auto", "`mode` of leading connections to virtual addresses: auto, socket (refuse to work without it), packet")
+	fs.BoolVar(&cfg.BypassFirewall, "bypass-firewall", false, "let published ports answer whatever the rules for this node's own ports (INPUT) say")
 	fs.StringVar(&cfg.PublishOn, "publish-on", "", "`list` of interfaces, addresses and prefixes of this node that published ports answer on where their service does not say (default all)")
 	fs.StringVar(&cfg.MetricsAddr, "metrics-addr", "", "`address` at which Prometheus may read metrics over TCP, e.g. 127.0.0.1:9323 (they are on the API's socket in any case)")
 	fs.BoolVar(&cfg.AllowPrivileged, "allow-privileged", false, "run tasks here that ask for devices or for all privileges (container labels mesh.devices, mesh.privileged)")

@@ -24,6 +24,9 @@ type Config struct {
 	Connections uint32
 	// Mode says where VIPs become backends; the default is ModeAuto.
 	Mode Mode
+	// Admit lets the host's packet filter decide on new connections to published
+	// ports; somebody must lead what it accepts back to lo (overlay's Config.Admit).
+	Admit bool
 	// Logger gets what is not worth failing for; the default is slog's.
 	Logger *slog.Logger
 }
@@ -47,10 +50,14 @@ var ErrUnknownMode = errors.New("load balancer mode must be auto, socket or pack
 
 // flags are those of the map node.
 func (c Config) flags() uint32 {
-	if c.Mode == ModePacket {
-		return 0
+	var out uint32
+	if c.Mode != ModePacket {
+		out |= leadSockets
 	}
-	return leadSockets
+	if c.Admit {
+		out |= askFilter
+	}
+	return out
 }
 
 // rereadEvery is how long the maps are believed to hold what we put there.

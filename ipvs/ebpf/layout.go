@@ -96,6 +96,8 @@ const (
 	clientNetworks = 16
 	// leadSockets is NODE_SOCKETS.
 	leadSockets uint32 = 1
+	// askFilter is NODE_ADMIT.
+	askFilter uint32 = 2
 )
 
 func clientKeyOf(a ipvs.ClientAddr) clientKey { return clientKey{a.VNI, addrOf(a.Addr)} }

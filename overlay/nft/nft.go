@@ -119,22 +119,26 @@ func Put(subnets []netip.Prefix) error {
 func Delete() error { return Put(nil) }
 
 // remove has our table deleted with the next flush, if it is there.
-func remove(c *nftables.Conn, v6 bool) (*nftables.Table, error) {
-	table := &nftables.Table{Name: Table, Family: family(v6)}
-	have, err := find(c, v6)
+func remove(c *nftables.Conn, v6 bool) (*nftables.Table, error) { return removeTable(c, Table, v6) }
+
+func removeTable(c *nftables.Conn, name string, v6 bool) (*nftables.Table, error) {
+	table := &nftables.Table{Name: name, Family: family(v6)}
+	have, err := findTable(c, name, v6)
 	if err == nil && have != nil {
 		c.DelTable(table)
 	}
 	return table, err
 }
 
-func find(c *nftables.Conn, v6 bool) (*nftables.Table, error) {
+func find(c *nftables.Conn, v6 bool) (*nftables.Table, error) { return findTable(c, Table, v6) }
+
+func findTable(c *nftables.Conn, name string, v6 bool) (*nftables.Table, error) {
 	tables, err := c.ListTablesOfFamily(family(v6))
 	if err != nil {
 		return nil, fmt.Errorf("nftables: list tables: %w", err)
 	}
 	for _, t := range tables {
-		if t.Name == Table {
+		if t.Name == name {
 			return t, nil
 		}
 	}

@@ -50,13 +50,18 @@ type response struct {
 
 func serve(dir string) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	o, err := overlay.New(overlay.Config{RunDir: dir, Resync: time.Second, Logger: log, NoTCX: os.Getenv("DATAPLANE_TEST_NOTCX") != ""})
+	// A balancer that asks the packet filter is the usual one.
+	admit := os.Getenv("DATAPLANE_TEST_BYPASS") == ""
+	if admit && !overlay.CanAdmit() {
+		return errors.New("this kernel cannot ask the packet filter about published ports")
+	}
+	o, err := overlay.New(overlay.Config{Admit: admit, RunDir: dir, Resync: time.Second, Logger: log, NoTCX: os.Getenv("DATAPLANE_TEST_NOTCX") != ""})
 	if err != nil {
 		return err
 	}
 	b, err := ebpf.New(ebpf.Config{
 		HooksPath: o.HooksPath(), PinDir: filepath.Join(dir, "bpf", "ipvs"), Connections: 8192, Logger: log,
-		Mode: ebpf.Mode(os.Getenv("DATAPLANE_TEST_MODE")),
+		Mode: ebpf.Mode(os.Getenv("DATAPLANE_TEST_MODE")), Admit: admit,
 	})
 	if err != nil {
 		return errors.Join(err, o.Close())

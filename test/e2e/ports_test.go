@@ -25,6 +25,7 @@ func TestPorts(t *testing.T) {
 		{"chosen addresses", testChosenAddresses},
 		{"local tasks only", testLocalTasksOnly},
 		{"plain containers", testPlainContainers},
+		{"firewall", testFirewall},
 	} {
 		t.Run(step.name, func(t *testing.T) { step.run(t, c.sub(t)) })
 	}
@@ -207,4 +208,30 @@ func testPlainContainers(t *testing.T, c *cluster) {
 			})
 		}
 	}
+}
+
+// What iptables' INPUT denies stays denied, also by its policy, and with our rules gone for a moment.
+func testFirewall(t *testing.T, c *cluster) {
+	c.service("walled", 2, "--publish", "8800:8080", "--publish", "9800:9000/udp")
+	one, two := c.address("node1"), c.address("node2")
+	rule := func(args ...string) {
+		t.Helper()
+		if r := c.on("node1", append([]string{"iptables"}, args...)...); r.code != 0 {
+			t.Fatalf("iptables %v: %v", args, r)
+		}
+	}
+	c.answers(one + ":8800")
+	rule("-I", "INPUT", "-p", "tcp", "--dport", "8800", "-j", "REJECT", "--reject-with", "tcp-reset")
+	c.refuses(one + ":8800")
+	c.answers(two + ":8800")
+	if r := c.outside("sample", "udp", one+":9800"); r.code != 0 {
+		t.Errorf("UDP, which no rule denies: %v", r)
+	}
+	if r := c.on("node1", "sample", "get", "-timeout", "5s", "http://127.0.0.1:8800/"); r.code != 0 {
+		t.Errorf("the node itself: %v", r)
+	}
+	rule("-D", "INPUT", "1")
+	c.answers(one + ":8800")
+	c.on("node1", "nft", "delete", "table", "ip", "meshd_input")
+	c.answers(one + ":8800")
 }

@@ -84,7 +84,7 @@ int balance_container(struct __sk_buff *skb)
 	if (answered(skb, s, vni, MESH_BALANCE_CONTAINER, &verdict))
 		return verdict;
 	if (vni == n->mesh_vni && is_published(s->p.dport, s->p.proto) && is_node_addr(&s->p.dst))
-		return ingress(skb, s, vni, FLOW_FROM_CONTAINER, MESH_BALANCE_CONTAINER);
+		return ingress(skb, s, vni, came_in(skb, s, FLOW_FROM_CONTAINER), MESH_BALANCE_CONTAINER);
 	return request(skb, s, vni);
 }
 

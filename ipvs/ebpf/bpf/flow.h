@@ -24,6 +24,8 @@ struct scratch {
 	struct flow flow;
 	struct flow back;
 	struct entered_key entered;
+	__u32 ifindex;  /* where the packet came in */
+	__u32 admitted; /* it has passed the host's packet filter */
 };
 
 struct {

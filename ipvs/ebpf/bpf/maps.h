@@ -137,6 +137,14 @@ struct node {
 };
 
 #define NODE_SOCKETS 1 /* sockets of known containers are led to backends when they connect */
+#define NODE_ADMIT 2   /* the host's packet filter is asked about new connections to published ports */
+
+/*
+ * What is on its way through the packet filter bears this and the device that it came
+ * in on as its priority; see ask() and overlay/nft/admit.go.
+ */
+#define ADMIT 0x4d000000
+#define ADMIT_MASK 0xff000000
 
 /* An address of a container of this node, which names it: the overlay lets nobody else send with it. */
 struct client_key {

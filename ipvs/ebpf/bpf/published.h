@@ -53,7 +53,7 @@ static __always_inline int serves(const struct scratch *s, __u16 from, struct se
 }
 
 /* enter chooses a backend for a new connection to a published port: s->flow. */
-static __always_inline int enter(struct __sk_buff *skb, struct scratch *s, __u16 from)
+static __always_inline int enter(struct scratch *s, __u16 from)
 {
 	struct service_key service;
 
@@ -70,10 +70,45 @@ static __always_inline int enter(struct __sk_buff *skb, struct scratch *s, __u16
 	if (same_addr(&s->p.src, &s->flow.dst) || is_loopback(&s->p))
 		s->flow.src = s->p.dst;
 	s->flow.flags = FLOW_INGRESS | from;
-	s->flow.ifindex = skb->ifindex;
+	s->flow.ifindex = s->ifindex;
 	keep(s);
 	count_begin(s);
 	return 0;
+}
+
+/*
+ * ask lets a new connection from outside go up to the host's packet filter. What no
+ * rule for the node's own ports denies comes back on lo, by a rule of ours at the
+ * very end, and is entered there; what follows is not asked about any more.
+ */
+static __always_inline int ask(struct __sk_buff *skb, struct scratch *s, __u16 from)
+{
+	struct node *n = this_node();
+	struct service_key key;
+	struct service *service;
+
+	if (from || s->admitted || !n || !(n->flags & NODE_ADMIT) || !enters(s) || serves(s, from, &key))
+		return 0;
+	service = bpf_map_lookup_elem(&services, &key);
+	if (!service || !service->count)
+		return 0;
+	skb->priority = ADMIT | (skb->ifindex & ~ADMIT_MASK);
+	return 1;
+}
+
+/* came_in notes where a packet came in: what the packet filter let pass is not of the node. */
+static __always_inline __u16 came_in(struct __sk_buff *skb, struct scratch *s, __u16 from)
+{
+	__u32 priority = skb->priority;
+
+	s->ifindex = skb->ifindex;
+	s->admitted = 0;
+	if (!(from & FLOW_FROM_LO) || (priority & ADMIT_MASK) != ADMIT)
+		return from;
+	s->ifindex = priority & ~ADMIT_MASK;
+	s->admitted = 1;
+	skb->priority = 0;
+	return from & ~FLOW_FROM_LO;
 }
 
 /*
@@ -83,7 +118,10 @@ static __always_inline int enter(struct __sk_buff *skb, struct scratch *s, __u16
 static __always_inline int ingress(struct __sk_buff *skb, struct scratch *s, __u32 mesh, __u16 from, enum mesh_slot hook)
 {
 	struct flow *f;
-	__u32 limit;
+	__u32 limit = limit_for(&s->p);
+	/* What is merged from several packets goes out as several. */
+	int too_long = limit && s->p.length > limit && !skb->gso_size;
+	int again = 0;
 
 	key_of(&s->key, &s->p, mesh, FORWARD);
 	f = bpf_map_lookup_elem(&flows, &s->key);
@@ -95,22 +133,22 @@ static __always_inline int ingress(struct __sk_buff *skb, struct scratch *s, __u
 			drop(DROP_BACKEND_GONE);
 			return forward(skb, hook);
 		}
-		if (fit == AGAIN) {
-			forget(s, f);
-			f = NULL;
-		} else {
+		again = fit == AGAIN;
+		if (!again) {
 			asked_on(s, f);
 			touch(s, f, REVERSE);
 		}
 	}
-	if (!f) {
-		if (enter(skb, s, from))
+	if (!f || again) {
+		if (ask(skb, s, from)) /* which nobody has allowed yet: no entry is made */
+			return too_long ? too_big(skb, &s->p, limit) : forward(skb, hook);
+		if (f)
+			forget(s, f);
+		if (enter(s, from))
 			return forward(skb, hook);
 		f = &s->flow;
 	}
-	/* What is merged from several packets goes out as several. */
-	limit = limit_for(&s->p);
-	if (limit && s->p.length > limit && !skb->gso_size)
+	if (too_long && !s->admitted)
 		return too_big(skb, &s->p, limit);
 	if (rewrite(skb, &s->p, f))
 		return drop(DROP_REWRITE);
@@ -169,7 +207,7 @@ static __always_inline int from_node(struct __sk_buff *skb, __u16 from, enum mes
 	if (s->p.unknown || !is_published(s->p.dport, s->p.proto) || !is_node_addr(&s->p.dst))
 		return forward(skb, hook);
 	remember(&s->p, 0);
-	return ingress(skb, s, n->mesh_vni, from, hook);
+	return ingress(skb, s, n->mesh_vni, came_in(skb, s, from), hook);
 }
 
 #endif
