@@ -24,6 +24,7 @@ struct scratch {
 	struct flow flow;
 	struct flow back;
 	struct entered_key entered;
+	struct service_key service; /* what choose looks for */
 	__u32 ifindex;  /* where the packet came in */
 	__u32 admitted; /* it has passed the host's packet filter */
 };
@@ -143,10 +144,14 @@ static __always_inline void forget(const struct scratch *s, const struct flow *f
  * addresses and ports as those of another live connection, it sees another source
  * port instead.
  */
-static __always_inline void keep(struct scratch *s)
+__noinline int keep(void)
 {
-	__be16 own = s->flow.sport;
+	struct scratch *s = room();
+	__be16 own;
 
+	if (!s)
+		return -1;
+	own = s->flow.sport;
 	s->flow.seen = now();
 	back_of(s);
 	for (int i = 0; i < PORT_TRIES; i++) {
@@ -161,6 +166,7 @@ static __always_inline void keep(struct scratch *s)
 	bpf_map_update_elem(&flows, &s->key, &s->flow, BPF_ANY);
 	if (s->key.proto == IPPROTO_TCP)
 		loaded(s->flow.service, &s->flow.dst, s->flow.backend_port, 1);
+	return 0;
 }
 
 /* closing notes in both entries that a connection ends. Half-closed ones go on: only a new SYN takes the ports. */
@@ -200,14 +206,25 @@ static __always_inline void touch(struct scratch *s, struct flow *f, enum direct
 		closing(s, f, other);
 }
 
-/* choose fills in a backend for s->flow; non-zero: there is none, s->flow.service has the service nonetheless. */
-static __always_inline int choose(struct scratch *s, const struct service_key *key)
+/*
+ * choose fills in a backend of scratch's service for its flow; non-zero: there is
+ * none, and the flow has the service nonetheless.
+ *
+ * This function and keep are verified by themselves
+ * (Documentation/bpf/verifier.rst, global functions): inlined, they would be walked
+ * through anew for every state that can lead to them, which the verifier bounds.
+ */
+__noinline int choose(void)
 {
-	struct client_id who = { .addr = s->key.src };
+	struct scratch *s = room();
+	struct client_id who;
 	struct choice c;
 
+	if (!s)
+		return -1;
+	who.addr = s->key.src;
 	who.hash = hash_of(hash_of(mixed(s->key.proto, (__u32)s->key.sport << 16 | s->key.dport), &s->key.src), &s->key.dst);
-	if (pick(key, &who, &c)) {
+	if (pick(&s->service, &who, &c)) {
 		s->flow.service = c.service;
 		return -1;
 	}

@@ -55,12 +55,10 @@ static __always_inline int serves(const struct scratch *s, __u16 from, struct se
 /* enter chooses a backend for a new connection to a published port: s->flow. */
 static __always_inline int enter(struct scratch *s, __u16 from)
 {
-	struct service_key service;
-
-	if (!enters(s) || serves(s, from, &service))
+	if (!enters(s) || serves(s, from, &s->service))
 		return -1;
 	__builtin_memset(&s->flow, 0, sizeof(s->flow));
-	if (choose(s, &service)) {
+	if (choose()) {
 		refused(s->flow.service, DROP_NO_BACKEND);
 		return -1;
 	}
@@ -71,7 +69,7 @@ static __always_inline int enter(struct scratch *s, __u16 from)
 		s->flow.src = s->p.dst;
 	s->flow.flags = FLOW_INGRESS | from;
 	s->flow.ifindex = s->ifindex;
-	keep(s);
+	keep();
 	count_begin(s);
 	return 0;
 }

@@ -13,7 +13,8 @@ static __always_inline int to_vip(struct __sk_buff *skb, struct scratch *s, cons
 	__builtin_memset(&s->flow, 0, sizeof(s->flow));
 	if (s->p.later)
 		return drop(DROP_FRAGMENT);
-	if (choose(s, service)) {
+	s->service = *service;
+	if (choose()) {
 		refused(s->flow.service, DROP_NO_BACKEND);
 		if (s->p.proto == IPPROTO_TCP)
 			return reset(skb, &s->p, DROP_NO_BACKEND);
@@ -29,7 +30,7 @@ static __always_inline int to_vip(struct __sk_buff *skb, struct scratch *s, cons
 	/* A client that is its own backend would answer itself directly: it is called by the VIP. */
 	if (same_addr(&s->p.src, &s->flow.dst))
 		s->flow.src = s->p.dst;
-	keep(s);
+	keep();
 	count_begin(s);
 	if (rewrite(skb, &s->p, &s->flow))
 		return drop(DROP_REWRITE);
@@ -43,7 +44,7 @@ static __always_inline int plainly(struct __sk_buff *skb, struct scratch *s)
 	s->flow.sport = s->p.sport;
 	s->flow.dst = s->p.dst;
 	s->flow.dport = s->p.dport;
-	keep(s);
+	keep();
 	if (rewrite(skb, &s->p, &s->flow))
 		return drop(DROP_REWRITE);
 	return forward(skb, MESH_BALANCE_CONTAINER);
