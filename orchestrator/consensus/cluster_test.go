@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshd/meshd/certs"
+	"github.com/meshd/meshd/certs/certstest"
 	"github.com/meshd/meshd/orchestrator/remote"
 	"github.com/meshd/meshd/orchestrator/store"
 )
@@ -60,12 +61,7 @@ func newCluster(t *testing.T, size int) *cluster {
 // prepare gives a node its certificate and an address that stays its own.
 func (c *cluster) prepare(id, dir string) *peer {
 	c.t.Helper()
-	key, csr, err := certs.NewRequest()
-	must(c.t, err)
-	cert, err := c.ca.Sign(csr, certs.Identity{NodeID: id, ClusterID: "c", Role: certs.RoleManager}, 0)
-	must(c.t, err)
-	k, err := certs.Create(filepath.Join(dir, "certs"), key, cert, c.ca.CertPEM())
-	must(c.t, err)
+	k := certstest.Keeper(c.t, c.ca, filepath.Join(dir, "certs"), id, certs.RoleManager)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(c.t, err)
 	addr := l.Addr().String()

@@ -10,26 +10,10 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/certs"
+	"github.com/meshd/meshd/certs/certstest"
 	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/orchestrator/remote"
 )
-
-func keeper(t *testing.T, ca *certs.CA, node string, role certs.Role) *certs.Keeper {
-	t.Helper()
-	key, csr, err := certs.NewRequest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := ca.Sign(csr, certs.Identity{NodeID: node, ClusterID: "c", Role: role}, time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
-	k, err := certs.Create(t.TempDir(), key, cert, ca.CertPEM())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
 
 // serve runs the dispatcher behind a real server on loopback.
 func serve(t *testing.T, k *certs.Keeper, d *Dispatcher) string {
@@ -55,7 +39,7 @@ func TestOverTheWire(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	manager := keeper(t, ca, "n1", certs.RoleManager)
+	manager := certstest.Keeper(t, ca, t.TempDir(), "n1", certs.RoleManager)
 	var leaderAddr string
 	leader := w.start(Config{})
 	leaderAddr = serve(t, manager, leader)
@@ -65,9 +49,9 @@ func TestOverTheWire(t *testing.T) {
 		Leader: func() (string, string, bool) { return "n1", leaderAddr, false },
 		Caller: relay, Relay: 20 * time.Millisecond,
 	})
-	addr := serve(t, keeper(t, ca, "n3", certs.RoleManager), f)
+	addr := serve(t, certstest.Keeper(t, ca, t.TempDir(), "n3", certs.RoleManager), f)
 
-	client := remote.NewClient(keeper(t, ca, "n2", certs.RoleWorker))
+	client := remote.NewClient(certstest.Keeper(t, ca, t.TempDir(), "n2", certs.RoleWorker))
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -147,7 +131,7 @@ func TestOverTheWire(t *testing.T) {
 		t.Errorf("a worker may relay: %v", err)
 	}
 
-	stranger := remote.NewClient(keeper(t, ca, "stranger", certs.RoleWorker))
+	stranger := remote.NewClient(certstest.Keeper(t, ca, t.TempDir(), "stranger", certs.RoleWorker))
 	defer stranger.Close()
 	if s, err := stranger.Open(ctx, addr, protocol.PathSession, req); err == nil {
 		err = s.Next(&protocol.Message{})

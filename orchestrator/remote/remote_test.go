@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -17,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/meshd/meshd/certs"
+	"github.com/meshd/meshd/certs/certstest"
 )
 
 func must(t *testing.T, err error) {
@@ -24,17 +24,6 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-func keeper(t *testing.T, ca *certs.CA, id string, role certs.Role) *certs.Keeper {
-	t.Helper()
-	key, csr, err := certs.NewRequest()
-	must(t, err)
-	cert, err := ca.Sign(csr, certs.Identity{NodeID: id, ClusterID: "c", Role: role}, 0)
-	must(t, err)
-	k, err := certs.Create(filepath.Join(t.TempDir(), "certs"), key, cert, ca.CertPEM())
-	must(t, err)
-	return k
 }
 
 type rig struct {
@@ -51,15 +40,15 @@ func newRig(t *testing.T) *rig {
 	t.Helper()
 	ca, err := certs.NewCA()
 	must(t, err)
-	r := &rig{ca: ca, keeper: keeper(t, ca, "m1", certs.RoleManager)}
+	r := &rig{ca: ca, keeper: certstest.Keeper(t, ca, t.TempDir(), "m1", certs.RoleManager)}
 	r.server = NewServer(Config{Keeper: r.keeper})
 	must(t, r.server.Listen("127.0.0.1:0"))
 	r.addr = r.server.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.server.Serve(ctx) }()
-	r.worker = NewClient(keeper(t, ca, "w1", certs.RoleWorker))
-	r.manager = NewClient(keeper(t, ca, "m2", certs.RoleManager))
+	r.worker = NewClient(certstest.Keeper(t, ca, t.TempDir(), "w1", certs.RoleWorker))
+	r.manager = NewClient(certstest.Keeper(t, ca, t.TempDir(), "m2", certs.RoleManager))
 	var ended atomic.Bool
 	r.end = func() {
 		if ended.Swap(true) {
@@ -348,7 +337,7 @@ func TestClientUsesTheNewCertificate(t *testing.T) {
 	r.server.Handle("/who", func(w http.ResponseWriter, req *http.Request) {
 		Reply(w, note{string(Peer(req.Context()).Role)})
 	}, certs.RoleManager, certs.RoleWorker)
-	k := keeper(t, r.ca, "n", certs.RoleWorker)
+	k := certstest.Keeper(t, r.ca, t.TempDir(), "n", certs.RoleWorker)
 	c := NewClient(k)
 	defer c.Close()
 	var out note

@@ -58,7 +58,7 @@ func decide(p picture) decision {
 	case p.service.Spec.Mode.Replicated != nil:
 		slots = c.replicated(dropOdd(slots, false, &d), &d)
 	case p.service.Spec.Mode.Global != nil:
-		slots = c.global(dropOdd(slots, true, &d), &d)
+		slots = c.global(dropOdd(slots, true, &d), func(*slot) bool { return false }, &d)
 	default:
 		c.job(slots, &d)
 		return d
@@ -195,8 +195,8 @@ func worst(slots []*slot, perNode map[string]int) int {
 }
 
 // global keeps one slot on each node that the template allows and returns those
-// that stay.
-func (c *scene) global(slots []*slot, d *decision) []*slot {
+// that stay; what is over is left as it is.
+func (c *scene) global(slots []*slot, over func(*slot) bool, d *decision) []*slot {
 	byNode := c.byNode(slots)
 	rules, readable := c.rules[c.service.SpecVersion]
 	var kept []*slot
@@ -207,6 +207,7 @@ func (c *scene) global(slots []*slot, d *decision) []*slot {
 			for _, t := range s.tasks {
 				d.steps = append(d.steps, stepTo(swarm.TaskStateRemove, t)...)
 			}
+		case over(s):
 		case !readable || !rules.Allow(n):
 			for _, t := range s.wanted {
 				d.steps = append(d.steps, stepTo(swarm.TaskStateShutdown, t)...)

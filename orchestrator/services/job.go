@@ -6,7 +6,6 @@ import (
 
 	"github.com/moby/moby/api/types/swarm"
 
-	"github.com/meshd/meshd/orchestrator/placement"
 	"github.com/meshd/meshd/orchestrator/schedule"
 	"github.com/meshd/meshd/orchestrator/store"
 )
@@ -28,7 +27,7 @@ func (c *scene) job(slots []*slot, d *decision) {
 	}
 	c.endRuns(slots, d)
 	if c.service.Spec.Mode.GlobalJob != nil {
-		slots = c.globalJob(slots, d)
+		slots = c.global(slots, c.complete, d)
 	} else {
 		slots = c.replicatedJob(slots, d)
 	}
@@ -139,30 +138,4 @@ func completions(job *swarm.ReplicatedJob) (total, atOnce int) {
 		total = int(*job.TotalCompletions)
 	}
 	return total, atOnce
-}
-
-// globalJob has a task complete on each node that the template allows, and
-// returns the slots that are at work.
-func (c *scene) globalJob(slots []*slot, d *decision) []*slot {
-	rules, readable := c.rules[c.service.SpecVersion]
-	byNode := c.byNode(slots)
-	var working []*slot
-	for _, id := range slices.Sorted(maps.Keys(byNode)) {
-		s, n := byNode[id], c.nodes[id]
-		switch {
-		case n == nil:
-			for _, t := range s.tasks {
-				d.steps = append(d.steps, stepTo(swarm.TaskStateRemove, t)...)
-			}
-		case c.complete(s):
-		case !readable || !rules.Allow(n):
-			for _, t := range s.wanted {
-				d.steps = append(d.steps, stepTo(swarm.TaskStateShutdown, t)...)
-			}
-		default:
-			c.settle(s, placement.Open(n), d)
-			working = append(working, s)
-		}
-	}
-	return working
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/meshd/meshd/certs"
+	"github.com/meshd/meshd/certs/certstest"
 	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/orchestrator/remote"
 )
@@ -59,7 +60,7 @@ func cluster(t *testing.T, ca *certs.CA, n int) []*manager {
 		return out
 	}
 	for i := range n {
-		k := keeper(t, ca, fmt.Sprint("m", i), certs.RoleManager)
+		k := certstest.Keeper(t, ca, t.TempDir(), fmt.Sprint("m", i), certs.RoleManager)
 		server := remote.NewServer(remote.Config{Keeper: k})
 		if err := server.Listen("127.0.0.1:0"); err != nil {
 			t.Fatal(err)
@@ -92,26 +93,9 @@ func run(t *testing.T, f func(context.Context) error) {
 	})
 }
 
-func keeper(t *testing.T, ca *certs.CA, node string, role certs.Role) *certs.Keeper {
-	t.Helper()
-	key, csr, err := certs.NewRequest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := ca.Sign(csr, certs.Identity{NodeID: node, ClusterID: "c", Role: role}, time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
-	k, err := certs.Create(t.TempDir(), key, cert, ca.CertPEM())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
-
 func newNode(t *testing.T, ca *certs.CA, name string, h http.Handler) *Node {
 	t.Helper()
-	client := remote.NewClient(keeper(t, ca, name, certs.RoleWorker))
+	client := remote.NewClient(certstest.Keeper(t, ca, t.TempDir(), name, certs.RoleWorker))
 	t.Cleanup(client.Close)
 	n := NewNode(NodeConfig{Dial: client.DialTunnel, Handler: h, Logger: slog.New(slog.DiscardHandler)})
 	run(t, n.Run)
