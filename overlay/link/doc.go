@@ -34,7 +34,7 @@ const routeProtocol = netlink.RouteProtocol(0x6d)
 // Door talks to the kernel's netlink of one network namespace.
 type Door struct {
 	h *netlink.Handle
-	// frames is a packet socket that only sends.
+	// frames is a packet socket that only sends; -1 for who may only look.
 	frames int
 }
 
@@ -45,7 +45,7 @@ func Open() (*Door, error) {
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
 	frames, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
+	if err != nil && !errors.Is(err, unix.EPERM) { // without rights one can read routes all the same
 		h.Close()
 		return nil, fmt.Errorf("packet socket: %w", err)
 	}
@@ -55,7 +55,9 @@ func Open() (*Door, error) {
 // Close closes the sockets.
 func (d *Door) Close() {
 	d.h.Close()
-	_ = unix.Close(d.frames)
+	if d.frames >= 0 {
+		_ = unix.Close(d.frames)
+	}
 }
 
 // SendFrame sends an Ethernet frame as it is.
