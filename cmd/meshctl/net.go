@@ -128,40 +128,32 @@ func runCheck(ctx context.Context, dockerCLI command.Cli, hosts []string, format
 }
 
 func checkHosts(ctx context.Context, dockerCLI command.Cli, hosts []string) ([]observe.Report, error) {
-	if len(hosts) == 0 {
-		reports, err := checkAll(ctx, dockerCLI.Client())
-		if err == nil && reports.Partial {
-			fmt.Fprintln(dockerCLI.Err(), "this node is not a manager: it checks itself only")
-		}
-		return reports.Reports, err
+	if len(hosts) > 0 {
+		return checkEach(ctx, hosts)
 	}
-	return checkEach(ctx, hosts)
-}
-
-func checkAll(ctx context.Context, here dialer) (reports observe.Reports, err error) {
-	return reports, newMeshClient(here).get(ctx, "/mesh/net/checks", nil, &reports)
+	var all observe.Reports
+	err := newMeshClient(dockerCLI.Client()).get(ctx, "/mesh/net/checks", nil, &all)
+	if all.Partial {
+		fmt.Fprintln(dockerCLI.Err(), "this node is not a manager: it checks itself only")
+	}
+	return all.Reports, err
 }
 
 func checkEach(ctx context.Context, hosts []string) ([]observe.Report, error) {
 	var reports []observe.Report
 	var errs []error
-	ask := func(d dialer) error {
-		var r observe.Report
-		if err := newMeshClient(d).get(ctx, "/mesh/net/check", nil, &r); err != nil {
-			return err
-		}
-		reports = append(reports, r)
-		return nil
-	}
 	for _, host := range hosts {
+		var r observe.Report
 		c, err := client.New(client.WithHost(host))
 		if err == nil {
-			err = ask(c)
+			err = newMeshClient(c).get(ctx, "/mesh/net/check", nil, &r)
 			_ = c.Close() // it has answered, or failed, already
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", host, err))
+			continue
 		}
+		reports = append(reports, r)
 	}
 	return reports, errors.Join(errs...)
 }

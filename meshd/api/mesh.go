@@ -39,11 +39,15 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (s *Server) netCheck(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) checkSelf(ctx context.Context) (observe.Report, error) {
 	if s.observer == nil {
-		return errNoObserver
+		return observe.Report{}, errNoObserver
 	}
-	report, err := s.observer.Check(r.Context())
+	return s.observer.Check(ctx)
+}
+
+func (s *Server) netCheck(w http.ResponseWriter, r *http.Request) error {
+	report, err := s.checkSelf(r.Context())
 	if err != nil {
 		return err
 	}

@@ -31,10 +31,7 @@ const (
 func (s *Server) netChecks(w http.ResponseWriter, r *http.Request) error {
 	c, manager := s.node.Manager()
 	if !manager {
-		if s.observer == nil {
-			return errNoObserver
-		}
-		report, err := s.observer.Check(r.Context())
+		report, err := s.checkSelf(r.Context())
 		if err != nil {
 			return err
 		}

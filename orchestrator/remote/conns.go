@@ -1,7 +1,7 @@
 package remote
 
 import (
-	"errors"
+	"crypto/tls"
 	"net"
 	"sync"
 	"time"
@@ -28,7 +28,7 @@ func newConnListener(roles ...certs.Role) *connListener {
 }
 
 // offer hands a connection over and returns when it was closed.
-func (l *connListener) offer(c net.Conn, peer certs.Identity) {
+func (l *connListener) offer(c *tls.Conn, peer certs.Identity) {
 	hc := &handedConn{Conn: c, peer: peer, closed: make(chan struct{}), from: l}
 	l.mu.Lock()
 	l.open[hc] = struct{}{}
@@ -76,19 +76,11 @@ func (l *connListener) Addr() net.Addr { return &net.TCPAddr{} }
 
 // handedConn tells the server when its user is done with it.
 type handedConn struct {
-	net.Conn
+	*tls.Conn
 	peer   certs.Identity
 	from   *connListener
 	once   sync.Once
 	closed chan struct{}
-}
-
-// CloseWrite says that nothing more will be sent; the other direction stays.
-func (c *handedConn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return errors.ErrUnsupported
 }
 
 func (c *handedConn) Close() error {
