@@ -44,19 +44,38 @@ func (t *tables) answer(q *query, out, packet []byte, from netip.Addr, tcp bool)
 		return q.fail(out, mdns.RcodeBadVers), c, send
 	}
 	if !q.odd {
-		if r := c.find(q.name); r != nil {
-			return t.answerName(q, out, r, tcp), c, send
-		}
-		if addr, ok := reverseAddr(q.name); ok {
-			if r := c.pointer(addr); r != nil {
-				return t.answerPointer(q, out, r, tcp), c, send
-			}
+		if out, ok := t.answerOurs(q, out, c, tcp); ok {
+			return out, c, send
 		}
 	}
 	if len(c.upstreams) == 0 {
 		return q.fail(out, mdns.RcodeNameError), c, send
 	}
 	return nil, c, forward
+}
+
+// answerOurs answers what others are not to be asked; false: they are.
+func (t *tables) answerOurs(q *query, out []byte, c *client, tcp bool) ([]byte, bool) {
+	if isLocalhost(q.name) {
+		return t.answerName(q, out, t.localhost, tcp), true
+	}
+	if r := c.find(q.name); r != nil {
+		return t.answerName(q, out, r, tcp), true
+	}
+	addr, ok := reverseAddr(q.name)
+	if !ok {
+		return nil, false
+	}
+	if r := c.pointer(addr); r != nil {
+		return t.answerPointer(q, out, r, tcp), true
+	}
+	if hasLocalPointer(addr) {
+		return t.answerPointer(q, out, t.localPointer, tcp), true
+	}
+	if t.onlyOurs(addr) {
+		return t.answerUnknown(q, out), true
+	}
+	return nil, false
 }
 
 func (t *tables) answerName(q *query, out []byte, r *records, tcp bool) []byte {

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -31,16 +32,20 @@ type question struct {
 }
 
 // cache keeps answers of upstreams, and for a while those that have run out, for
-// when no upstream answers. When full it drops what runs out first of a few that it
-// happens to see: Go's maps are walked in random order.
+// when no upstream answers. When full it drops one of the client's that has most, so
+// that nobody's many names push out what others need: what runs out first of a few
+// that it happens to see, since Go's maps are walked in random order.
 type cache struct {
 	size int
 	mu   sync.Mutex
 	rows map[question]cached
+	// owned are the rows by who asked for them first.
+	owned map[netip.Addr]map[question]struct{}
 }
 
 // cached is an answer or, without one, a failure.
 type cached struct {
+	owner  netip.Addr
 	msg    *mdns.Msg // never modified
 	stored time.Time
 	until  time.Time
@@ -62,7 +67,9 @@ const (
 	failing
 )
 
-func newCache(size int) *cache { return &cache{size: size, rows: map[question]cached{}} }
+func newCache(size int) *cache {
+	return &cache{size: size, rows: map[question]cached{}, owned: map[netip.Addr]map[question]struct{}{}}
+}
 
 // gone is when a row is of no use any more.
 func (r cached) gone() time.Time {
@@ -77,7 +84,7 @@ func (c *cache) get(k question, now time.Time) (*mdns.Msg, freshness) {
 	c.mu.Lock()
 	row, ok := c.rows[k]
 	if ok && !now.Before(row.gone()) {
-		delete(c.rows, k)
+		c.drop(k)
 		ok = false
 	}
 	c.mu.Unlock()
@@ -109,20 +116,21 @@ func aged(m *mdns.Msg, age func(uint32) uint32) *mdns.Msg {
 	return m
 }
 
-func (c *cache) put(k question, m *mdns.Msg, now time.Time) {
+// put keeps an answer that a client asked for.
+func (c *cache) put(k question, m *mdns.Msg, owner netip.Addr, now time.Time) {
 	life := lifetime(m)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if life <= 0 {
-		delete(c.rows, k) // also an old answer, which this one has overtaken
+		c.drop(k) // also an old answer, which this one has overtaken
 		return
 	}
-	c.store(k, cached{msg: m.Copy(), stored: now, until: now.Add(life)}, now)
+	c.store(k, cached{owner: owner, msg: m.Copy(), stored: now, until: now.Add(life)}, now)
 }
 
 // fail remembers that there was no answer, so that many who ask do not all wait for
 // the same (RFC 9520).
-func (c *cache) fail(k question, now time.Time) {
+func (c *cache) fail(k question, owner netip.Addr, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if old, ok := c.rows[k]; ok && old.msg != nil {
@@ -130,28 +138,55 @@ func (c *cache) fail(k question, now time.Time) {
 		c.rows[k] = old
 		return
 	}
-	c.store(k, cached{until: now.Add(failureKept)}, now)
+	c.store(k, cached{owner: owner, until: now.Add(failureKept)}, now)
 }
 
+// store keeps a row; who had it before goes on to own it. c.mu is held.
 func (c *cache) store(k question, row cached, now time.Time) {
 	if c.size <= 0 {
 		return
 	}
-	if _, ok := c.rows[k]; !ok && len(c.rows) >= c.size {
+	if old, ok := c.rows[k]; ok {
+		row.owner = old.owner
+	} else if len(c.rows) >= c.size {
 		c.evict(now)
 	}
 	c.rows[k] = row
+	if c.owned[row.owner] == nil {
+		c.owned[row.owner] = map[question]struct{}{}
+	}
+	c.owned[row.owner][k] = struct{}{}
 }
 
+// drop forgets a row, if there is one. c.mu is held.
+func (c *cache) drop(k question) {
+	row, ok := c.rows[k]
+	if !ok {
+		return
+	}
+	delete(c.rows, k)
+	if delete(c.owned[row.owner], k); len(c.owned[row.owner]) == 0 {
+		delete(c.owned, row.owner)
+	}
+}
+
+// evict makes room for one row, at least. c.mu is held.
 func (c *cache) evict(now time.Time) {
 	const look = 5
+	var most map[question]struct{}
+	for _, own := range c.owned {
+		if len(own) > len(most) {
+			most = own
+		}
+	}
 	var first question
 	var until time.Time
 	seen := 0
-	for k, row := range c.rows {
+	for k := range most {
+		row := c.rows[k]
 		if !now.Before(row.gone()) {
-			delete(c.rows, k)
-		} else if seen == 0 || row.until.Before(until) {
+			c.drop(k)
+		} else if until.IsZero() || row.until.Before(until) {
 			first, until = k, row.until
 		}
 		if seen++; seen >= look {
@@ -159,7 +194,7 @@ func (c *cache) evict(now time.Time) {
 		}
 	}
 	if len(c.rows) >= c.size {
-		delete(c.rows, first)
+		c.drop(first)
 	}
 }
 

@@ -10,6 +10,9 @@ import (
 	mdns "github.com/miekg/dns"
 )
 
+// me is the client that asks where there is no other.
+var me = netip.MustParseAddr("10.255.0.2")
+
 func positive(name string, ttl uint32) *mdns.Msg {
 	m := new(mdns.Msg).SetQuestion(name, mdns.TypeA)
 	m.Answer = []mdns.RR{&mdns.A{Hdr: mdns.RR_Header{Name: name, Rrtype: mdns.TypeA, Class: mdns.ClassINET, Ttl: ttl}}}
@@ -20,7 +23,7 @@ func TestCacheAges(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := newCache(3)
 	k := question{name: "a."}
-	c.put(k, positive("a.", 60), now)
+	c.put(k, positive("a.", 60), me, now)
 	for _, step := range []struct {
 		after time.Duration
 		want  freshness
@@ -40,9 +43,9 @@ func TestCacheKeepsNothingThatItMustNot(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := newCache(3)
 	k := question{name: "a."}
-	c.put(k, positive("a.", 1), now)
+	c.put(k, positive("a.", 1), me, now)
 	now = now.Add(time.Minute)
-	c.put(k, positive("a.", 0), now)
+	c.put(k, positive("a.", 0), me, now)
 	if m, state := c.get(k, now); state != absent {
 		t.Errorf("after an answer that must not be kept: %v", m)
 	}
@@ -52,14 +55,37 @@ func TestCacheKeepsNothingThatItMustNot(t *testing.T) {
 	}
 }
 
+// TestAbsenceIsKeptAsItsSOASays: as long as the smaller of its two times (RFC 2308, 5).
+func TestAbsenceIsKeptAsItsSOASays(t *testing.T) {
+	for _, c := range []struct {
+		rcode        int
+		ttl, minimum uint32
+		want         time.Duration
+	}{
+		{mdns.RcodeNameError, 60, 30, 30 * time.Second},
+		{mdns.RcodeNameError, 30, 60, 30 * time.Second},
+		{mdns.RcodeSuccess, 60, 30, 30 * time.Second},
+		{mdns.RcodeNameError, 86400, 86400, maxNegative},
+		{mdns.RcodeNameError, 60, 0, 0},
+		{mdns.RcodeRefused, 60, 30, 0},
+	} {
+		m := new(mdns.Msg).SetQuestion("a.", mdns.TypeA)
+		m.Rcode = c.rcode
+		m.Ns = []mdns.RR{&mdns.SOA{Hdr: mdns.RR_Header{Name: "a.", Rrtype: mdns.TypeSOA, Class: mdns.ClassINET, Ttl: c.ttl}, Minttl: c.minimum}}
+		if got := lifetime(m); got != c.want {
+			t.Errorf("%s, TTL %d, minimum %d: kept for %v, want %v", mdns.RcodeToString[c.rcode], c.ttl, c.minimum, got, c.want)
+		}
+	}
+}
+
 func TestCacheRemembersFailures(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := newCache(3)
 	k, old := question{name: "a."}, question{name: "old."}
-	c.put(old, positive("old.", 1), now)
+	c.put(old, positive("old.", 1), me, now)
 	now = now.Add(time.Minute)
-	c.fail(k, now)
-	c.fail(old, now)
+	c.fail(k, me, now)
+	c.fail(old, me, now)
 	for _, step := range []struct {
 		k     question
 		after time.Duration
@@ -71,7 +97,7 @@ func TestCacheRemembersFailures(t *testing.T) {
 			t.Errorf("%s after %v: %v, want %v", step.k.name, step.after, got, step.want)
 		}
 	}
-	c.put(old, positive("old.", 10), now)
+	c.put(old, positive("old.", 10), me, now)
 	if _, got := c.get(old, now); got != fresh {
 		t.Errorf("renewed: %v", got)
 	}
@@ -84,15 +110,51 @@ func TestCacheIsBounded(t *testing.T) {
 		for i := range 1000 {
 			k := question{name: fmt.Sprint(i, ".")}
 			if i%3 == 0 {
-				c.fail(k, now)
+				c.fail(k, me, now)
 			} else {
-				c.put(k, positive(k.name, 60), now)
+				c.put(k, positive(k.name, 60), me, now)
 			}
 			if _, got := c.get(k, now); size > 0 && got == absent || len(c.rows) > max(size, 0) {
 				t.Fatalf("size %d: %v after it was stored, %d rows", size, got, len(c.rows))
 			}
 			now = now.Add(10 * time.Millisecond)
 		}
+	}
+}
+
+// TestOneClientDoesNotEvictOthers: many names of one client push out its own.
+func TestOneClientDoesNotEvictOthers(t *testing.T) {
+	now := time.Unix(1000, 0)
+	c := newCache(100)
+	var needed []question
+	for i := range 40 {
+		k := question{name: fmt.Sprint("needed", i, ".")}
+		c.put(k, positive(k.name, 1), netip.AddrFrom4([4]byte{10, 255, 1, byte(i % 4)}), now)
+		needed = append(needed, k)
+	}
+	for i := range 10000 {
+		k := question{name: fmt.Sprint("random", i, ".")}
+		if i%2 == 0 {
+			c.fail(k, me, now)
+		} else {
+			c.put(k, positive(k.name, 3600), me, now)
+		}
+	}
+	for _, k := range needed {
+		if _, got := c.get(k, now); got != fresh {
+			t.Errorf("%s is pushed out: %v", k.name, got)
+		}
+	}
+	// It may have all that nobody else needs, and no more than its part when others come.
+	if got := len(c.owned[me]); got != 60 {
+		t.Errorf("it has %d of 60 rows", got)
+	}
+	for i := range 50 {
+		k := question{name: fmt.Sprint("later", i, ".")}
+		c.put(k, positive(k.name, 60), netip.MustParseAddr("10.255.2.1"), now)
+	}
+	if mine, later := len(c.owned[me]), len(c.owned[netip.MustParseAddr("10.255.2.1")]); len(c.rows) != 100 || mine+later != 60 || mine < 29 || later < 29 {
+		t.Errorf("of %d rows it has %d, who came later %d", len(c.rows), mine, later)
 	}
 }
 

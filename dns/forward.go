@@ -31,14 +31,21 @@ type forwarder struct {
 	refresh *sync.WaitGroup // asks on while the client has a stale answer
 }
 
+// request is what a client wants to know of upstreams.
+type request struct {
+	msg       *mdns.Msg
+	asker     netip.Addr
+	upstreams []netip.AddrPort
+}
+
 // ask answers a packet that no zone knows, as wire data; nil if it cannot be
 // answered at all. size is the largest answer the client takes.
-func (f *forwarder) ask(ctx context.Context, packet []byte, upstreams []netip.AddrPort, size int) []byte {
+func (f *forwarder) ask(ctx context.Context, packet []byte, asker netip.Addr, upstreams []netip.AddrPort, size int) []byte {
 	var asked mdns.Msg
 	if err := asked.Unpack(packet); err != nil || len(asked.Question) != 1 {
 		return nil
 	}
-	answer, stale, err := f.resolve(ctx, &asked, upstreams)
+	answer, stale, err := f.resolve(ctx, request{&asked, asker, upstreams})
 	if err != nil {
 		f.log.Debug("cannot resolve", "name", asked.Question[0].Name, "error", err)
 		answer = new(mdns.Msg).SetRcode(&asked, mdns.RcodeServerFailure)
@@ -77,12 +84,12 @@ func withoutOPT(in []mdns.RR) []mdns.RR {
 // resolve answers from the cache or the upstreams. When those fail or let us wait
 // for more than one attempt, an answer that has run out is better than none (RFC
 // 8767): it is passed on as stale, while they are still being asked.
-func (f *forwarder) resolve(ctx context.Context, asked *mdns.Msg, upstreams []netip.AddrPort) (_ *mdns.Msg, stale bool, _ error) {
-	opt := asked.IsEdns0()
-	q := asked.Question[0]
+func (f *forwarder) resolve(ctx context.Context, r request) (_ *mdns.Msg, stale bool, _ error) {
+	opt := r.msg.IsEdns0()
+	q := r.msg.Question[0]
 	k := question{
 		name: lowerString(q.Name), qtype: q.Qtype, do: opt != nil && opt.Do(),
-		cd: asked.CheckingDisabled, upstreams: fmt.Sprint(upstreams),
+		cd: r.msg.CheckingDisabled, upstreams: fmt.Sprint(r.upstreams),
 	}
 	old, state := f.cache.get(k, f.now())
 	switch state {
@@ -93,13 +100,13 @@ func (f *forwarder) resolve(ctx context.Context, asked *mdns.Msg, upstreams []ne
 	case failing:
 		return nil, false, errNoAnswer
 	case absent:
-		m, err := f.fetch(ctx, k, asked, upstreams)
+		m, err := f.fetch(ctx, k, r)
 		return m, false, err
 	case outdated:
 	}
 	done := make(chan *mdns.Msg, 1)
 	f.refresh.Go(func() {
-		m, err := f.fetch(ctx, k, asked, upstreams)
+		m, err := f.fetch(ctx, k, r)
 		if err != nil {
 			m = nil
 		}
@@ -113,28 +120,28 @@ func (f *forwarder) resolve(ctx context.Context, asked *mdns.Msg, upstreams []ne
 			return m, false, nil
 		}
 	case <-patience.C:
-		f.cache.fail(k, f.now()) // who asks next need not wait as well
+		f.cache.fail(k, r.asker, f.now()) // who asks next need not wait as well
 	}
 	return old, true, nil
 }
 
 // fetch asks the upstreams and keeps what they say; the same question asked by
 // several at once goes out once.
-func (f *forwarder) fetch(ctx context.Context, k question, asked *mdns.Msg, upstreams []netip.AddrPort) (*mdns.Msg, error) {
+func (f *forwarder) fetch(ctx context.Context, k question, r request) (*mdns.Msg, error) {
 	v, err, _ := f.flight.Do(fmt.Sprint(k), func() (any, error) {
 		m := new(mdns.Msg)
-		m.SetQuestion(asked.Question[0].Name, k.qtype)
+		m.SetQuestion(r.msg.Question[0].Name, k.qtype)
 		m.CheckingDisabled = k.cd
-		if asked.IsEdns0() != nil {
+		if r.msg.IsEdns0() != nil {
 			// Options are between neighbours (RFC 6891, 6.1.1): ours start afresh.
 			m.SetEdns0(ednsSize, k.do)
 		}
-		answer, err := f.exchange(ctx, m, upstreams)
+		answer, err := f.exchange(ctx, m, r.upstreams)
 		if err != nil {
-			f.cache.fail(k, f.now())
+			f.cache.fail(k, r.asker, f.now())
 			return nil, err
 		}
-		f.cache.put(k, answer, f.now())
+		f.cache.put(k, answer, r.asker, f.now())
 		return answer, nil
 	})
 	if err != nil {

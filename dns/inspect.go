@@ -63,6 +63,9 @@ func (s *Server) Differences(state State) []Difference {
 	if w, h := fmt.Sprint(want.listen), fmt.Sprint(have.listen); w != h {
 		out = append(out, Difference{"addresses to answer on", w, h})
 	}
+	if w, h := fmt.Sprint(want.ours), fmt.Sprint(have.ours); w != h {
+		out = append(out, Difference{"ranges of our own", w, h})
+	}
 	for addr, c := range want.clients {
 		if have.clients[addr] == nil {
 			out = append(out, Difference{fmt.Sprintf("client %s", addr), "known", "refused"})

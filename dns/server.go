@@ -247,7 +247,7 @@ type forwarded struct {
 func (s *Server) forward(ctx context.Context, conn *net.UDPConn, f forwarded) {
 	s.calls.Go(func() {
 		defer s.forwards.leave(f.asker)
-		if reply := s.fwd.ask(ctx, f.packet, f.upstreams, f.size); reply != nil {
+		if reply := s.fwd.ask(ctx, f.packet, f.asker, f.upstreams, f.size); reply != nil {
 			s.counters.count(reply, fromUpstream, time.Since(f.began))
 			s.write(conn, reply, f.from)
 		}
@@ -313,7 +313,7 @@ func (s *Server) talk(ctx context.Context, conn net.Conn, asker netip.Addr) erro
 		began, knew := time.Now(), fromTables
 		answer, client, what := s.tables.Load().answer(&q, out, packet, asker, true)
 		if what == forward {
-			answer, knew = s.fwd.ask(ctx, packet, client.upstreams, mdns.MaxMsgSize-1), fromUpstream
+			answer, knew = s.fwd.ask(ctx, packet, asker, client.upstreams, mdns.MaxMsgSize-1), fromUpstream
 		}
 		if len(answer) == 0 {
 			return nil

@@ -16,6 +16,8 @@ type State struct {
 	// Clients says which zones an asker sees, by its source address. Askers that
 	// are not listed are refused.
 	Clients map[netip.Addr]Client
+	// Ours are ranges of which no upstream knows whose their addresses are (RFC 6303).
+	Ours []netip.Prefix
 	// Upstreams answer what no zone knows, e.g. 192.0.2.53:53.
 	Upstreams []netip.AddrPort
 }

@@ -22,6 +22,11 @@ type tables struct {
 	soa []byte
 	// hinfo answers queries for ANY (RFC 8482).
 	hinfo []byte
+	// ours is State.Ours.
+	ours []netip.Prefix
+	// localhost and localPointer are loopback's name and its addresses' record.
+	localhost    *records
+	localPointer []byte
 }
 
 type client struct {
@@ -77,6 +82,9 @@ func compileAfter(former *tables, s State, ttl time.Duration) *tables {
 		clients: make(map[netip.Addr]*client, len(s.Clients)),
 		soa:     soa(seconds),
 		hinfo:   record(nil, mdns.TypeHINFO, seconds, []byte("\x07RFC8482\x00")),
+		ours:    s.Ours,
+
+		localhost: localhost(seconds), localPointer: localPointer(seconds),
 	}
 	for _, a := range s.Listen {
 		if a = unmap(a); !slices.Contains(t.listen, a) {

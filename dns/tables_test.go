@@ -28,6 +28,7 @@ func sample(upstreams ...netip.AddrPort) State {
 	}
 	return State{
 		Upstreams: upstreams,
+		Ours:      []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("fd00::/64")},
 		Zones: map[string]Zone{
 			"one": {Network: "Front", Names: map[string]Name{
 				"web":           {Addrs: addrs("10.0.0.2")},
@@ -115,7 +116,22 @@ func TestLookUps(t *testing.T) {
 		{"127.0.0.1", "11.0.0.10.in-addr.arpa.", mdns.TypePTR, "NOERROR [web.1.abcdefg.Front.]"},
 		{"127.0.0.1", "11.0.0.10.IN-ADDR.arpa.", mdns.TypeA, "NOERROR []"},
 		{"127.0.0.1", "4.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa.", mdns.TypePTR, "NOERROR [dual.Front.]"},
-		{"127.0.0.1", "99.0.0.10.in-addr.arpa.", mdns.TypePTR, "forward"},
+		{"127.0.0.1", "99.0.0.10.in-addr.arpa.", mdns.TypePTR, "NXDOMAIN []"},
+		{"127.0.0.1", "99.0.0.10.in-addr.arpa.", mdns.TypeTXT, "NXDOMAIN []"},
+		{"127.0.0.1", "9.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa.", mdns.TypePTR, "NXDOMAIN []"},
+		{"127.0.0.2", "11.0.0.10.in-addr.arpa.", mdns.TypePTR, "NXDOMAIN []"}, // on a network that it is not on
+		{"127.0.0.1", "99.0.1.10.in-addr.arpa.", mdns.TypePTR, "forward"},
+		{"127.0.0.1", "1.0.0.127.in-addr.arpa.", mdns.TypePTR, "NOERROR [localhost.]"},
+		{"127.0.0.1", "1.0.0.127.in-addr.arpa.", mdns.TypeA, "NOERROR []"},
+		{"127.0.0.1", "2.1.0.127.in-addr.arpa.", mdns.TypePTR, "NXDOMAIN []"},
+		{"127.0.0.1", "0.0.0.0.in-addr.arpa.", mdns.TypePTR, "NXDOMAIN []"},
+		{"127.0.0.1", "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.ip6.arpa.", mdns.TypePTR, "NOERROR [localhost.]"},
+		{"127.0.0.1", "LocalHost.", mdns.TypeA, "NOERROR [127.0.0.1]"},
+		{"127.0.0.1", "localhost.", mdns.TypeAAAA, "NOERROR [::1]"},
+		{"127.0.0.1", "localhost.", mdns.TypeMX, "NOERROR []"},
+		{"127.0.0.2", "a.b.localhost.", mdns.TypeA, "NOERROR [127.0.0.1]"},
+		{"127.0.0.1", "notlocalhost.", mdns.TypeA, "forward"},
+		{"127.0.0.1", "localhost.example.", mdns.TypeA, "forward"},
 		{"127.0.0.1", "nosuch.", mdns.TypeA, "forward"},
 		{"127.0.0.1", "example.com.", mdns.TypeA, "forward"},
 		{"127.0.0.1", ".", mdns.TypeNS, "forward"},
@@ -123,7 +139,6 @@ func TestLookUps(t *testing.T) {
 		{"127.0.0.2", "web.", mdns.TypeA, "NOERROR [10.0.1.4]"},
 		{"127.0.0.2", "web.front.", mdns.TypeA, "forward"},
 		{"127.0.0.2", "me.", mdns.TypeA, "forward"},
-		{"127.0.0.2", "11.0.0.10.in-addr.arpa.", mdns.TypePTR, "forward"},
 		{"127.0.0.3", "web.", mdns.TypeA, "REFUSED []"},
 		{"127.0.0.3", "example.com.", mdns.TypeA, "REFUSED []"},
 	} {
@@ -139,7 +154,7 @@ func TestLookUps(t *testing.T) {
 				if r.Question[0].Name != c.name {
 					t.Errorf("%s: asked %q, repeated as %q", c.from, c.name, r.Question[0].Name)
 				}
-				if got == "NOERROR []" && (len(r.Ns) != 1 || r.Ns[0].(*mdns.SOA).Minttl != 5) {
+				if (got == "NOERROR []" || got == "NXDOMAIN []" && i == 0) && (len(r.Ns) != 1 || r.Ns[0].(*mdns.SOA).Minttl != 5) {
 					t.Errorf("%s: no SOA for the absence: %v", c.name, r)
 				}
 			}

@@ -35,6 +35,9 @@ func assembleDNS(in Input, parts map[string]*part) dns.State {
 	}
 	ingress := ""
 	for _, n := range in.Networks {
+		for _, sub := range n.Subnets {
+			s.Ours = append(s.Ours, sub.Prefix)
+		}
 		if n.Ingress {
 			ingress = n.ID
 			for _, sub := range n.Subnets {

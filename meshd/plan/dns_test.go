@@ -124,6 +124,20 @@ func TestTasksAskTheirOwnServers(t *testing.T) {
 	}
 }
 
+// TestNetworksAddressesAreOurs: nobody else knows whose they are.
+func TestNetworksAddressesAreOurs(t *testing.T) {
+	in := fixture()
+	var want []netip.Prefix
+	for _, n := range in.Networks {
+		for _, s := range n.Subnets {
+			want = append(want, s.Prefix)
+		}
+	}
+	if got := Compile(in).DNS.Ours; len(want) < 2 || !reflect.DeepEqual(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
 func TestSameInputSameNames(t *testing.T) {
 	first := Compile(names()).DNS
 	for range 20 {
