@@ -1,6 +1,7 @@
 package meshd
 
 import (
+	"context"
 	"maps"
 	"time"
 
@@ -42,6 +43,9 @@ func (d *dataplane) noteBehind(now time.Time) {
 	d.behind = behind
 }
 
+// lookTime bounds the wait for this manager to have taken in what its store holds.
+const lookTime = time.Second
+
 // member tells where this node's part in the swarm stands.
 func (d *Daemon) member() observe.Member {
 	d.mu.Lock()
@@ -57,6 +61,12 @@ func (d *Daemon) member() observe.Member {
 	if n.manager != nil {
 		stats := n.manager.Stats()
 		m.Raft = &stats
+		ctx, cancel := context.WithTimeout(d.ctx, lookTime)
+		defer cancel()
+		var err error
+		if m.Watched, m.Lags, err = n.manager.Watched(ctx); err != nil {
+			d.log.Warn("which nodes lag cannot be told", "error", err)
+		}
 	}
 	return m
 }

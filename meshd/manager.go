@@ -87,6 +87,11 @@ func (m *manager) Store() *store.Store { return m.store }
 // Nodes implements api.Control.
 func (m *manager) Nodes() http.RoundTripper { return m.hub }
 
+// Watched implements api.Control.
+func (m *manager) Watched(ctx context.Context) ([]string, []dispatcher.Lag, error) {
+	return m.dispatcher.Watched(ctx)
+}
+
 func (m *manager) addrs() []string { return slices.Collect(maps.Values(m.memberAddrs())) }
 
 func (m *manager) memberAddrs() map[string]string {

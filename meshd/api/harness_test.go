@@ -18,6 +18,7 @@ import (
 
 	"github.com/moby/moby/api/types/swarm"
 
+	"github.com/meshd/meshd/orchestrator/dispatcher"
 	"github.com/meshd/meshd/orchestrator/store"
 	"github.com/meshd/meshd/orchestrator/store/storetest"
 	"github.com/meshd/meshd/overlay"
@@ -90,6 +91,10 @@ func (n fakeNodes) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
 	r.URL.Host = addr
 	return http.DefaultTransport.RoundTrip(r)
+}
+
+func (c *fakeControl) Watched(context.Context) ([]string, []dispatcher.Lag, error) {
+	return []string{"node1"}, []dispatcher.Lag{{Node: "node1", Network: "front", Held: 3, Revision: 4}}, nil
 }
 
 func (c *fakeControl) Nodes() http.RoundTripper { return c.nodes }

@@ -25,6 +25,7 @@ func (s *Server) meshRoutes() []route {
 	return []route{
 		at(get, "/metrics", s.metrics), at(get, "/mesh/net/check", s.netCheck), at(get, "/mesh/net/checks", s.netChecks),
 		at(get, "/mesh/net/flows", s.netFlows), at(get, "/mesh/net/trace", s.netTrace),
+		at(get, "/mesh/net/lags", s.onManager(s.netLags)),
 		at(get, "/mesh/tasks/*/explain", s.onManager(s.taskExplain)),
 	}
 }
@@ -52,6 +53,17 @@ func (s *Server) netCheck(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	reply(w, http.StatusOK, report)
+	return nil
+}
+
+// netLags says which nodes this manager watches, and what holds them back. Everything
+// that a manager had acknowledged before the question counts.
+func (s *Server) netLags(w http.ResponseWriter, r *http.Request, c Control) error {
+	nodes, lags, err := c.Watched(r.Context())
+	if err != nil {
+		return err
+	}
+	reply(w, http.StatusOK, observe.Lags{Watched: nodes, Lags: lags})
 	return nil
 }
 

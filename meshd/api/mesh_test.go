@@ -66,6 +66,10 @@ func TestMeshRoutes(t *testing.T) {
 	if status, _ := get("/v1.41/mesh/net/check", &report); status != http.StatusOK || report.Node != "node1id" || len(report.Differences) != 1 {
 		t.Errorf("%d %+v", status, report)
 	}
+	var lags observe.Lags
+	if status, _ := get("/mesh/net/lags", &lags); status != http.StatusOK || len(lags.Watched) != 1 || len(lags.Lags) != 1 || lags.Lags[0].Held != 3 {
+		t.Errorf("%d %+v", status, lags)
+	}
 	var flows []observe.Flow
 	if status, _ := get("/mesh/net/flows?service=web&all=1", &flows); status != http.StatusOK || flows[0].Service != "web and closed ones" {
 		t.Errorf("%d %+v", status, flows)

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/swarm"
 
+	"github.com/meshd/meshd/orchestrator/dispatcher"
 	"github.com/meshd/meshd/orchestrator/store"
 	"github.com/meshd/meshd/overlay"
 )
@@ -50,6 +51,9 @@ type Control interface {
 	Barrier(ctx context.Context) error
 	// Leader is the raft leader; empty if there is none.
 	Leader() (nodeID, addr string)
+	// Watched are the nodes that have their session with this manager, and of which
+	// networks they have not acknowledged the newest revision to it.
+	Watched(ctx context.Context) (nodes []string, lags []dispatcher.Lag, err error)
 	// Nodes answers requests on behalf of a node: the host of the URL is its ID.
 	Nodes() http.RoundTripper
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/meshd/meshd/orchestrator/dispatcher"
 	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/overlay"
 )
@@ -34,6 +35,14 @@ type Reports struct {
 	Partial bool
 }
 
+// Lags are what holds back the nodes that a manager watches: those that have their
+// session with it. All managers together watch all nodes.
+type Lags struct {
+	// Watched are the nodes' IDs.
+	Watched []string
+	Lags    []dispatcher.Lag
+}
+
 // Ejected is a task that failed.
 type Ejected struct {
 	Service, Network string
@@ -46,7 +55,8 @@ type Ejected struct {
 
 // Difference is one thing that is not as the managers want it.
 type Difference struct {
-	// Part is overlay, balancer, resolver, or node: what the node has not got to yet.
+	// Part is overlay, balancer, resolver, node (what the node has not got to yet), or
+	// manager (what it waits for other nodes to acknowledge).
 	Part, Kind, What string
 	// Want and Have are for people.
 	Want, Have string
@@ -88,7 +98,7 @@ func (o *Observer) compare(ctx context.Context) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	r := Report{Node: v.Self, Hostname: v.node(v.Self).Hostname, Networks: len(v.Networks), Tasks: len(v.Tasks), Differences: behind(v)}
+	r := Report{Node: v.Self, Hostname: v.node(v.Self).Hostname, Networks: len(v.Networks), Tasks: len(v.Tasks), Differences: append(behind(v), o.heldBack(v)...)}
 	r.Differences = append(r.Differences, missingInterfaces(v, o.Overlay.Attachments())...)
 	fromOverlay, err := o.Overlay.Differences(v.Desired.Overlay)
 	if err != nil {
@@ -160,6 +170,18 @@ func behind(v View) []Difference {
 				"node", "revision", "network " + n.Name, fmt.Sprintf("revision %d", n.Revision), fmt.Sprintf("revision %d", held),
 			})
 		}
+	}
+	return out
+}
+
+// heldBack lists what nodes have not acknowledged to this manager.
+func (o *Observer) heldBack(v View) []Difference {
+	var out []Difference
+	for _, l := range o.Member().Lags {
+		out = append(out, Difference{
+			"manager", "acknowledgement", fmt.Sprintf("network %s on %s", v.networkCalled(l.Network), nodeName(v.node(l.Node))),
+			fmt.Sprintf("revision %d", l.Revision), fmt.Sprintf("revision %d, for %.1f s", l.Held, o.now().Sub(l.Since).Seconds()),
+		})
 	}
 	return out
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/meshd/meshd/ipvs"
+	"github.com/meshd/meshd/orchestrator/dispatcher"
 	"github.com/meshd/meshd/overlay"
 )
 
@@ -29,6 +30,7 @@ func TestCheckNamesWhatLasts(t *testing.T) {
 	f.view.Held["n1"] = 18
 	f.view.Desired.DNS.Zones["n1"].Names["new"] = f.view.Desired.DNS.Zones["n1"].Names["web"]
 	f.deaf = map[netip.AddrPort]error{ap("10.255.0.1:53"): errBroken}
+	f.member.Lags = []dispatcher.Lag{{Node: "b", Network: "n1", Held: 17, Revision: 20, Since: time.Unix(990, 0)}}
 	r, err := f.observer(t).Check(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -37,7 +39,7 @@ func TestCheckNamesWhatLasts(t *testing.T) {
 	for _, d := range r.Differences {
 		got = append(got, fmt.Sprint(d.Part, " ", d.Kind, " ", d.What))
 	}
-	want := "balancer service web|node revision network front|overlay attachment web.1.t1 at 10.255.0.11 on network ingress|" +
+	want := "balancer service web|manager acknowledgement network front on node2|node revision network front|overlay attachment web.1.t1 at 10.255.0.11 on network ingress|" +
 		"overlay route route to 10.255.0.11|resolver listener resolver at 10.255.0.1:53|resolver name name new on network front"
 	if strings.Join(got, "|") != want {
 		t.Errorf("got  %s\nwant %s", strings.Join(got, "|"), want)

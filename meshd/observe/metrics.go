@@ -28,6 +28,7 @@ type descs struct {
 	endpoints, revision, toldRevision, lagTime            *prometheus.Desc
 	answers, answerTime                                   *prometheus.Desc
 	tasks, certificate                                    *prometheus.Desc
+	watched, nodeLag                                      *prometheus.Desc
 	leading, hasLeader, term, last, commit, applied, size *prometheus.Desc
 }
 
@@ -60,6 +61,8 @@ func newCollector(o *Observer, version string) *collector {
 		answerTime:         d("dns_answer_seconds", "Time from a query's arrival to its answer.", "source"),
 		tasks:              d("tasks", "Tasks of this node.", "state"),
 		certificate:        d("certificate_expiry_timestamp_seconds", "When this node's certificate expires."),
+		watched:            d("nodes_watched", "Nodes that have their session with this manager."),
+		nodeLag:            d("network_node_lag_seconds", "How long the node has not acknowledged a change of the network to this manager; nothing when it has all.", "network", "node"),
 		leading:            d("raft_leading", "1 if this manager leads."),
 		hasLeader:          d("raft_has_leader", "1 if this manager knows a leader."),
 		term:               d("raft_term", "Raft's term."),
@@ -82,7 +85,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	c.readable(s, "balancer", c.balancer(s, v))
 	c.networks(s, v)
 	c.resolver(s)
-	c.member(s)
+	c.member(s, v)
 }
 
 func (c *collector) readable(s sink, part string, err error) {
@@ -272,7 +275,7 @@ func (c *collector) resolver(s sink) {
 	}
 }
 
-func (c *collector) member(s sink) {
+func (c *collector) member(s sink, v View) {
 	m := c.o.Member()
 	for state, n := range m.Tasks {
 		s.gauge(c.descs.tasks, float64(n), string(state))
@@ -282,6 +285,10 @@ func (c *collector) member(s sink) {
 	}
 	if m.Raft == nil {
 		return
+	}
+	s.gauge(c.descs.watched, float64(len(m.Watched)))
+	for _, l := range m.Lags {
+		s.gauge(c.descs.nodeLag, c.o.now().Sub(l.Since).Seconds(), v.networkCalled(l.Network), nodeName(v.node(l.Node)))
 	}
 	s.gauge(c.descs.leading, truth(m.Raft.Leading))
 	s.gauge(c.descs.hasLeader, truth(m.Raft.Leader != ""))

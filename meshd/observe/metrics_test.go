@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshd/meshd/ipvs"
 	"github.com/meshd/meshd/ipvs/ebpf"
+	"github.com/meshd/meshd/orchestrator/dispatcher"
 )
 
 func webFlows(n int) []ebpf.Flow {
@@ -30,6 +31,8 @@ func TestMetrics(t *testing.T) {
 	webIsOut(f)
 	f.view.Held["n1"] = 18
 	f.view.Behind = map[string]time.Time{"n1": time.Unix(996, 0)}
+	f.member.Watched = []string{"a", "b"}
+	f.member.Lags = []dispatcher.Lag{{Node: "b", Network: "n1", Held: 17, Revision: 20, Since: time.Unix(990, 0)}}
 	f.resolver.Lookup(at("10.255.0.11"), "web")
 	f.view.Desired.IPVS.Services = append(f.view.Desired.IPVS.Services, ipvs.Service{
 		Key: ipvs.Key{VNI: 4096, VIP: netip.IPv6Unspecified(), Port: 8080, Protocol: ipvs.TCP}, Name: "web",
@@ -67,6 +70,7 @@ func TestMetrics(t *testing.T) {
 		`meshd_dns_answer_seconds_count{source="tables"} 0`,
 		`meshd_tasks{state="running"} 2`,
 		`meshd_certificate_expiry_timestamp_seconds 2e+09`,
+		`meshd_nodes_watched 2`, `meshd_network_node_lag_seconds{network="front",node="node2"} 10`,
 		`meshd_raft_leading 1`, `meshd_raft_term 3`, `meshd_raft_commit_index 20`, `meshd_raft_members 1`,
 		`go_goroutines `,
 	} {

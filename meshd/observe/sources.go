@@ -12,6 +12,7 @@ import (
 	"github.com/meshd/meshd/ipvs/ebpf"
 	"github.com/meshd/meshd/meshd/plan"
 	"github.com/meshd/meshd/orchestrator/consensus"
+	"github.com/meshd/meshd/orchestrator/dispatcher"
 	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/overlay"
 )
@@ -97,6 +98,10 @@ type Member struct {
 	Tasks              map[swarm.TaskState]int
 	// Raft is nil on workers.
 	Raft *consensus.Stats
+	// Watched are the nodes that have their sessions with this manager, Lags what
+	// holds them back.
+	Watched []string
+	Lags    []dispatcher.Lag
 }
 
 // network finds a network by its VXLAN identifier.
@@ -107,6 +112,16 @@ func (v View) network(vni uint32) (protocol.Network, bool) {
 		}
 	}
 	return protocol.Network{}, false
+}
+
+// networkCalled is a network as people call it; its ID if this node has no part in it.
+func (v View) networkCalled(id string) string {
+	for _, n := range v.Networks {
+		if n.ID == id {
+			return n.Name
+		}
+	}
+	return id
 }
 
 // node finds a node by its ID.

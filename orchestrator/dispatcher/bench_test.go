@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/moby/moby/api/types/swarm"
 
@@ -40,7 +41,7 @@ func BenchmarkFanOut(b *testing.B) {
 			tx.Create(task(fmt.Sprint("t", i), fmt.Sprint("web", i%services), fmt.Sprint("n", i%nodes), byte(i), swarm.TaskStateRunning))
 		}
 	})
-	c := newCache()
+	c := newCache(time.Now)
 	w := st.Watch(func(v *store.View) { c.reset(v.Index(), v.Services()) })
 	defer w.Close()
 	var sessions []*session

@@ -2,6 +2,7 @@ package dispatcher
 
 import (
 	"sync"
+	"time"
 
 	"github.com/moby/moby/api/types/swarm"
 
@@ -23,6 +24,8 @@ type cache struct {
 	publishers map[string]bool
 	// left says at which index tasks stopped being offered.
 	left map[string]uint64
+	// clock is the time of revisions.
+	clock func() time.Time
 }
 
 type membership struct {
@@ -33,8 +36,8 @@ type membership struct {
 	keys [][]byte
 }
 
-func newCache() *cache {
-	return &cache{feeds: map[string]*feed{}, publishers: map[string]bool{}, left: map[string]uint64{}}
+func newCache(clock func() time.Time) *cache {
+	return &cache{clock: clock, feeds: map[string]*feed{}, publishers: map[string]bool{}, left: map[string]uint64{}}
 }
 
 // reset starts over from a view. What left before stays known.
@@ -69,7 +72,7 @@ func (c *cache) apply(commit store.Commit) *touched {
 			delete(c.feeds, id)
 			continue
 		}
-		t.mark(f, commit.Index, publishes)
+		t.mark(f, commit.Index, c.clock(), publishes)
 	}
 	if t.members && c.members != nil && c.members.revision < commit.Index {
 		c.members = nil

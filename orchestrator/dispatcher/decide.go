@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/moby/moby/api/types/swarm"
 
@@ -114,7 +115,7 @@ func networksOf(v *store.View, nodeID string) []*store.Network {
 
 // Networks is all that a node must know of its networks.
 func Networks(v *store.View, nodeID string) []protocol.Network {
-	c, s := newCache(), newSession(nodeID, v.Index(), nil)
+	c, s := newCache(time.Now), newSession(nodeID, v.Index(), nil)
 	changes, _ := s.nextNetworks(v, c)
 	var out []protocol.Network
 	for _, change := range changes {

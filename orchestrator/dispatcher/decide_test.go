@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -384,7 +385,7 @@ func changeSomething(tx *store.Tx, rng *rand.Rand, step int) {
 // Nodes look now and then, and begin anew now and then.
 func TestTouchedMissesNothing(t *testing.T) {
 	w := newWorld(t)
-	c := newCache()
+	c := newCache(time.Now)
 	watcher := w.store.Watch(func(v *store.View) { c.reset(v.Index(), v.Services()) })
 	defer watcher.Close()
 	rng := newRand(t)

@@ -89,7 +89,7 @@ func New(cfg Config) *Dispatcher {
 	}
 	return &Dispatcher{
 		cfg:      cfg,
-		cache:    newCache(),
+		cache:    newCache(cfg.Clock),
 		ledger:   newLedger(2 * cfg.Relay),
 		reports:  make(chan report, 256),
 		nudge:    make(chan struct{}, 1),

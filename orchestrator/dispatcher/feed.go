@@ -5,6 +5,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/orchestrator/store"
@@ -25,6 +26,8 @@ type feed struct {
 	revision uint64
 	// next is the revision that the next refresh leads to.
 	next uint64
+	// moments are when the newest revisions came up, oldest first.
+	moments []moment
 	// tasks and services are to be looked at again; of services all their tasks.
 	tasks, services map[string]bool
 
@@ -41,6 +44,16 @@ type feed struct {
 	// whole are all keys, sorted; nil: not known.
 	whole []key
 }
+
+// moment is when a revision came up.
+type moment struct {
+	revision uint64
+	at       time.Time
+}
+
+// maxMoments bounds them: of a node that misses more it is enough to know that it
+// lags for at least as long.
+const maxMoments = 64
 
 // key names a service or a task's endpoint.
 type key struct {
@@ -74,11 +87,15 @@ func newFeed(v *store.View, n *store.Network) *feed {
 }
 
 // mark notes what a commit touched.
-func (f *feed) mark(index uint64, tasks, services map[string]bool) {
+func (f *feed) mark(index uint64, now time.Time, tasks, services map[string]bool) {
 	if index <= f.revision {
 		return
 	}
 	f.next = max(f.next, index)
+	if len(f.moments) == maxMoments {
+		f.moments = f.moments[1:]
+	}
+	f.moments = append(f.moments, moment{index, now})
 	maps.Copy(f.tasks, tasks)
 	maps.Copy(f.services, services)
 }
@@ -169,6 +186,17 @@ func (f *feed) note(k key, reordered bool) {
 	if reordered {
 		f.whole = nil
 	}
+}
+
+// missed says since when a node has missed something whose kernel holds no more than
+// a revision; zero: it misses nothing.
+func (f *feed) missed(held uint64) time.Time {
+	for _, m := range f.moments {
+		if m.revision > held {
+			return m.at
+		}
+	}
+	return time.Time{}
 }
 
 // position is where the news end.

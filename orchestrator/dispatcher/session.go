@@ -29,8 +29,8 @@ type session struct {
 	mu sync.Mutex
 	// own is the newest commit that may have changed the node's own tasks.
 	own uint64
-	// known are the networks that the node was told of.
-	known map[string]bool
+	// known are the networks that the node was told of, and since when.
+	known map[string]time.Time
 	// tunnels are invitations not sent yet.
 	tunnels []protocol.Tunnel
 
@@ -44,7 +44,7 @@ type session struct {
 func newSession(node string, base uint64, end context.CancelCauseFunc) *session {
 	return &session{
 		node: node, base: base, own: base, end: end,
-		wake: make(chan struct{}, 1), known: map[string]bool{},
+		wake: make(chan struct{}, 1), known: map[string]time.Time{},
 		tasks: map[string]sentTask{}, networks: map[string]subscription{},
 	}
 }
@@ -83,11 +83,21 @@ func (s *session) knowsAny(networks map[string]bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id := range networks {
-		if s.known[id] {
+		if _, knows := s.known[id]; knows {
 			return true
 		}
 	}
 	return false
+}
+
+// since is when the node was first told of a network; now if it was not.
+func (s *session) since(network string, now time.Time) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t, known := s.known[network]; known {
+		return t
+	}
+	return now
 }
 
 // next is the difference between what the node should know and what it was
@@ -141,9 +151,9 @@ func (s *session) nextNetworks(v *store.View, c *cache) (set []protocol.NetworkC
 	s.mu.Lock()
 	at := marks{base: s.base, own: s.own}
 	s.mu.Unlock()
-	wanted := map[string]bool{}
+	wanted := map[string]time.Time{}
 	for _, n := range networksOf(v, s.node) {
-		wanted[n.ID] = true
+		wanted[n.ID] = s.since(n.ID, c.clock())
 		change, now, tell := c.follow(v, n, s.node, at, s.networks[n.ID])
 		if tell {
 			s.networks[n.ID] = now
@@ -151,7 +161,7 @@ func (s *session) nextNetworks(v *store.View, c *cache) (set []protocol.NetworkC
 		}
 	}
 	for id := range s.networks {
-		if !wanted[id] {
+		if _, stays := wanted[id]; !stays {
 			delete(s.networks, id)
 			gone = append(gone, id)
 		}

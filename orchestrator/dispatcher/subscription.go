@@ -90,6 +90,7 @@ func (c *cache) follow(v *store.View, n *store.Network, nodeID string, m marks, 
 	f := c.feeds[n.ID]
 	if f == nil {
 		f = newFeed(v, n)
+		f.moments = []moment{{f.revision, c.clock()}}
 		c.feeds[n.ID] = f
 	}
 	f.refresh(v, n)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/moby/moby/api/types/swarm"
 
@@ -102,7 +103,7 @@ func (c *touched) task(old, next *store.Task, publishes func(string) bool) {
 }
 
 // mark tells a feed what it has to look at again.
-func (c *touched) mark(f *feed, index uint64, publishes func(serviceID string) bool) {
+func (c *touched) mark(f *feed, index uint64, now time.Time, publishes func(serviceID string) bool) {
 	tasks, services := map[string]bool{}, map[string]bool{}
 	for id, service := range c.tasks[f.id] {
 		if !f.mesh || publishes(service) {
@@ -115,7 +116,7 @@ func (c *touched) mark(f *feed, index uint64, publishes func(serviceID string) b
 		}
 	}
 	if len(tasks)+len(services) > 0 || c.defined[f.id] {
-		f.mark(index, tasks, services)
+		f.mark(index, now, tasks, services)
 	}
 }
 
