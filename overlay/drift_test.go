@@ -60,6 +60,7 @@ func testDriftIsRepaired(t *testing.T, name string, env []string) {
 		"neighbour deleted":                  {"neighbour", func() { l.ip(n.ns, "neigh", "del", "10.255.0.2", "dev", host(a, 0)) }, inward},
 		"nftables' table deleted":            {"masquerade", func() { l.nft(n, "delete table ip meshd") }, world},
 		"nftables' rule deleted":             {"masquerade", func() { l.nft(n, "flush chain ip meshd postrouting") }, world},
+		"tunnel's rules deleted":             {"untracked", func() { l.nft(n, "flush chain ip meshd_tunnel raw_in") }, near13},
 		"forwarding switched off": {"sysctl", func() {
 			l.within(n.ns, func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0) })
 		}, world},

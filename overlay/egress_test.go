@@ -59,14 +59,6 @@ func TestQueriesAreNotTracked(t *testing.T) {
 	a := n.container().join(meshNetwork(), "10.255.0.2", "fd00:255::2")
 	l.settle(a)
 	l.addressed(a)
-	tracked := func(port string) (rows int) {
-		l.within(n.ns, func() error {
-			table, err := os.ReadFile("/proc/thread-self/net/nf_conntrack")
-			rows = strings.Count(string(table), "dport="+port+" ")
-			return err
-		})
-		return rows
-	}
 	for _, gateway := range []string{"10.255.0.1", "fd00:255::1"} {
 		l.within(n.ns, func() error { return answersBack(t, gateway, 53, 54) })
 		for _, port := range []string{"54", "53"} { // in this order: tracking is at work
@@ -75,13 +67,55 @@ func TestQueriesAreNotTracked(t *testing.T) {
 			defer c.Close()
 			l.eventually("an answer from "+gateway+", port "+port, func() bool { return asksOnce(c) == nil })
 		}
-		if tracked("54") == 0 {
+		if n.tracked("54") == 0 {
 			t.Errorf("%s: what is no query is not tracked: this test tells nothing", gateway)
 		}
-		if rows := tracked("53"); rows != 0 {
+		if rows := n.tracked("53"); rows != 0 {
 			t.Errorf("%s: %d rows for queries", gateway, rows)
 		}
 	}
+}
+
+// Each connection through the tunnel has an outer source port of its own; no node may
+// remember them. What else nodes send each other is theirs to track.
+func TestTheTunnelIsNotTracked(t *testing.T) {
+	for name, six := range map[string]bool{"over IPv4": false, "over IPv6": true} {
+		t.Run(name, func(t *testing.T) {
+			l := newLabOn(t, six, 2)
+			a := l.nodes[0].container().join(meshNetwork(), "10.255.0.2").join(userNetwork(1), "10.0.1.2")
+			b := l.nodes[1].container().join(userNetwork(1), "10.0.1.3")
+			l.settle(a, b)
+			l.within(l.nodes[1].ns, func() error { return answersBack(t, l.nodes[1].addr.String(), 54) })
+			l.within(b.ns, func() error { return answersBack(t, "10.0.1.3", 54) })
+			for range 20 {
+				for from, to := range map[string]string{l.nodes[0].ns: l.nodes[1].addr.String(), a.ns: "10.0.1.3"} {
+					c, err := dial(from, "udp", net.JoinHostPort(to, "54"), patience)
+					l.check(err)
+					defer c.Close()
+					l.eventually("an answer from "+to, func() bool { return asksOnce(c) == nil })
+				}
+			}
+			for _, n := range l.nodes {
+				if n.tracked("54") == 0 {
+					t.Errorf("%s: what is not the tunnel's is not tracked: this test tells nothing", n.ns)
+				}
+				if rows := n.tracked("4789"); rows != 0 {
+					t.Errorf("%s: %d rows for tunnelled packets", n.ns, rows)
+				}
+			}
+		})
+	}
+}
+
+// tracked counts the connection tracking table's rows of connections to a port.
+func (n *node) tracked(port string) (rows int) {
+	n.lab.t.Helper()
+	n.lab.within(n.ns, func() error {
+		table, err := os.ReadFile("/proc/thread-self/net/nf_conntrack")
+		rows = strings.Count(string(table), "dport="+port+" ")
+		return err
+	})
+	return rows
 }
 
 // answersBack opens UDP sockets that send back what they get, until the test ends.

@@ -132,6 +132,8 @@ func (k *linuxKernel) put(op op) error {
 		return k.door.PutRoute(o.to, op.value.(link.Route))
 	case masqueradeObject:
 		return masquerade(op.value.(string))
+	case untrackedObject:
+		return nft.PutTunnel(op.value.(netip.AddrPort))
 	case acceptObject:
 		return nft.PutAccept(o.v6)
 	case admitObject:
@@ -179,6 +181,8 @@ func (k *linuxKernel) remove(op op) error {
 		return k.door.DeleteRoute(o.to)
 	case masqueradeObject:
 		return nft.Delete()
+	case untrackedObject:
+		return nft.DeleteTunnel()
 	case acceptObject:
 		return nft.DeleteAccept(o.v6)
 	case admitObject:

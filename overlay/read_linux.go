@@ -116,7 +116,11 @@ func (k *linuxKernel) readMasquerade(held objects) error {
 	if key := nft.Key(subnets); key != "" {
 		held[masqueradeObject{}] = key
 	}
-	return nil
+	tunnel, err := nft.Tunnel()
+	if tunnel.IsValid() {
+		held[untrackedObject{}] = tunnel
+	}
+	return err
 }
 
 func (k *linuxKernel) readAccept(held objects) error {

@@ -167,6 +167,8 @@ func nameOf(o object) (kind, name string) {
 		return "route", "route to " + o.to.String()
 	case masqueradeObject:
 		return "masquerade", "masquerading rules"
+	case untrackedObject:
+		return "untracked", "rules that keep the tunnel out of connection tracking"
 	case mtuObject:
 		return "mtu", "MTU of interface " + link.HostName(o.id)
 	case acceptObject:

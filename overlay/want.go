@@ -37,6 +37,7 @@ const (
 	rankNeighbour
 	rankRoute
 	rankMasquerade
+	rankUntracked
 	rankAccept
 	rankAdmit
 	rankMTU
@@ -64,6 +65,7 @@ type (
 	neighbourObject  struct{ key link.Neighbour }       // datapath.MAC
 	routeObject      struct{ to netip.Addr }            // link.Route
 	masqueradeObject struct{}                           // string: the subnets, by nft.Key
+	untrackedObject  struct{}                           // netip.AddrPort: this node's end of the tunnel
 	acceptObject     struct{ v6 bool }                  // nft.Accepting
 	admitObject      struct{ v6 bool }                  // present
 	mtuObject        struct{ id string }                // int: bytes
@@ -91,6 +93,7 @@ func (hookObject) rank() rank       { return rankHook }
 func (neighbourObject) rank() rank  { return rankNeighbour }
 func (routeObject) rank() rank      { return rankRoute }
 func (masqueradeObject) rank() rank { return rankMasquerade }
+func (untrackedObject) rank() rank  { return rankUntracked }
 func (acceptObject) rank() rank     { return rankAccept }
 func (admitObject) rank() rank      { return rankAdmit }
 func (mtuObject) rank() rank        { return rankMTU }
@@ -207,6 +210,9 @@ func want(s State, f facts, vxlanPort uint16) objects {
 	if f.live {
 		w[tunnelMTUObject{}] = innerMTU(s, f, true)
 		wantHooks(w, f, vxlanPort)
+	}
+	if f.live && s.Local.IsValid() {
+		w[untrackedObject{}] = netip.AddrPortFrom(s.Local.Unmap(), vxlanPort)
 	}
 	return w
 }

@@ -1,7 +1,8 @@
 // Package nft is the overlay's door to nftables: one table of our own per family,
 // named meshd, that masquerades what containers send beyond the node, lets nobody
 // beyond it open a connection to their addresses, and keeps their DNS queries to
-// the node out of connection tracking. In others' tables
+// the node out of connection tracking. Two more, for one thing each: see PutAdmit and
+// PutTunnel. In others' tables
 // nothing is touched but two rules of ours in DOCKER-USER, see PutAccept.
 package nft
 

@@ -1,11 +1,13 @@
 package nft
 
 import (
+	"fmt"
 	"net/netip"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,34 +22,124 @@ const dnsPort = 53
 // Where UDP has its ports (RFC 768).
 const sourcePort, destinationPort = 0, 2
 
+// TunnelTable holds the rules of PutTunnel; apart from Table, which is made anew with
+// every subnet, and there only for the families that containers have.
+const TunnelTable = "meshd_tunnel"
+
 // addUntracked keeps queries of containers to the node's resolver, and its
 // answers, out of connection tracking: nothing translates them. Each has a port of
 // its own and would be remembered for 30 s and more, so that one container that
 // asks a lot could fill the table, and the node then refuse all new connections.
 func addUntracked(c *nftables.Conn, t *nftables.Table, subnets []netip.Prefix) {
-	in := c.AddChain(&nftables.Chain{
-		Name: rawIn, Table: t, Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw,
-	})
-	out := c.AddChain(&nftables.Chain{
-		Name: rawOut, Table: t, Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityRaw,
-	})
+	in, out := addRaw(c, t)
 	for _, s := range subnets {
-		c.AddRule(rule(t, in, s, untracked(expr.MetaKeyIIFNAME, destinationPort, within(s, destination4, destination6))))
-		c.AddRule(rule(t, out, s, untracked(expr.MetaKeyOIFNAME, sourcePort, within(s, source4, source6))))
+		c.AddRule(rule(t, in, s, untracked(destinationPort, dnsPort, device(expr.MetaKeyIIFNAME), within(s, destination4, destination6))))
+		c.AddRule(rule(t, out, s, untracked(sourcePort, dnsPort, device(expr.MetaKeyOIFNAME), within(s, source4, source6))))
 	}
 }
 
-// untracked: iifname "mv*" ip daddr <subnet> udp dport 53 notrack; or oifname, saddr and sport.
-func untracked(device expr.MetaKey, port uint32, address []expr.Any) []expr.Any {
+// PutTunnel keeps the tunnel's packets from and to this node's address out of
+// connection tracking, in place of what an earlier call did. Their UDP source port
+// tells connections inside apart (RFC 7348), so that each of those would take two rows
+// of the table; their destination port is the tunnel's in both directions. What the
+// node forwards for others is left alone.
+func PutTunnel(local netip.AddrPort) error {
+	return changeTunnel(func(c *nftables.Conn) {
+		t := c.AddTable(&nftables.Table{Name: TunnelTable, Family: family(local.Addr().Is6())})
+		in, out := addRaw(c, t)
+		own := netip.PrefixFrom(local.Addr(), local.Addr().BitLen())
+		comment := userdata.AppendString(nil, userdata.TypeComment, local.String())
+		c.AddRule(&nftables.Rule{
+			Table: t, Chain: in, UserData: comment,
+			Exprs: untracked(destinationPort, local.Port(), within(own, destination4, destination6)),
+		})
+		c.AddRule(&nftables.Rule{
+			Table: t, Chain: out, UserData: comment,
+			Exprs: untracked(destinationPort, local.Port(), within(own, source4, source6)),
+		})
+	})
+}
+
+// DeleteTunnel removes what PutTunnel made; nothing there is no error.
+func DeleteTunnel() error { return changeTunnel(func(*nftables.Conn) {}) }
+
+// changeTunnel removes our tables and lets add make a new one, in one transaction.
+func changeTunnel(add func(*nftables.Conn)) error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	for _, v6 := range []bool{false, true} {
+		if _, err := removeTable(c, TunnelTable, v6); err != nil {
+			return err
+		}
+	}
+	add(c)
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("nftables: table %s: %w", TunnelTable, err)
+	}
+	return nil
+}
+
+// Tunnel gives what PutTunnel was called with last; the zero value where its rules are
+// not there or not as it makes them.
+func Tunnel() (netip.AddrPort, error) {
+	c, err := nftables.New()
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("nftables: %w", err)
+	}
+	var found []string
+	for _, v6 := range []bool{false, true} {
+		table, err := findTable(c, TunnelTable, v6)
+		if err != nil {
+			return netip.AddrPort{}, err
+		}
+		for _, chain := range []string{rawIn, rawOut} {
+			if table == nil {
+				continue
+			}
+			rules, _ := c.GetRules(table, &nftables.Chain{Name: chain, Table: table}) // none of a chain that is missing
+			for _, r := range rules {
+				comment, _ := userdata.GetString(r.UserData, userdata.TypeComment)
+				found = append(found, comment)
+			}
+		}
+	}
+	if len(found) != 2 || found[0] != found[1] {
+		return netip.AddrPort{}, nil
+	}
+	local, _ := netip.ParseAddrPort(found[0]) // of somebody else's rule: zero
+	return local, nil
+}
+
+// addRaw makes the two chains before connection tracking.
+func addRaw(c *nftables.Conn, t *nftables.Table) (in, out *nftables.Chain) {
+	chain := func(name string, hook *nftables.ChainHook) *nftables.Chain {
+		return c.AddChain(&nftables.Chain{
+			Name: name, Table: t, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityRaw,
+		})
+	}
+	return chain(rawIn, nftables.ChainHookPrerouting), chain(rawOut, nftables.ChainHookOutput)
+}
+
+// untracked: udp dport <port> <conditions> notrack; or sport.
+func untracked(offset uint32, port uint16, conditions ...[]expr.Any) []expr.Any {
 	exprs := []expr.Any{
-		&expr.Meta{Key: device, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(hostDevices)},
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: port, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(dnsPort)},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
 	}
-	return append(append(exprs, address...), &expr.Notrack{})
+	for _, c := range conditions {
+		exprs = append(exprs, c...)
+	}
+	return append(exprs, &expr.Notrack{})
+}
+
+// device: iifname "mv*"; or oifname.
+func device(key expr.MetaKey) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: key, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(hostDevices)},
+	}
 }

@@ -46,4 +46,6 @@ func concerns(deleted any) bool {
 	return false
 }
 
-func isOurTable(t *nftables.Table) bool { return t != nil && (t.Name == Table || t.Name == AdmitTable) }
+func isOurTable(t *nftables.Table) bool {
+	return t != nil && (t.Name == Table || t.Name == AdmitTable || t.Name == TunnelTable)
+}
