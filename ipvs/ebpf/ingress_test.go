@@ -213,6 +213,54 @@ func TestIngressPortIsFreeAMinuteAfterTheEnd(t *testing.T) {
 	is(t, "a client knows its own ended ones", b.tunnel(mesh, nodeC, tcp(client, task, syn)), tunnelled, client, task)
 }
 
+// What was reset is over at once for both ends.
+func TestIngressPortIsFreeAfterAReset(t *testing.T) {
+	const nodeC = "192.0.2.3"
+	for what, reset := range map[string]func(b *rig){
+		"by the client": func(b *rig) { b.tunnel(mesh, nodeA, tcp(client, task, rst|ack)) },
+		"by the task":   func(b *rig) { b.container(mesh, tcp(task, client, rst|ack)) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			b := newRig(t)
+			b.set(publishedState(nodeB, ipvs.TCP, backend(task)))
+			is(t, "through A", b.tunnel(mesh, nodeA, tcp(client, task, syn)), tunnelled, client, task)
+			reset(b)
+			is(t, "through C", b.tunnel(mesh, nodeC, tcp(client, task, syn)), tunnelled, client, task)
+			b.tunnel(mesh, nodeC, tcp(client, task, ack))
+			if other := b.tunnel(mesh, nodeA, tcp(client, task, syn)); other.src.Port() == 40000 {
+				t.Errorf("through A, beside a connection that goes on: %v", other)
+			}
+		})
+	}
+}
+
+// A client that has used up its ports on a task within a minute gets those of ended
+// connections, and never a live one's.
+func TestIngressWithoutFreePorts(t *testing.T) {
+	const nodeC, live = "192.0.2.3", 40000
+	b := newRigOf(t, ModeAuto, 1<<17)
+	b.set(publishedState(nodeB, ipvs.TCP, backend(task)))
+	at := func(port int) string { return fmt.Sprintf("198.51.100.7:%d", port) }
+	for port := 1024; port < 1<<16; port++ {
+		b.tunnel(mesh, nodeA, tcp(at(port), task, syn))
+		if port != live {
+			b.container(mesh, tcp(task, at(port), fin|ack))
+		}
+	}
+	for port := 50000; port < 50200; port++ {
+		for what, got := range map[string]result{
+			"through C": b.tunnel(mesh, nodeC, tcp(at(port), task, syn)), "at B": b.underlay(tcp(at(port), nodeB+":8080", syn)),
+		} {
+			if got.code == dropped || got.dst.String() != task || got.src.Port() == live {
+				t.Fatalf("%s from port %d: %v", what, port, got)
+			}
+		}
+	}
+	if n := b.drops("rewrite"); n != 0 {
+		t.Errorf("%d packets dropped", n)
+	}
+}
+
 func TestNoForwardingHalf(t *testing.T) {
 	r := newRig(t)
 	r.set(vipState(backend("10.1.0.2")))

@@ -19,17 +19,21 @@ import (
 // What the stand-in for the overlay's forwarding half returns, plus its slot.
 const forwarded = 100
 
-const redirected = 7 // TC_ACT_REDIRECT
+const (
+	dropped    = 2 // TC_ACT_SHOT
+	redirected = 7 // TC_ACT_REDIRECT
+)
 
 // rig is one node's balancer without a node: programs are run on single packets,
 // and the overlay's half is a program that says it was called.
 type rig struct {
-	t       *testing.T
-	dir     string
-	b       *Balancer
-	hooks   *ebpf.Map
-	ifindex uint32 // where packets come in
-	mode    Mode
+	t           *testing.T
+	dir         string
+	b           *Balancer
+	hooks       *ebpf.Map
+	ifindex     uint32 // where packets come in
+	mode        Mode
+	connections uint32
 }
 
 func newBPFFS(t *testing.T) string {
@@ -84,8 +88,14 @@ func newRig(t *testing.T) *rig {
 
 func newRigIn(t *testing.T, mode Mode) *rig {
 	t.Helper()
+	return newRigOf(t, mode, 4096)
+}
+
+// newRigOf remembers so many connections.
+func newRigOf(t *testing.T, mode Mode, connections uint32) *rig {
+	t.Helper()
 	dir := newBPFFS(t)
-	r := &rig{t: t, dir: dir, hooks: newHooks(t, dir), ifindex: 1, mode: mode}
+	r := &rig{t: t, dir: dir, hooks: newHooks(t, dir), ifindex: 1, mode: mode, connections: connections}
 	r.start()
 	return r
 }
@@ -94,7 +104,7 @@ func (r *rig) start() {
 	r.t.Helper()
 	b, err := New(Config{
 		HooksPath: filepath.Join(r.dir, "mesh_hooks"), PinDir: filepath.Join(r.dir, "ipvs"),
-		Connections: 4096, Mode: r.mode, Logger: slog.New(slog.DiscardHandler),
+		Connections: r.connections, Mode: r.mode, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		r.t.Fatal(err)

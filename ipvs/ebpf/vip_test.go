@@ -185,12 +185,14 @@ func TestEndedVIPConnectionLeavesNoTrace(t *testing.T) {
 		r.set(vipState(backend("10.1.0.2")))
 		r.container(net1, tcp("10.1.0.9:40000", vip+":80", syn))
 		r.tunnel(net1, "192.0.2.2", tcp("10.1.0.2:80", "10.1.0.9:40000", last))
-		soon := r.container(net1, tcp("10.1.0.9:40000", "10.1.0.2:80", syn))
-		if soon.src.Port() == 40000 {
-			t.Fatalf("while the task may know the former connection: %v", soon)
+		if last != rst { // else the task knows nothing of it any more
+			soon := r.container(net1, tcp("10.1.0.9:40000", "10.1.0.2:80", syn))
+			if soon.src.Port() == 40000 {
+				t.Fatalf("while the task may know the former connection: %v", soon)
+			}
+			r.tunnel(net1, "192.0.2.2", tcp("10.1.0.2:80", soon.src.String(), last))
+			r.pass(61)
 		}
-		r.tunnel(net1, "192.0.2.2", tcp("10.1.0.2:80", soon.src.String(), last))
-		r.pass(61)
 		is(t, "direct SYN", r.container(net1, tcp("10.1.0.9:40000", "10.1.0.2:80", syn)), container, "10.1.0.9:40000", "10.1.0.2:80")
 		is(t, "direct answer", r.tunnel(net1, "192.0.2.2", tcp("10.1.0.2:80", "10.1.0.9:40000", syn|ack)), tunnelled, "10.1.0.2:80", "10.1.0.9:40000")
 	}

@@ -85,7 +85,8 @@ static __always_inline void answer_of(struct flow_key *k, const struct flow *f, 
  * over tells whether a flow's ports may be given to another. An ended TCP connection
  * keeps them for as long as the backend may still know it: in TIME-WAIT it takes a SYN
  * from the same ports for a stray one unless sequence number or timestamp are higher,
- * and those of a client that called another address are not (RFC 6191).
+ * and those of a client that called another address are not (RFC 6191). One that was
+ * reset has no TIME-WAIT.
  */
 static __always_inline int over(const struct flow *f, __u8 proto)
 {
@@ -93,7 +94,22 @@ static __always_inline int over(const struct flow *f, __u8 proto)
 
 	if (proto == IPPROTO_UDP)
 		return f->flags & FLOW_CLOSING || idle > IDLE_SECONDS;
-	return f->flags & FLOW_CLOSING && idle > TIME_WAIT_SECONDS;
+	return f->flags & FLOW_RESET || (f->flags & FLOW_CLOSING && idle > TIME_WAIT_SECONDS);
+}
+
+/* Ports of an ended connection, for want of free ones: the task that it was with may still know it. */
+struct ended {
+	__be16 port;
+	__u32 seen;
+};
+
+/* longest_ended keeps the one that ended first: a live connection's ports are nobody else's. */
+static __always_inline void longest_ended(struct ended *best, const struct flow *f, __be16 port)
+{
+	if (!(f->flags & FLOW_CLOSING) || (best->port && best->seen <= f->seen))
+		return;
+	best->port = port;
+	best->seen = f->seen;
 }
 
 static __always_inline __be16 random_port(void)
@@ -147,6 +163,7 @@ static __always_inline void forget(const struct scratch *s, const struct flow *f
 __noinline int keep(void)
 {
 	struct scratch *s = room();
+	struct ended ended = {};
 	__be16 own;
 
 	if (!s)
@@ -159,7 +176,11 @@ __noinline int keep(void)
 
 		if (!taken || over(taken, s->key.proto) || is_back_of(taken, s))
 			break;
-		s->flow.sport = i == PORT_TRIES - 1 ? own : random_port();
+		longest_ended(&ended, taken, s->other.dport);
+		if (i < PORT_TRIES - 1)
+			s->flow.sport = random_port();
+		else
+			s->flow.sport = ended.port ? ended.port : own;
 		s->other.dport = s->flow.sport;
 	}
 	bpf_map_update_elem(&flows, &s->other, &s->back, BPF_ANY);
@@ -172,15 +193,16 @@ __noinline int keep(void)
 /* closing notes in both entries that a connection ends. Half-closed ones go on: only a new SYN takes the ports. */
 static __always_inline void closing(struct scratch *s, struct flow *f, enum direction other)
 {
+	__u16 end = s->p.tcp_flags & TCP_RST ? FLOW_CLOSING | FLOW_RESET : FLOW_CLOSING;
 	struct flow *g;
 
 	if (!(f->flags & FLOW_CLOSING))
 		loaded(f->service, other == REVERSE ? &f->dst : &s->key.src, f->backend_port, -1);
-	f->flags |= FLOW_CLOSING;
+	f->flags |= end;
 	answer_of(&s->other, f, &s->key, other);
 	g = bpf_map_lookup_elem(&flows, &s->other);
 	if (g)
-		g->flags |= FLOW_CLOSING;
+		g->flags |= end;
 }
 
 /* restore puts the REVERSE entry back if it was pushed out: the client still sends. */

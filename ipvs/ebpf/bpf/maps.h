@@ -188,6 +188,7 @@ struct flow_key {
 #define FLOW_ACCEPTED 16      /* the backend has answered */
 #define FLOW_SERVED 32        /* ... and has sent something */
 #define FLOW_LATE 64          /* it had not when the SYN came again */
+#define FLOW_RESET 128        /* RST was seen: nobody keeps its ports for a while */
 
 /* What the packet's addresses become. */
 struct flow {

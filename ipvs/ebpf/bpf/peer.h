@@ -38,7 +38,7 @@ static __always_inline __be16 *known_port(struct scratch *s)
 static __always_inline void follow(struct scratch *s, struct flow *have)
 {
 	if (have->flags & FLOW_CLOSING && opens(&s->p))
-		have->flags &= ~FLOW_CLOSING;
+		have->flags &= ~(FLOW_CLOSING | FLOW_RESET);
 	touch(s, have, ENTERED);
 }
 
@@ -49,6 +49,7 @@ static __always_inline void follow(struct scratch *s, struct flow *have)
 static __always_inline int another_port(struct __sk_buff *skb, struct scratch *s, __be16 *known)
 {
 	__be16 port = known ? *known : 0;
+	struct ended ended = {};
 
 	for (int i = 0; i < PORT_TRIES; i++) {
 		struct flow *taken;
@@ -63,8 +64,11 @@ static __always_inline int another_port(struct __sk_buff *skb, struct scratch *s
 		}
 		if (!taken || over(taken, s->p.proto))
 			break;
+		longest_ended(&ended, taken, port);
 		port = 0;
 	}
+	if (!port)
+		port = ended.port;
 	if (!port)
 		return -1;
 	bpf_map_update_elem(&flows, &s->key, &s->back, BPF_ANY);
