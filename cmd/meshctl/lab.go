@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"text/tabwriter"
 	"text/template"
@@ -43,7 +44,7 @@ func labCommand() *cobra.Command {
 
 // labAction is a subcommand on a lab that is there.
 func labAction(name *string, use, short string, args cobra.PositionalArgs, do func(context.Context, *lab.Lab, []string) error) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use: use, Short: short, Args: args,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := lab.Open(*name, cmd.ErrOrStderr())
@@ -53,6 +54,10 @@ func labAction(name *string, use, short string, args cobra.PositionalArgs, do fu
 			return do(cmd.Context(), l, args)
 		},
 	}
+	if strings.Contains(use, "NODE") {
+		cmd.ValidArgsFunction = completeLab(name)
+	}
+	return cmd
 }
 
 // eachNode does it to all nodes at the same time: cutting the power of three is one event.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/docker/cli/cli"
 	"github.com/docker/cli/cli/command"
+	"github.com/docker/cli/cli/command/completion"
 	"github.com/docker/cli/cli/command/formatter"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
@@ -166,7 +167,8 @@ func netTrace(dockerCLI command.Cli) *cobra.Command {
 		Long: "Show what each step on the way of a packet holds: name, network, virtual IP, backends, node, tunnel, MTU.\n\n" +
 			"CONTAINER is a container or task of the node that meshctl is connected to, SERVICE.SLOT, or its address; managers\n" +
 			"find tasks on other nodes. Nothing is sent. The exit status is 1 if no way leads to the end.",
-		Args: cli.ExactArgs(2),
+		Args:              cli.ExactArgs(2),
+		ValidArgsFunction: completion.ContainerNames(dockerCLI, false),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var t observe.Trace
 			query := url.Values{"from": {taskOf(cmd.Context(), dockerCLI.Client(), args[0])}, "to": {args[1]}}

@@ -65,6 +65,12 @@ func (t topLevel) Initialize() error {
 }
 
 func newTopLevel(dockerCLI *command.DockerCli) topLevel {
+	root, opts := newRoot(dockerCLI)
+	return topLevel{cli.NewTopLevelCommand(root, dockerCLI, opts, root.Flags()), opts}
+}
+
+// newRoot is the whole tree of commands.
+func newRoot(dockerCLI *command.DockerCli) (*cobra.Command, *cliflags.ClientOptions) {
 	root := &cobra.Command{
 		Use:                   "meshctl [OPTIONS] COMMAND [ARG...]",
 		Short:                 "Drive a cluster of Docker Engines",
@@ -79,7 +85,6 @@ func newTopLevel(dockerCLI *command.DockerCli) topLevel {
 			return fmt.Errorf("meshctl: unknown command: meshctl %s\n\nRun 'meshctl --help' for more information", args[0])
 		},
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return supported(cmd, dockerCLI) },
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.SetIn(dockerCLI.In())
 	root.SetOut(dockerCLI.Out())
@@ -90,7 +95,7 @@ func newTopLevel(dockerCLI *command.DockerCli) topLevel {
 	extendService(dockerCLI, dockers)
 	root.AddCommand(dockers...)
 	root.AddCommand(labCommand(), netCommand(dockerCLI), taskCommand(dockerCLI))
-	return topLevel{cli.NewTopLevelCommand(root, dockerCLI, opts, root.Flags()), opts}
+	return root, opts
 }
 
 // dockerCommands takes the wanted commands from a root that docker's package fills: it exports no constructor of a single one.

@@ -22,7 +22,9 @@ import (
 func extendService(dockerCLI command.Cli, all []*cobra.Command) {
 	for _, c := range all {
 		if c.Name() == "service" {
-			c.AddCommand(serviceExec(dockerCLI), serviceRestart(c))
+			exec, restart := serviceExec(dockerCLI), serviceRestart(c)
+			exec.ValidArgsFunction, restart.ValidArgsFunction = completionOf(c, "ps"), completionOf(c, "update")
+			c.AddCommand(exec, restart)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/docker/cli/cli/command"
 	"github.com/moby/moby/client/pkg/versions"
@@ -34,8 +35,12 @@ func supported(cmd *cobra.Command, server versionDetails) error {
 	return errors.Join(errs...)
 }
 
+// anyVersion are flags for fields that meshd takes whatever version was agreed upon: it speaks older ones for the sake of what the engine
+// answers.
+var anyVersion = []string{"memory-swap", "memory-swappiness"}
+
 func flagSupported(f *pflag.Flag, server versionDetails) error {
-	if want := f.Annotations["version"]; len(want) == 1 && versions.LessThan(server.CurrentVersion(), want[0]) {
+	if want := f.Annotations["version"]; len(want) == 1 && !slices.Contains(anyVersion, f.Name) && versions.LessThan(server.CurrentVersion(), want[0]) {
 		return fmt.Errorf(`"--%s" requires API version %s, but the API version of this node is %s`, f.Name, want[0], server.CurrentVersion())
 	}
 	if want := f.Annotations["ostype"]; len(want) == 1 {

@@ -22,7 +22,7 @@ func taskCommand(dockerCLI command.Cli) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.AddCommand(&cobra.Command{
-		Use: "explain TASK", Short: "Say of each node whether it could take a task, and why not", Args: cli.ExactArgs(1),
+		Use: "explain TASK", Short: "Say of each node whether it could take a task, and why not", Args: cli.ExactArgs(1), ValidArgsFunction: completeTasks(dockerCLI),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runExplain(cmd.Context(), dockerCLI.Out(), newMeshClient(dockerCLI.Client()), args[0])
 		},
