@@ -13,8 +13,9 @@ import (
 	"text/template"
 
 	"github.com/docker/cli/cli"
-	"github.com/meshd/meshd/test/lab"
 	"github.com/spf13/cobra"
+
+	"github.com/meshd/meshd/test/lab"
 )
 
 // labCommand is a cluster on one machine. Results go to stdout, progress to stderr.

@@ -93,8 +93,8 @@ func newRoot(dockerCLI *command.DockerCli) (*cobra.Command, *cliflags.ClientOpti
 	root.Annotations["additionalHelp"] = "Every command but lab, net, task, service exec and service restart is docker's own, spoken to meshd; the official docker client does the same with DOCKER_HOST=" + defaultHost
 	dockers := dockerCommands(dockerCLI)
 	extendService(dockerCLI, dockers)
-	root.AddCommand(dockers...)
-	root.AddCommand(labCommand(), netCommand(dockerCLI), taskCommand(dockerCLI))
+	root.AddCommand(slices.DeleteFunc(dockers, func(c *cobra.Command) bool { return c.Name() == "stack" })...)
+	root.AddCommand(stackCommand(dockerCLI), labCommand(), netCommand(dockerCLI), taskCommand(dockerCLI))
 	return root, opts
 }
 

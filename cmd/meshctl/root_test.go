@@ -12,9 +12,9 @@ import (
 	"github.com/moby/moby/client"
 )
 
-func newTestCLI(t *testing.T) *command.DockerCli {
+func newTestCLI(t *testing.T, options ...command.CLIOption) *command.DockerCli {
 	t.Helper()
-	dockerCLI, err := command.NewDockerCli()
+	dockerCLI, err := command.NewDockerCli(options...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,8 +47,7 @@ func (n *onNode) Client() client.APIClient {
 // serviceExec is docker's `exec` with a task for a container, on whatever node.
 func serviceExec(dockerCLI command.Cli) *cobra.Command {
 	there := &onNode{Cli: dockerCLI}
-	all := dockerCommands(there)
-	command := all[slices.IndexFunc(all, func(c *cobra.Command) bool { return c.Name() == "exec" })]
+	command := findCommand(dockerCommands(there), "exec")
 	run := command.RunE
 	command.Use = "exec [OPTIONS] SERVICE|TASK COMMAND [ARG...]"
 	command.Short = "Execute a command in a running task of a service, on any node"

@@ -23,6 +23,10 @@ func TestServices(t *testing.T) {
 		{"schedule", testSchedule},
 		{"updates", testUpdates},
 		{"explanation", testExplain},
+		{"clients agree", testClientsAgree},
+		{"help", testHelp},
+		{"completion", testCompletion},
+		{"stacks", testStacks},
 	} {
 		t.Run(step.name, func(t *testing.T) { step.run(t, c.sub(t)) })
 	}
