@@ -103,10 +103,7 @@ func (s *Server) nodeRemove(w http.ResponseWriter, r *http.Request, c Control) e
 
 // block adds a node to the blocked ones and drops those whose time is over.
 func block(cl *store.Cluster, id string, now time.Time) *store.Cluster {
-	expiry := blockTime
-	if cl.Spec.CAConfig.NodeCertExpiry > 0 {
-		expiry = cl.Spec.CAConfig.NodeCertExpiry
-	}
+	expiry := max(blockTime, cl.Spec.CAConfig.NodeCertExpiry) // it may have been longer before
 	next := *cl
 	next.BlockedNodes = map[string]time.Time{id: now.Add(expiry).UTC()}
 	for k, t := range cl.BlockedNodes {

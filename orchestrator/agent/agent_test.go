@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/swarm"
 
+	"github.com/meshd/meshd/certs"
 	"github.com/meshd/meshd/orchestrator/agent"
 	"github.com/meshd/meshd/orchestrator/agent/agenttest"
 	"github.com/meshd/meshd/orchestrator/protocol"
@@ -402,6 +403,33 @@ func TestManagerLoss(t *testing.T) {
 	r.mgrs.SetDown("m2:2377", false)
 	r.untilState("t1", swarm.TaskStateFailed)
 	r.until("m2 has the session", func() bool { return r.mgrs.Session() == "m2:2377" })
+}
+
+// A node that was removed from the swarm stops its tasks, and does not take them up again.
+func TestRemovedNodeStopsItsTasks(t *testing.T) {
+	r := newRig(t)
+	ended := make(chan error, 1)
+	go func() { ended <- agent.New(r.cfg).Run(t.Context()) }()
+	r.send(full(task("t1", "assigned", "running")))
+	r.untilState("t1", swarm.TaskStateRunning)
+	r.mgrs.Refuse(certs.ErrBlocked)
+	select {
+	case err := <-ended:
+		if !errors.Is(err, agent.ErrRemoved) {
+			t.Errorf("Run: %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("the agent goes on")
+	}
+	if s := r.engine.State("t1"); s != agent.ContainerNone {
+		t.Errorf("the task's container is %v", s)
+	}
+	r.mgrs.Refuse(nil)
+	r.start() // takes up what is saved, then looks for a manager
+	r.until("a session", func() bool { return strings.Count(strings.Join(r.log.All(), ","), "session m1:2377") >= 2 })
+	if s := r.engine.State("t1"); s != agent.ContainerNone {
+		t.Errorf("after a restart the task's container is %v", s)
+	}
 }
 
 func TestPrefersOwnManager(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/meshd/meshd/certs"
 	"github.com/meshd/meshd/orchestrator/protocol"
 )
 
@@ -107,6 +108,9 @@ func (a *Agent) runSessions(ctx context.Context) error {
 		if ctx.Err() != nil {
 			break
 		}
+		if errors.Is(err, certs.ErrBlocked) {
+			return a.dismiss(ctx, addr)
+		}
 		if lived {
 			tries = 0
 		}
@@ -121,6 +125,20 @@ func (a *Agent) runSessions(ctx context.Context) error {
 		}
 	}
 	return ctx.Err()
+}
+
+// ErrRemoved ends an agent whose node is not part of the swarm any more.
+var ErrRemoved = errors.New(`this node was removed from the swarm; "docker swarm leave" frees it to join one again`)
+
+// dismiss stops all tasks, since a manager says that the node was removed: others
+// run in their place.
+func (a *Agent) dismiss(ctx context.Context, addr string) error {
+	a.log.Warn("this node was removed from the swarm; stopping its tasks", "manager", addr)
+	if err := a.apply(ctx, protocol.Message{Tasks: &protocol.Tasks{Full: true}}); err != nil {
+		return err
+	}
+	a.group.Wait()
+	return ErrRemoved
 }
 
 // errSilent: the manager sent nothing for three heartbeats.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/moby/moby/api/types/swarm"
 
+	"github.com/meshd/meshd/orchestrator/remote"
 	"github.com/meshd/meshd/orchestrator/store"
 )
 
@@ -69,7 +70,7 @@ func (d *Dispatcher) noteNode(e store.Event) {
 		d.ledger.forget(n.ID)
 		d.each(func(s *session) {
 			if s.node == n.ID {
-				s.end(errRemoved)
+				s.end(remote.Removed(n.ID))
 			}
 		})
 	}

@@ -222,7 +222,7 @@ func (d *Dispatcher) admit(ctx context.Context, node string) error {
 		err = remote.Errorf(errdefs.ErrUnavailable, "node %s is not known to this manager", node)
 		if c := v.Cluster(); c != nil {
 			if _, blocked := c.BlockedNodes[node]; blocked {
-				err = errRemoved
+				err = remote.Removed(node)
 			}
 		}
 	})

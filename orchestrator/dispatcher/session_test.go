@@ -9,6 +9,7 @@ import (
 
 	"github.com/moby/moby/api/types/swarm"
 
+	"github.com/meshd/meshd/certs"
 	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/orchestrator/store"
 )
@@ -210,7 +211,7 @@ func TestSessionsEnd(t *testing.T) {
 	}
 	<-b.messages
 	w.change(func(tx *store.Tx) { tx.Remove(tx.Node("n1")) })
-	if err := <-b.ended; !errors.Is(err, errRemoved) {
+	if err := <-b.ended; !errors.Is(err, certs.ErrBlocked) {
 		t.Errorf("removed node's session: %v", err)
 	}
 }

@@ -199,8 +199,15 @@ func (r Rules) Allow(n *store.Node) bool {
 // Usable says whether tasks that a node has may stay there: it is part of the
 // cluster, not known to be down, and not being drained.
 func Usable(n *store.Node) bool {
-	return n != nil && n.Status.State != swarm.NodeStateDown && n.Spec.Availability != swarm.NodeAvailabilityDrain
+	return Reached(n) && n.Spec.Availability != swarm.NodeAvailabilityDrain
 }
+
+// Draining says that the tasks of a node are to leave it, and can do so in order.
+func Draining(n *store.Node) bool { return Reached(n) && !Usable(n) }
+
+// Reached says that a node is part of the cluster and not known to be down: what it
+// is told to stop, it stops, and tells so.
+func Reached(n *store.Node) bool { return n != nil && n.Status.State != swarm.NodeStateDown }
 
 // Open says whether a node takes new tasks.
 func Open(n *store.Node) bool {

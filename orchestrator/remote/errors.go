@@ -7,6 +7,8 @@ import (
 	"net/http"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/meshd/meshd/certs"
 )
 
 var (
@@ -15,6 +17,14 @@ var (
 	// ErrNotSent: the manager could not be dialled, so it has seen nothing.
 	ErrNotSent = errors.New("not sent")
 )
+
+// errRemoved is certs.ErrBlocked with the class that older callers know.
+var errRemoved = errors.Join(errdefs.ErrPermissionDenied, certs.ErrBlocked)
+
+// Removed refuses a node that was removed from the swarm; certs.ErrBlocked on both sides.
+func Removed(nodeID string) error {
+	return Errorf(errRemoved, "node %s was removed from the swarm", nodeID)
+}
 
 // class ties an error class to its name on the wire and its HTTP status. The
 // names travel between versions and must not change.
@@ -31,6 +41,7 @@ func classes() []class {
 		{"invalid-argument", http.StatusBadRequest, errdefs.IsInvalidArgument, errdefs.ErrInvalidArgument.WithMessage},
 		{"already-exists", http.StatusConflict, errdefs.IsAlreadyExists, errdefs.ErrAlreadyExists.WithMessage},
 		{"conflict", http.StatusConflict, errdefs.IsConflict, errdefs.ErrConflict.WithMessage},
+		{"removed", http.StatusForbidden, func(err error) bool { return errors.Is(err, certs.ErrBlocked) }, wrapper(errRemoved)},
 		{"permission-denied", http.StatusForbidden, errdefs.IsPermissionDenied, errdefs.ErrPermissionDenied.WithMessage},
 		{"unauthenticated", http.StatusUnauthorized, errdefs.IsUnauthorized, errdefs.ErrUnauthenticated.WithMessage},
 		{"failed-precondition", http.StatusPreconditionFailed, errdefs.IsFailedPrecondition, errdefs.ErrFailedPrecondition.WithMessage},

@@ -235,7 +235,10 @@ func (s *Server) peer(cs tls.ConnectionState) (certs.Identity, error) {
 		return certs.Identity{}, nil
 	}
 	id, err := s.cfg.Keeper.Admit(cs.PeerCertificates[0])
-	if err != nil {
+	switch {
+	case errors.Is(err, certs.ErrBlocked):
+		return certs.Identity{}, Errorf(errRemoved, "%v", err)
+	case err != nil:
 		return certs.Identity{}, Errorf(errdefs.ErrPermissionDenied, "%v", err)
 	}
 	return id, nil

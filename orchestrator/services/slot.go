@@ -84,34 +84,58 @@ func (s *slot) newest() *store.Task {
 }
 
 // settle shuts down the slot's wanted tasks that cannot go on, and fills the slot
-// again if that leaves it empty and fill is set.
+// again if that leaves it empty and fill is set. A task that moves goes on until
+// the one that follows it runs.
 func (c *scene) settle(s *slot, fill bool, d *decision) {
 	var st step
-	var stay []*store.Task
+	var stay, moving []*store.Task
 	versions := map[uint64]bool{}
 	for _, t := range s.wanted {
+		switch {
+		case fill && c.moves(t):
+			moving = append(moving, t)
 		// Two of one version: a change of leader at a bad moment. The newest stays.
-		if !c.over(t) && !versions[t.SpecVersion] {
+		case !c.over(t) && !versions[t.SpecVersion]:
 			versions[t.SpecVersion] = true
 			stay = append(stay, t)
-			continue
+		default:
+			st.update = append(st.update, c.endOf(t))
 		}
-		next := desired(t, swarm.TaskStateShutdown)
-		if t.NodeID != "" && c.nodes[t.NodeID] == nil && !tasklife.Ended(t) {
-			// Nobody is left to report its end, and its addresses must come free.
-			next.Status.State = swarm.TaskStateOrphaned
-			next.Status.Timestamp = c.now
-			next.Status.Message = "node was removed from the swarm"
-		}
-		st.update = append(st.update, next)
 	}
 	s.wanted = stay
 	if len(stay) == 0 && fill && !c.finished(s) {
 		st.create = c.successor(s)
 	}
+	if st.create == nil && !slices.ContainsFunc(stay, preparing) {
+		for _, t := range moving {
+			st.update = append(st.update, c.endOf(t))
+		}
+	}
 	if len(st.update) > 0 || st.create != nil {
 		d.steps = append(d.steps, st)
 	}
+}
+
+// moves says that a task has to go, but not before another runs in its place: its
+// node is drained, and the service is updated start-first.
+func (c *scene) moves(t *store.Task) bool {
+	return placement.Draining(c.nodes[t.NodeID]) && t.Status.State == swarm.TaskStateRunning && c.mayFollow(t) &&
+		config(c.service, swarm.UpdateStateUpdating).Order == swarm.UpdateOrderStartFirst
+}
+
+// preparing says that a task does not run yet.
+func preparing(t *store.Task) bool { return tasklife.Before(t.Status.State, swarm.TaskStateRunning) }
+
+// endOf is a task that shall not run any more.
+func (c *scene) endOf(t *store.Task) *store.Task {
+	next := desired(t, swarm.TaskStateShutdown)
+	if t.NodeID != "" && c.nodes[t.NodeID] == nil && !tasklife.Ended(t) {
+		// Nobody is left to report its end, and its addresses must come free.
+		next.Status.State = swarm.TaskStateOrphaned
+		next.Status.Timestamp = c.now
+		next.Status.Message = "node was removed from the swarm"
+	}
+	return next
 }
 
 // over says that a wanted task must be replaced: it ended, its node is lost to
@@ -131,9 +155,9 @@ func (c *scene) over(t *store.Task) bool {
 	return known && !rules.Allow(n)
 }
 
-// stopping says that a task that should not run may still do so.
+// stopping says that a task may still run, of which its node will tell the end.
 func (c *scene) stopping(t *store.Task) bool {
-	return !tasklife.Ended(t) && tasklife.Placed(t) && placement.Usable(c.nodes[t.NodeID])
+	return !tasklife.Ended(t) && tasklife.Placed(t) && placement.Reached(c.nodes[t.NodeID])
 }
 
 // successor is the slot's next task.
@@ -144,7 +168,7 @@ func (c *scene) successor(s *slot) *store.Task {
 		return t
 	}
 	c.countRestart(t, last)
-	if c.delay(last) > 0 || slices.ContainsFunc(s.tasks, c.stopping) {
+	if c.delay(last) > 0 || slices.ContainsFunc(s.tasks, func(t *store.Task) bool { return c.stopping(t) && !c.moves(t) }) {
 		t.DesiredState = swarm.TaskStateReady
 	}
 	return t

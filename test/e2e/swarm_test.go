@@ -193,6 +193,7 @@ func testRemoval(t *testing.T, c *cluster) {
 	})
 	c.mustDocker("node1", "network", "rm", "front")
 	c.refused(c.docker("node1", "network", "inspect", "front"), "not found")
+	removedByForce(t, c)
 	c.mustDocker("node4", "swarm", "leave")
 	c.eventually("the node that left is down", func() error {
 		out := c.mustDocker("node1", "node", "ls", "--format", "{{.Hostname}} {{.Status}}")
@@ -234,4 +235,27 @@ func testPromotion(t *testing.T, c *cluster) {
 	if after := c.docker("node4", "ps", "-q").out; after != before {
 		t.Errorf("containers changed from %q to %q by the change of role", before, after)
 	}
+}
+
+// removedByForce: a node that is removed while it runs stops its tasks, is not let
+// in again, and joins anew after leaving.
+func removedByForce(t *testing.T, c *cluster) {
+	c.mustDocker("node1", "service", "create", "-d", "-q", "--no-resolve-image", "--name", "everywhere", "--mode", "global", image)
+	c.running("node1", "everywhere", 4)
+	c.refused(c.docker("node1", "node", "rm", "node4"), "is not down")
+	c.mustDocker("node1", "node", "rm", "--force", "node4")
+	c.running("node1", "everywhere", 3)
+	c.eventually("the removed node has stopped its task and says why", func() error {
+		containers := c.docker("node4", "ps", "-q", "--filter", "label=com.docker.swarm.task.id").out
+		info := c.docker("node4", "info", "--format", "{{.Swarm.LocalNodeState}} {{.Swarm.Error}}").out
+		if containers != "" || !strings.Contains(info, "error") || !strings.Contains(info, "removed from the swarm") {
+			return fmt.Errorf("containers %q, info %q", containers, info)
+		}
+		return nil
+	})
+	c.mustDocker("node1", "service", "rm", "everywhere")
+	c.mustDocker("node4", "swarm", "leave", "--force")
+	token := c.mustDocker("node1", "swarm", "join-token", "-q", "worker")
+	c.mustDocker("node4", "swarm", "join", "--token", token, c.address("node1")+":2377")
+	c.eventually("the removed node is back", func() error { return readyNodes(c, "node1", 4) })
 }
