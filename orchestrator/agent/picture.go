@@ -18,7 +18,7 @@ import (
 // picture is what the managers said last. It stays when they fall silent.
 type picture struct {
 	mu       sync.Mutex
-	nodes    []protocol.Node
+	nodes    map[string]protocol.Node
 	keys     [][]byte
 	networks map[string]protocol.Network
 	tasks    map[string]protocol.Assignment
@@ -33,6 +33,7 @@ type picture struct {
 func newPicture(saved []protocol.Assignment, index uint64) *picture {
 	p := &picture{
 		index:    index,
+		nodes:    map[string]protocol.Node{},
 		networks: map[string]protocol.Network{},
 		tasks:    map[string]protocol.Assignment{},
 		ended:    map[string]bool{},
@@ -70,8 +71,9 @@ func (p *picture) apply(m protocol.Message) (delta, error) {
 	}
 	d := delta{NetworksGone: len(m.NetworksGone) > 0}
 	p.networks = networks
-	if m.Nodes != nil {
-		p.nodes, d.View = m.Nodes, true
+	if len(m.Nodes)+len(m.NodesGone) > 0 {
+		p.applyNodesLocked(m)
+		d.View = true
 	}
 	if m.GossipKeys != nil {
 		p.keys, d.View = m.GossipKeys, true
@@ -87,6 +89,18 @@ func (p *picture) apply(m protocol.Message) (delta, error) {
 		p.changed = make(chan struct{})
 	}
 	return d, nil
+}
+
+func (p *picture) applyNodesLocked(m protocol.Message) {
+	if m.Tasks != nil && m.Tasks.Full {
+		clear(p.nodes)
+	}
+	for _, n := range m.Nodes {
+		p.nodes[n.ID] = n
+	}
+	for _, id := range m.NodesGone {
+		delete(p.nodes, id)
+	}
 }
 
 // changedLocked are the networks after a message. A full one names them all.
@@ -166,7 +180,8 @@ func (p *picture) end(taskID string) {
 func (p *picture) view() View {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	v := View{Nodes: p.nodes, GossipKeys: p.keys}
+	v := View{GossipKeys: p.keys}
+	v.Nodes = slices.SortedFunc(maps.Values(p.nodes), func(a, b protocol.Node) int { return cmp.Compare(a.ID, b.ID) })
 	v.Networks = slices.SortedFunc(maps.Values(p.networks), func(a, b protocol.Network) int { return cmp.Compare(a.ID, b.ID) })
 	for _, a := range p.tasks {
 		if !p.ended[a.Task.ID] && tasklife.Rank(a.Task.Status.State) < tasklife.Rank(swarm.TaskStateComplete) {

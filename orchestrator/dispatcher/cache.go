@@ -1,10 +1,9 @@
 package dispatcher
 
 import (
+	"maps"
 	"sync"
 	"time"
-
-	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/orchestrator/store"
@@ -17,9 +16,9 @@ import (
 type cache struct {
 	mu sync.Mutex
 	// done is the newest commit taken in: what is cached is true up to it.
-	done    uint64
-	feeds   map[string]*feed
-	members *membership
+	done   uint64
+	feeds  map[string]*feed
+	roster *roster
 	// publishers are services that have, or had, published ports.
 	publishers map[string]bool
 	// left says at which index tasks stopped being offered.
@@ -28,23 +27,15 @@ type cache struct {
 	clock func() time.Time
 }
 
-type membership struct {
-	revision uint64
-	nodes    []protocol.Node
-	managers []swarm.Peer
-	// keys are those of the nodes' gossip, the one in use first.
-	keys [][]byte
-}
-
 func newCache(clock func() time.Time) *cache {
-	return &cache{clock: clock, feeds: map[string]*feed{}, publishers: map[string]bool{}, left: map[string]uint64{}}
+	return &cache{clock: clock, feeds: map[string]*feed{}, roster: newRoster(), publishers: map[string]bool{}, left: map[string]uint64{}}
 }
 
 // reset starts over from a view. What left before stays known.
 func (c *cache) reset(index uint64, services []*store.Service) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.done, c.members = index, nil
+	c.done, c.roster.all = index, true
 	clear(c.feeds)
 	for _, s := range services {
 		if len(published(s)) > 0 {
@@ -74,9 +65,8 @@ func (c *cache) apply(commit store.Commit) *touched {
 		}
 		t.mark(f, commit.Index, c.clock(), publishes)
 	}
-	if t.members && c.members != nil && c.members.revision < commit.Index {
-		c.members = nil
-	}
+	maps.Copy(c.roster.stale, t.members)
+	c.roster.all = c.roster.all || t.keys
 	for _, id := range t.left {
 		c.left[id] = commit.Index
 	}
@@ -93,15 +83,14 @@ func (c *cache) processed() uint64 {
 	return c.done
 }
 
-func (c *cache) membership(v *store.View) *membership {
+// roll adds to a message what changed of the nodes since a position, and returns
+// the one where they are now.
+func (c *cache) roll(v *store.View, position uint64, m *protocol.Message) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.members == nil {
-		c.members = &membership{revision: v.Index()}
-		c.members.nodes, c.members.managers = members(v)
-		c.members.keys = gossipKeys(v.Cluster())
-	}
-	return c.members
+	c.roster.refresh(v)
+	c.roster.since(position, m)
+	return c.roster.position
 }
 
 // leftAt says at which index a task stopped being offered; false if it did not,

@@ -52,7 +52,7 @@ func (d *Dispatcher) fanOut(c store.Commit) {
 		switch {
 		case t.all || t.nodes[s.node]:
 			s.changed(c.Index)
-		case t.members || t.mesh || s.knowsAny(t.networks):
+		case len(t.members) > 0 || t.keys || t.mesh || s.knowsAny(t.networks):
 			s.wakeUp()
 		}
 	})

@@ -38,7 +38,8 @@ type session struct {
 	started  bool
 	tasks    map[string]sentTask
 	networks map[string]subscription
-	members  *membership
+	// position is how far it knows the other nodes; see roster.
+	position uint64
 }
 
 func newSession(node string, base uint64, end context.CancelCauseFunc) *session {
@@ -104,17 +105,12 @@ func (s *session) since(network string, now time.Time) time.Time {
 // sent; nil when there is none. It takes for granted that it will be sent.
 func (s *session) next(v *store.View, c *cache) *protocol.Message {
 	m := &protocol.Message{Tasks: s.nextTasks(v)}
-	news := m.Tasks != nil
-	if members := c.membership(v); members != s.members {
-		s.members = members
-		m.Nodes, m.Managers, m.GossipKeys = members.nodes, members.managers, members.keys
-		news = true
-	}
+	s.position = c.roll(v, s.position, m)
 	m.Networks, m.NetworksGone = s.nextNetworks(v, c)
 	m.Tunnels = s.invitations()
-	news = news || len(m.Networks)+len(m.NetworksGone)+len(m.Tunnels) > 0
 	s.started = true
-	if !news {
+	if m.Tasks == nil && len(m.Nodes)+len(m.NodesGone)+len(m.Managers)+len(m.GossipKeys)+
+		len(m.Networks)+len(m.NetworksGone)+len(m.Tunnels) == 0 {
 		return nil
 	}
 	return m

@@ -26,8 +26,9 @@ type touched struct {
 	services map[string]bool
 	// mesh: the mesh network's shared part changed.
 	mesh bool
-	// members: the list of nodes or managers, or their keys, changed.
-	members bool
+	// members are nodes that changed as others know them; keys: those of their gossip.
+	members map[string]bool
+	keys    bool
 	// all: something that any session may depend on changed.
 	all bool
 	// left are tasks that stopped being offered to clients.
@@ -39,7 +40,7 @@ type touched struct {
 func newTouched() *touched {
 	return &touched{
 		nodes: map[string]bool{}, networks: map[string]bool{}, defined: map[string]bool{},
-		tasks: map[string]map[string]string{}, services: map[string]bool{},
+		tasks: map[string]map[string]string{}, services: map[string]bool{}, members: map[string]bool{},
 	}
 }
 
@@ -62,11 +63,13 @@ func (c *touched) add(e store.Event, publishes func(serviceID string) bool) {
 	case store.KindNode:
 		oldNode, _ := e.Old.(*store.Node)
 		newNode, _ := e.New.(*store.Node)
-		c.members = c.members || newNode == nil || oldNode == nil || !sameMember(oldNode, newNode)
+		if newNode == nil || oldNode == nil || !sameMember(oldNode, newNode) {
+			c.members[e.Object().Key()] = true
+		}
 	case store.KindCluster:
 		oldCluster, _ := e.Old.(*store.Cluster)
 		newCluster, _ := e.New.(*store.Cluster)
-		c.members = c.members || !sameKeys(gossipKeys(oldCluster), gossipKeys(newCluster))
+		c.keys = c.keys || !sameKeys(gossipKeys(oldCluster), gossipKeys(newCluster))
 	case store.KindSpec, store.KindSecret, store.KindConfig:
 	}
 }
@@ -184,16 +187,6 @@ func peerAddr(n *store.Node) string {
 		return ""
 	}
 	return n.ManagerStatus.Addr
-}
-
-func members(v *store.View) (nodes []protocol.Node, managers []swarm.Peer) {
-	for _, n := range v.Nodes() {
-		nodes = append(nodes, member(n))
-		if addr := peerAddr(n); addr != "" {
-			managers = append(managers, swarm.Peer{NodeID: n.ID, Addr: addr})
-		}
-	}
-	return nodes, managers
 }
 
 // gossipKeys are the keys that nodes should have, the one in use first.

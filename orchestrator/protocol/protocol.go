@@ -39,8 +39,10 @@ type Message struct {
 	Heartbeat time.Duration `json:",omitempty"`
 	// Managers replaces the list of managers to turn to.
 	Managers []swarm.Peer `json:",omitempty"`
-	// Nodes replaces the list of nodes.
+	// Nodes are new or differ; with a full set of tasks they are all there are.
 	Nodes []Node `json:",omitempty"`
+	// NodesGone are the IDs of nodes that the cluster has no more.
+	NodesGone []string `json:",omitempty"`
 	// GossipKeys replaces the keys of the nodes' gossip: the first encrypts, all
 	// decrypt.
 	GossipKeys [][]byte `json:",omitempty"`
