@@ -27,6 +27,7 @@ type Loop struct {
 	dirty map[string]bool
 	nodes map[string]bool
 	all   bool
+	pace  control.Pace
 }
 
 // New returns the loop. It belongs to the leader.
@@ -39,7 +40,7 @@ func (l *Loop) Run(ctx context.Context) error {
 
 // Reset implements control.Loop.
 func (l *Loop) Reset(*store.View) {
-	l.dirty, l.nodes, l.all = map[string]bool{}, map[string]bool{}, true
+	l.dirty, l.nodes, l.all, l.pace = map[string]bool{}, map[string]bool{}, true, control.Pace{}
 }
 
 // Observe implements control.Loop.
@@ -69,12 +70,13 @@ func mayGo(t *store.Task) bool { return tasklife.Ended(t) || !tasklife.Wanted(t)
 // Round implements control.Loop.
 func (l *Loop) Round(ctx context.Context) (time.Time, error) {
 	l.cfg.Store.View(l.spread)
-	for len(l.dirty) > 0 {
-		if err := l.batch(ctx); err != nil {
+	due, again := l.pace.Due(l.dirty, time.Now())
+	for len(due) > 0 {
+		if err := l.batch(ctx, due); err != nil {
 			return time.Time{}, err
 		}
 	}
-	return time.Time{}, nil
+	return again, nil
 }
 
 // spread turns what is wider than a service into services.
@@ -96,33 +98,35 @@ func (l *Loop) spread(v *store.View) {
 	clear(l.nodes)
 }
 
-// batch cleans up behind dirty services until a batch is full. A service that did
-// not fit in stays dirty.
-func (l *Loop) batch(ctx context.Context) error {
-	var done []string
+// batch cleans up behind services that are due until a batch is full. One that did
+// not fit in stays so.
+func (l *Loop) batch(ctx context.Context, due map[string]bool) error {
+	done := map[string]int{} // with their tasks
 	err := store.Transact(ctx, l.cfg.Store, l.cfg.Proposer, func(tx *store.Tx) error {
-		done = done[:0]
+		clear(done)
 		limit := limitOf(tx.Cluster())
-		for _, id := range slices.Sorted(maps.Keys(l.dirty)) {
-			if !clean(tx, id, limit) {
+		for _, id := range slices.Sorted(maps.Keys(due)) {
+			tasks := tx.TasksOfService(id)
+			if !clean(tx, id, tasks, limit) {
 				break
 			}
-			done = append(done, id)
+			done[id] = len(tasks)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	for _, id := range done {
+	for id, tasks := range done {
+		delete(due, id)
 		delete(l.dirty, id)
+		l.pace.Looked(id, tasks, time.Now())
 	}
 	return nil
 }
 
 // clean removes what it may of one service; false if the batch is full before that.
-func clean(tx *store.Tx, id string, limit int) bool {
-	tasks := tx.TasksOfService(id)
+func clean(tx *store.Tx, id string, tasks []*store.Task, limit int) bool {
 	dead := deadTasks(tx.Service(id), tasks, tx.Node, limit)
 	for _, t := range dead {
 		if tx.Len() >= control.MaxBatch {

@@ -29,6 +29,7 @@ type Loop struct {
 	dirty map[string]bool
 	nodes map[string]bool
 	wake  map[string]time.Time
+	pace  control.Pace
 }
 
 // New returns the loop. It belongs to the leader.
@@ -42,6 +43,7 @@ func (l *Loop) Run(ctx context.Context) error {
 // Reset implements control.Loop.
 func (l *Loop) Reset(v *store.View) {
 	l.dirty, l.nodes, l.wake = map[string]bool{}, map[string]bool{}, map[string]time.Time{}
+	l.pace = control.Pace{}
 	for _, s := range v.Services() {
 		l.dirty[s.ID] = true
 	}
@@ -90,12 +92,12 @@ func (l *Loop) Round(ctx context.Context) (time.Time, error) {
 	}
 	l.spreadNodes()
 	delete(l.dirty, "") // tasks of no service are not ours
-	for len(l.dirty) > 0 {
-		if err := l.batch(ctx); err != nil {
+	due, again := l.pace.Due(l.dirty, now)
+	for len(due) > 0 {
+		if err := l.batch(ctx, due); err != nil {
 			return time.Time{}, err
 		}
 	}
-	var again time.Time
 	for _, at := range l.wake {
 		again = control.Earlier(again, at)
 	}
@@ -123,25 +125,31 @@ func (l *Loop) spreadNodes() {
 	clear(l.nodes)
 }
 
-// batch decides about dirty services until a batch is full. What it changes
+// look is what came of looking at a service.
+type look struct {
+	tasks int
+	again time.Time
+}
+
+// batch decides about services that are due until a batch is full. What it changes
 // comes back as events, which is how a service that did not fit in goes on.
-func (l *Loop) batch(ctx context.Context) error {
-	var seen map[string]time.Time
+func (l *Loop) batch(ctx context.Context, due map[string]bool) error {
+	var seen map[string]look
 	err := store.Transact(ctx, l.cfg.Store, l.cfg.Proposer, func(tx *store.Tx) error {
-		seen = map[string]time.Time{}
+		seen = map[string]look{}
 		nodes := make(map[string]*store.Node)
 		for _, n := range tx.Nodes() {
 			nodes[n.ID] = n
 		}
-		for _, id := range slices.Sorted(maps.Keys(l.dirty)) {
+		for _, id := range slices.Sorted(maps.Keys(due)) {
 			if tx.Len() >= control.MaxBatch {
 				break
 			}
+			tasks := tx.TasksOfService(id)
 			d := decide(picture{
-				id: id, service: tx.Service(id), tasks: tx.TasksOfService(id), specs: tx.SpecsOf(id),
-				nodes: nodes, now: time.Now().UTC(),
+				id: id, service: tx.Service(id), tasks: tasks, specs: tx.SpecsOf(id), nodes: nodes, now: time.Now().UTC(),
 			})
-			seen[id] = d.again
+			seen[id] = look{len(tasks), d.again}
 			apply(tx, d)
 		}
 		return nil
@@ -149,11 +157,13 @@ func (l *Loop) batch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for id, again := range seen {
+	for id, s := range seen {
+		delete(due, id)
 		delete(l.dirty, id)
 		delete(l.wake, id)
-		if !again.IsZero() {
-			l.wake[id] = again
+		l.pace.Looked(id, s.tasks, time.Now())
+		if !s.again.IsZero() {
+			l.wake[id] = s.again
 		}
 	}
 	return nil
