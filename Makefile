@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
 # Static binaries: they run on any distribution, and no C compiler is needed.
 export CGO_ENABLED := 0
 
-.PHONY: demo demo-down build sample setup check test bench bench-dns bench-net generate go-is-there
+.PHONY: demo demo-down build sample setup check test bench bench-dns bench-net bench-scale generate go-is-there
 .DEFAULT_GOAL := build
 
 demo: setup build
@@ -44,6 +44,10 @@ bench-net: setup build
 bench-dns: setup build
 	@test/bench/dns/setup.sh
 	go run ./test/bench/dns -coredns build/bench/coredns
+
+# A thousand simulated nodes under three real managers: some minutes, 2 GB of memory. ARGS="-nodes 100 -services 90 -large 1000" makes it smaller.
+bench-scale: go-is-there
+	go run ./test/scale $(ARGS)
 
 # Needs the clang that the go:generate lines name; go build never does.
 generate: go-is-there
