@@ -157,7 +157,7 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 	}
 	d.api = api.New(api.Config{
 		Node: d, Engine: cfg.Engine, Version: cfg.Version, Logger: cfg.Logger, HostRoutes: hostRoutes,
-		Observer: d.observer, GossipPort: cfg.gossipPort(),
+		Observer: d.observer, GossipPort: cfg.gossipPort(), ResolvConf: cfg.resolvConf(),
 	})
 	return d, nil
 }

@@ -66,7 +66,7 @@ func openManager(cfg Config, m *membership, k *certs.Keeper, client *remote.Clie
 			id, addr := raft.Leader()
 			return id, addr, raft.IsLeader()
 		},
-		Members: mgr.memberAddrs, Answers: dispatcher.Answers,
+		Barrier: raft.Barrier, Members: mgr.memberAddrs, Answers: dispatcher.Answers,
 	})
 	mgr.dispatcher.Register(mgr.server)
 	mgr.hub = tunnel.NewHub(tunnel.HubConfig{

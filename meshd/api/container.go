@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -12,27 +11,22 @@ import (
 // would say nothing.
 var endpointMAC = apiVersion{1, 44}
 
-// containerCreate keeps containers that are no tasks off the swarm's networks,
-// and translates for an engine that is older than the version we advertise.
+// containerCreate puts containers on the swarm's networks (attachment.go), and
+// translates for an engine that is older than the version we advertise.
 func (s *Server) containerCreate(w http.ResponseWriter, r *http.Request) error {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		return err
-	}
-	if partOfSwarm(s.node.Status().State) {
-		for _, name := range networksOf(body) {
-			if err := s.refuseAttachment(r.Context(), name); err != nil {
-				return err
-			}
-		}
 	}
 	v, versioned := requestVersion(r.Context())
 	high, _, err := s.engine.versions(r.Context())
 	if err == nil && versioned && !v.less(endpointMAC) && high.less(endpointMAC) {
 		body = moveMAC(body)
 	}
-	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
-	return s.engine.forward(w, r)
+	if done, err := s.createAttached(w, r, body); done || err != nil {
+		return err
+	}
+	return s.engine.forward(w, withBody(r, body))
 }
 
 // moveMAC turns the newer form of the request into the older one. What it does

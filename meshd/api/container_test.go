@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/swarm"
-
-	"github.com/meshd/meshd/orchestrator/store"
 )
 
 // TestContainersShowTheSwarmsNetworks on managers and, where only labels tell
@@ -33,35 +31,6 @@ func TestContainersShowTheSwarmsNetworks(t *testing.T) {
 	}
 	r.node.become(swarm.LocalNodeStateInactive, nil)
 	r.do("GET", "/containers/c1/json", nil).want(200, `"NetworkID":"localingressid"`)
-}
-
-// TestAttachmentByHandIsRefused before the engine gives out an address that is
-// not its to give.
-func TestAttachmentByHandIsRefused(t *testing.T) {
-	r := newRig(t)
-	att := &store.Network{VNI: 4097, Ready: true}
-	att.ID, att.Spec.Name, att.Spec.Attachable = "attid", "att", true
-	r.create(att)
-	create := func(network string) answer {
-		return r.do("POST", "/containers/create", `{"Image":"i","HostConfig":{"NetworkMode":"`+network+`"}}`)
-	}
-	const forbidden, later = "network ingress not manually attachable", "cannot be on an overlay network in this version of meshd"
-	create("ingress").want(403, forbidden)
-	create("localingressid").want(403, forbidden)
-	create("att").want(501, later)
-	create("attid").want(501, later)
-	r.do("POST", "/containers/create", `{"NetworkingConfig":{"EndpointsConfig":{"mine":{},"att":null}}}`).want(501, later)
-	r.do("POST", "/networks/att/connect", `{"Container":"c"}`).want(501, later)
-	r.do("POST", "/networks/ingress/connect", `{"Container":"c"}`).want(403, forbidden)
-	r.do("POST", "/networks/attid/disconnect", `{"Container":"c"}`).want(201, "/networks/att/disconnect")
-	for _, own := range []string{"", "default", "bridge", "host", "none", "mine", "container:c1", "nope"} {
-		create(own).want(201, "/containers/create")
-	}
-	r.do("POST", "/networks/mine/connect", `{"Container":"c"}`).want(201, "/networks/mine/connect")
-
-	r.node.become(swarm.LocalNodeStateActive, nil) // a worker knows what its engine has
-	create("ingress").want(501, later)
-	create("att").want(201, "/containers/create") // for the engine to refuse
 }
 
 func TestRegistryThatDoesNotAnswer(t *testing.T) {

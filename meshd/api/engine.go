@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -199,15 +200,31 @@ func (e *engine) get(ctx context.Context, pathAndQuery string, v any) error {
 const maxAnswer = 64 << 20
 
 func (e *engine) open(ctx context.Context, pathAndQuery string) (io.ReadCloser, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker"+pathAndQuery, nil)
+	return e.send(ctx, http.MethodGet, pathAndQuery, nil)
+}
+
+// do has the engine do something; an answer that is an error is get's.
+func (e *engine) do(ctx context.Context, method, pathAndQuery string, body []byte) error {
+	answer, err := e.send(ctx, method, pathAndQuery, body)
+	if err != nil {
+		return err
+	}
+	return answer.Close()
+}
+
+func (e *engine) send(ctx context.Context, method, pathAndQuery string, body []byte) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://docker"+pathAndQuery, bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("api: ask the engine: %w", err)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
 	}
 	res, err := e.transport.RoundTrip(req)
 	if err != nil {
 		return nil, e.down(err)
 	}
-	if res.StatusCode == http.StatusOK {
+	if res.StatusCode < http.StatusMultipleChoices {
 		return res.Body, nil
 	}
 	defer res.Body.Close()

@@ -21,7 +21,9 @@ type fakeEngine struct {
 	bodies []string
 	// networks are the answers of /networks, by name.
 	networks []map[string]any
-	events   chan string
+	// containers are what their inspections answer, by reference.
+	containers map[string]string
+	events     chan string
 	// registry answers /distribution; nil: it never does.
 	registry func(w http.ResponseWriter)
 	// images are the names that the engine has.
@@ -90,6 +92,8 @@ func (e *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		reply(w, http.StatusOK, map[string]any{"Id": "sha256:1"})
 	case path == "/containers/json":
 		fmt.Fprintf(w, `[{"Id":"c1","SizeRw":12345678901234567,"Filters":%q,"NetworkSettings":{"Networks":{"ingress":{"NetworkID":"localingressid","IPAddress":"10.255.0.9"},"bridge":{"NetworkID":"bridgeid"}}}}]`, r.URL.Query().Get("filters"))
+	case strings.HasPrefix(path, "/containers/") && e.containers[strings.TrimSuffix(strings.TrimPrefix(path, "/containers/"), "/json")] != "":
+		_, _ = io.WriteString(w, e.containers[strings.TrimSuffix(strings.TrimPrefix(path, "/containers/"), "/json")])
 	case path == "/containers/c1/json":
 		fmt.Fprint(w, `{"Id":"c1","Config":{"Labels":{"x":"\"NetworkID\":\"localingressid\""}},"NetworkSettings":{"Networks":{"ingress":{"NetworkID":"localingressid"}}}}`)
 	case strings.HasPrefix(path, "/exec/"):
@@ -100,7 +104,7 @@ func (e *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		e.bodies = append(e.bodies, string(body))
 		e.mu.Unlock()
 		w.WriteHeader(http.StatusCreated)
-		fmt.Fprintf(w, "%s %s %d", r.Method, r.URL.RequestURI(), len(body))
+		fmt.Fprintf(w, `{"Id":"newid","Asked":"%s %s %d"}`, r.Method, r.URL.RequestURI(), len(body))
 	default:
 		reply(w, http.StatusNotFound, map[string]string{"message": "page not found"})
 	}

@@ -18,7 +18,9 @@ import (
 
 	"github.com/moby/moby/api/types/swarm"
 
+	"github.com/meshd/meshd/orchestrator/agent"
 	"github.com/meshd/meshd/orchestrator/dispatcher"
+	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/orchestrator/store"
 	"github.com/meshd/meshd/orchestrator/store/storetest"
 	"github.com/meshd/meshd/overlay"
@@ -34,6 +36,10 @@ type fakeNode struct {
 	left    bool
 
 	leaveErr error
+
+	attached  []protocol.AttachRequest
+	plan      agent.AttachmentPlan
+	attachErr error
 }
 
 func (n *fakeNode) Status() Status {
@@ -47,6 +53,13 @@ func (n *fakeNode) Init(context.Context, swarm.InitRequest) (string, error) {
 		return "", n.initErr
 	}
 	return "node1id", nil
+}
+
+func (n *fakeNode) Attach(_ context.Context, r protocol.AttachRequest) (agent.AttachmentPlan, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.attached = append(n.attached, r)
+	return n.plan, n.attachErr
 }
 
 func (n *fakeNode) Join(context.Context, swarm.JoinRequest) error { return n.joinErr }
@@ -132,7 +145,7 @@ func newRig(t testing.TB) *rig {
 	server := New(Config{
 		Node: r.node, Engine: "unix://" + r.engine.socket, Version: "0.1.0", Logger: slog.New(slog.DiscardHandler),
 		HostRoutes: func() ([]overlay.HostRoute, error) { return r.hosts, nil },
-		Observer:   fakeObserver{}, GossipPort: 7946,
+		Observer:   fakeObserver{}, GossipPort: 7946, ResolvConf: "/run/resolv.conf",
 	})
 	r.socket = filepath.Join(t.TempDir(), "meshd.sock")
 	serve(t, r.socket, server.Serve)

@@ -20,6 +20,7 @@ const (
 	meshLabel  = "mesh.network" // = the ID of the swarm's network
 	meshDriver = "meshd"
 	vniOption  = "mesh.vni"
+	meshOption = "mesh.mesh" // the mesh network, which every container has its way out on
 	// noIPv4Option: the engine's IPv4 addresses on the network stand for nothing.
 	noIPv4Option = "mesh.no-ipv4"
 	vxlanList    = "com.docker.network.driver.overlay.vxlanid_list"
@@ -151,7 +152,12 @@ func (s *Server) networkInspect(w http.ResponseWriter, r *http.Request) error {
 			out.Containers = local.Containers
 		}
 		if c, ok := s.node.Manager(); ok {
-			c.Store().View(func(v *store.View) { out.Status = usage(v, n) })
+			c.Store().View(func(v *store.View) {
+				out.Status, out.Peers = usage(v, n), peersOn(v, n)
+				if verbose, _ := strconv.ParseBool(r.URL.Query().Get("verbose")); verbose {
+					out.Services = servicesOn(v, n)
+				}
+			})
 		}
 		hideIPv4(out)
 		reply(w, http.StatusOK, out)
@@ -273,23 +279,6 @@ func matchNetwork(f filters, n network.Network, used bool) bool {
 	}
 	return partly("name", n.Name) && partly("id", n.ID) && f.exact("driver", n.Driver) && f.exact("scope", n.Scope) &&
 		f.exact("type", "custom") && f.labels("label", n.Labels)
-}
-
-// networkAttach connects or disconnects a container. The engine knows our
-// networks by name only.
-func (s *Server) networkAttach(w http.ResponseWriter, r *http.Request) error {
-	verb := r.URL.Path[strings.LastIndex(r.URL.Path, "/"):]
-	if verb == "/connect" && partOfSwarm(s.node.Status().State) {
-		if err := s.refuseAttachment(r.Context(), r.PathValue("id")); err != nil {
-			return err
-		}
-		return s.engine.forward(w, r)
-	}
-	n, err := s.swarmNetwork(r.Context(), r.PathValue("id"))
-	if err == nil && n != nil {
-		r.URL.Path, r.URL.RawPath = "/networks/"+n.Spec.Name+verb, ""
-	}
-	return s.engine.forward(w, r)
 }
 
 // networkPrune keeps the engine from removing what stands for our networks:

@@ -179,8 +179,6 @@ func TestNetworkListAndProxy(t *testing.T) {
 	r.do("GET", "/networks/mine?scope=local", nil).want(200, "mineid")
 	r.do("GET", "/networks/nope", nil).want(404, "network nope not found")
 
-	r.do("POST", "/v1.51/networks/ov/disconnect", `{"Container":"c"}`).want(201, "/v1.41/networks/ov/disconnect")
-	r.do("POST", "/v1.51/networks/ingressid/disconnect", `{"Container":"c"}`).want(201, "/v1.41/networks/ingress/disconnect")
 	r.do("POST", "/v1.51/networks/create", `{"Name":"br","Driver":"bridge"}`).want(201, "POST /v1.41/networks/create 31")
 	r.do("POST", "/networks/prune", nil).want(201, url.QueryEscape(`{"label!":{"mesh.network":true}}`))
 

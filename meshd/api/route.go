@@ -170,7 +170,7 @@ func (s *Server) routeTable() []route {
 		at(get, "/networks", s.networkList), at(post, "/networks/create", s.networkCreate),
 		at(post, "/networks/prune", s.networkPrune),
 		at(get, "/networks/*", s.networkInspect), at(del, "/networks/*", s.networkRemove),
-		at(post, "/networks/*/connect", s.networkAttach), at(post, "/networks/*/disconnect", s.networkAttach),
+		at(post, "/networks/*/connect", s.networkConnect), at(post, "/networks/*/disconnect", s.networkDisconnect),
 	}
 	for _, d := range []depot{secretDepot(), configDepot()} {
 		base := "/" + d.kind + "s"

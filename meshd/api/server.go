@@ -14,7 +14,9 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/swarm"
 
+	"github.com/meshd/meshd/orchestrator/agent"
 	"github.com/meshd/meshd/orchestrator/dispatcher"
+	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/orchestrator/store"
 	"github.com/meshd/meshd/overlay"
 )
@@ -39,6 +41,8 @@ type Node interface {
 	Join(ctx context.Context, r swarm.JoinRequest) error
 	// Leave ends the membership and forgets all state of the swarm.
 	Leave(ctx context.Context, force bool) error
+	// Attach gives a container that is no task addresses on networks of the swarm.
+	Attach(ctx context.Context, r protocol.AttachRequest) (agent.AttachmentPlan, error)
 	// Manager returns the control plane; false on workers and outside a swarm.
 	Manager() (Control, bool)
 }
@@ -70,6 +74,9 @@ type Config struct {
 	HostRoutes func() ([]overlay.HostRoute, error)
 	// GossipPort is the port by which nodes watch each other; no service may publish it.
 	GossipPort uint16
+	// ResolvConf is the file that containers on the swarm's networks get as
+	// /etc/resolv.conf; empty: the engine's resolver is told of ours instead.
+	ResolvConf string
 	// Observer answers /metrics and /mesh/net; nil: they are refused.
 	Observer Observer
 	Logger   *slog.Logger
@@ -84,6 +91,8 @@ type Server struct {
 	log     *slog.Logger
 	routes  []route
 	gossip  uint16
+	// resolvConf is Config's.
+	resolvConf string
 	// observer may be nil.
 	observer Observer
 }
@@ -97,7 +106,7 @@ func New(c Config) *Server {
 		c.HostRoutes = func() ([]overlay.HostRoute, error) { return nil, nil }
 	}
 	s := &Server{node: c.Node, version: c.Version, hosts: c.HostRoutes, log: c.Logger, engine: newEngine(c.Engine, c.Logger)}
-	s.observer, s.gossip = c.Observer, c.GossipPort
+	s.observer, s.gossip, s.resolvConf = c.Observer, c.GossipPort, c.ResolvConf
 	s.routes = append(s.routeTable(), s.meshRoutes()...)
 	return s
 }

@@ -83,7 +83,8 @@ func (tf taskFilter) candidates(v *store.View) []*store.Task {
 }
 
 func (tf taskFilter) match(v *store.View, t *store.Task) bool {
-	if len(tf.nodes) > 0 && !tf.nodes[t.NodeID] || !tf.exact("desired-state", string(t.DesiredState)) ||
+	// Docker's list has no attachments, its inspection has.
+	if t.Attached() || len(tf.nodes) > 0 && !tf.nodes[t.NodeID] || !tf.exact("desired-state", string(t.DesiredState)) ||
 		!tf.prefix("id", t.ID) || !tf.exact("runtime", "container") {
 		return false
 	}

@@ -255,8 +255,11 @@ func nameservers(c *swarm.DNSConfig) []netip.AddrPort {
 }
 
 // ContainerName is Swarm's name for a task's container: service.slot.task, or
-// service.node.task for a global service.
+// service.node.task for a global service; a container of no task has its own.
 func ContainerName(a protocol.Assignment) string {
+	if a.Task.Spec.NetworkAttachmentSpec != nil {
+		return a.Task.Name
+	}
 	slot := a.Task.NodeID
 	if a.Task.Slot != 0 {
 		slot = strconv.Itoa(a.Task.Slot)

@@ -98,7 +98,7 @@ func sameShare(s *share, service protocol.Service, tasks []protocol.Endpoint) bo
 
 func sameEndpoint(a, b protocol.Endpoint) bool {
 	return a.TaskID == b.TaskID && a.State == b.State && a.NodeID == b.NodeID && a.Slot == b.Slot &&
-		a.Name == b.Name && a.Hostname == b.Hostname && a.ContainerID == b.ContainerID && slices.Equal(a.Addrs, b.Addrs)
+		a.Name == b.Name && a.Hostname == b.Hostname && a.ContainerID == b.ContainerID && slices.Equal(a.Aliases, b.Aliases) && slices.Equal(a.Addrs, b.Addrs)
 }
 
 func newShare(s protocol.Service, tasks []protocol.Endpoint, nodes map[string]node) *share {
@@ -109,7 +109,10 @@ func newShare(s protocol.Service, tasks []protocol.Endpoint, nodes map[string]no
 	out := &share{service: s, tasks: tasks, names: b.names}
 	own := map[string][]protocol.Endpoint{}
 	for _, e := range tasks {
-		for _, name := range []string{e.Name, e.Hostname, containerPrefix(e.ContainerID)} {
+		if e.ServiceID == "" && e.State != protocol.EndpointServing {
+			continue // a container of no task that does not run has no names
+		}
+		for _, name := range append([]string{e.Name, e.Hostname, containerPrefix(e.ContainerID)}, e.Aliases...) {
 			if name = strings.ToLower(name); name != "" {
 				own[name] = append(own[name], e)
 			}
@@ -159,6 +162,9 @@ func reverse(n protocol.Network, size int) map[netip.Addr]string {
 	out := make(map[netip.Addr]string, size)
 	for _, e := range n.Endpoints {
 		for _, a := range e.Addrs {
+			if e.Name == "" { // a container that is being made
+				continue
+			}
 			out[a] = e.Name + "." + n.Name
 		}
 	}

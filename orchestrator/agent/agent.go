@@ -86,6 +86,8 @@ type Agent struct {
 	saves   chan struct{}
 	prunes  chan struct{}
 	desc    swarm.NodeDescription // set before any worker runs
+	// attaching is what is being attached right now.
+	attaching *attaching
 
 	mu      sync.Mutex
 	workers map[string]*worker
@@ -99,7 +101,8 @@ func New(cfg Config) *Agent {
 	return &Agent{
 		cfg: cfg, log: cfg.Logger,
 		picture: newPicture(nil, 0), reports: newReports(), link: newLink(cfg.Managers),
-		saves: make(chan struct{}, 1), prunes: make(chan struct{}, 1),
+		attaching: newAttaching(),
+		saves:     make(chan struct{}, 1), prunes: make(chan struct{}, 1),
 		workers: map[string]*worker{}, orphans: map[string]Container{},
 	}
 }
@@ -131,6 +134,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.runSessions(gctx) })
 	g.Go(func() error { return a.runSaver(gctx) })
 	g.Go(func() error { return a.runPruner(gctx) })
+	g.Go(func() error { return a.runAttached(gctx) })
 	err = g.Wait()
 	a.group.Wait()
 	if ctx.Err() != nil {
@@ -211,8 +215,12 @@ func signal(c chan struct{}) {
 	}
 }
 
-// assign gives a task to its worker, a new one if there is none.
+// assign gives a task to its worker, a new one if there is none. Attachments have
+// none: their containers are run by others (attach.go).
 func (a *Agent) assign(ctx context.Context, t protocol.Assignment) {
+	if t.Task.Spec.NetworkAttachmentSpec != nil {
+		return
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	w := a.workers[t.Task.ID]

@@ -63,11 +63,13 @@ func (quiet) Write(p []byte) (int, error) {
 }
 
 // start runs an agent; halt ends it and waits for all its goroutines.
-func (r *rig) start() {
+func (r *rig) start() { r.run(agent.New(r.cfg)) }
+
+func (r *rig) run(a *agent.Agent) {
 	r.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- agent.New(r.cfg).Run(ctx) }()
+	go func() { done <- a.Run(ctx) }()
 	r.stop = func() {
 		cancel()
 		select {

@@ -47,6 +47,13 @@ type Engine interface {
 	Run(ctx context.Context) error
 	// Describe returns what managers should know of the machine.
 	Describe(ctx context.Context) (swarm.NodeDescription, error)
+	// EnsureNetwork makes the engine's network that stands for a cluster network.
+	EnsureNetwork(ctx context.Context, n protocol.Network) error
+	// Attached lists the containers of no task that are on the cluster's networks, and
+	// returns a channel that gets a value when that may have changed.
+	Attached(ctx context.Context) ([]protocol.Attached, <-chan struct{}, error)
+	// Detach takes such a container off a network.
+	Detach(ctx context.Context, containerID, networkID string) error
 	// PruneNetworks removes the engine's networks that stand for cluster networks
 	// other than those named by ID and that nothing is attached to.
 	PruneNetworks(ctx context.Context, keep []string) error

@@ -171,6 +171,9 @@ func (l *Loop) observeTask(t *store.Task) {
 }
 
 func waits(t *store.Task) bool {
+	if t.Attached() {
+		return len(t.NetworksAttachments) < len(t.Spec.Networks)
+	}
 	return t.Status.State == swarm.TaskStateNew && tasklife.Wanted(t)
 }
 
@@ -394,6 +397,10 @@ func (l *Loop) allocateTask(tx *store.Tx, id string) error {
 func (l *Loop) tryTask(tx *store.Tx, t *store.Task) (next, lost *store.Task, err error) {
 	if reason := l.blocked[store.KindService][t.ServiceID]; reason != "" {
 		return nil, nil, blockedError(reason)
+	}
+	if t.Attached() {
+		next, err = l.book.attachment(tx, t, time.Now().UTC())
+		return next, nil, err
 	}
 	spec := tx.Spec(t.ServiceID, t.SpecVersion)
 	if spec == nil {

@@ -17,6 +17,9 @@ func assign(v *store.View, t *store.Task) protocol.Assignment {
 		out.ServiceName, out.Service = s.Spec.Name, s.Spec.Annotations
 		out.Endpoint = withOwnPorts(endpointSpec(s), t)
 	}
+	if t.Attached() && len(t.Status.PortStatus.Ports) > 0 {
+		out.Endpoint = &swarm.EndpointSpec{Ports: t.Status.PortStatus.Ports}
+	}
 	if c := v.Cluster(); c != nil && out.Task.Spec.LogDriver == nil {
 		out.Task.Spec.LogDriver = c.Spec.TaskDefaults.LogDriver
 	}
@@ -81,7 +84,7 @@ type sentTask struct {
 
 func (s sentTask) same(t *store.Task, svc *store.Service) bool {
 	if s.task != t {
-		if s.task.DesiredState != t.DesiredState || s.task.SpecVersion != t.SpecVersion || !sameAttachments(s.task, t) {
+		if !sameSpec(s.task, t) || s.task.DesiredState != t.DesiredState || s.task.SpecVersion != t.SpecVersion || !sameAttachments(s.task, t) {
 			return false
 		}
 		if !reflect.DeepEqual(s.task.Annotations, t.Annotations) || !reflect.DeepEqual(s.task.Volumes, t.Volumes) {

@@ -200,7 +200,19 @@ func buildEndpoint(v *store.View, t *store.Task, networkID string) (protocol.End
 		TaskID: t.ID, ServiceID: t.ServiceID, NodeID: t.NodeID, Slot: t.Slot,
 		Name: containerName(v, t), Hostname: hostname(v, t),
 		ContainerID: containerID(t, state), Addrs: addrs, State: state,
+		Aliases: aliases(t, networkID),
 	}, true
+}
+
+// aliases are further names of an attachment on a network; those of tasks are
+// their service's.
+func aliases(t *store.Task, networkID string) []string {
+	for _, n := range t.Spec.Networks {
+		if n.Target == networkID {
+			return n.Aliases
+		}
+	}
+	return nil
 }
 
 // containerID comes with the change to serving, so that it makes no news of its own.
@@ -225,8 +237,11 @@ func addrsOn(t *store.Task, networkID string) []netip.Addr {
 }
 
 // containerName is service.slot.taskid, or service.nodeid.taskid for tasks
-// without a slot (global services).
+// without a slot (global services); an attachment has its container's own.
 func containerName(v *store.View, t *store.Task) string {
+	if t.Attached() {
+		return t.Name
+	}
 	name := t.ServiceID
 	if s := v.Service(t.ServiceID); s != nil {
 		name = s.Spec.Name

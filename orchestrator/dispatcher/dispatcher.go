@@ -23,6 +23,8 @@ type Config struct {
 	Leader func() (nodeID, addr string, isMe bool)
 	// Caller reaches other managers.
 	Caller Caller
+	// Barrier returns when Store holds every write acknowledged before. Nil: it does.
+	Barrier func(ctx context.Context) error
 	// Members are the managers' control addresses by node ID, as raft knows them.
 	// When nil, the addresses in the node objects are left as they are.
 	Members func() map[string]string
@@ -110,6 +112,8 @@ func (d *Dispatcher) Register(r Router) {
 	r.Handle(protocol.PathStatus, d.handleStatus, certs.RoleManager, certs.RoleWorker)
 	r.Handle(protocol.PathAck, d.handleAck, certs.RoleManager, certs.RoleWorker)
 	r.Handle(protocol.PathDrained, d.handleDrained, certs.RoleManager, certs.RoleWorker)
+	r.Handle(protocol.PathAttach, d.handleAttach, certs.RoleManager, certs.RoleWorker)
+	r.Handle(protocol.PathAttached, d.handleAttached, certs.RoleManager, certs.RoleWorker)
 	r.Handle(pathRelay, d.handleRelay, certs.RoleManager)
 	r.Handle(pathRelayDrained, d.handleRelayDrained, certs.RoleManager)
 }

@@ -83,7 +83,7 @@ func (c *touched) task(old, next *store.Task, publishes func(string) bool) {
 	if next == nil {
 		c.forgotten = append(c.forgotten, old.ID)
 	}
-	moved := was != is || !sameAttachments(old, next)
+	moved := was != is || !sameAttachments(old, next) || !sameSpec(old, next)
 	for _, t := range []*store.Task{old, next} {
 		if t == nil {
 			continue
@@ -138,6 +138,14 @@ func sameAttachments(a, b *store.Task) bool {
 		func(x, y swarm.NetworkAttachment) bool {
 			return x.Network.ID == y.Network.ID && slices.Equal(x.Addresses, y.Addresses)
 		})
+}
+
+// sameSpec compares what networks show of attachments: names and container.
+func sameSpec(a, b *store.Task) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return !a.Attached() && !b.Attached() || a.Name == b.Name && reflect.DeepEqual(a.Spec, b.Spec)
 }
 
 func (c *touched) service(old, next *store.Service) {

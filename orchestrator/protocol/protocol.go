@@ -21,6 +21,9 @@ const (
 	PathStatus  = "/v1/status"
 	PathAck     = "/v1/ack"
 	PathDrained = "/v1/drained"
+	// See attach.go.
+	PathAttach   = "/v1/attach"
+	PathAttached = "/v1/attached"
 )
 
 // SessionRequest opens a session; the node is the one its certificate names.
@@ -170,6 +173,8 @@ type Endpoint struct {
 	ContainerID string `json:",omitempty"`
 	Addrs       []netip.Addr
 	State       EndpointState
+	// Aliases are further names of a container that is no task.
+	Aliases []string `json:",omitempty"`
 }
 
 // StatusReport carries new states of the sender's own tasks.

@@ -69,6 +69,9 @@ func mayGo(t *store.Task) bool { return tasklife.Ended(t) || !tasklife.Wanted(t)
 
 // Round implements control.Loop.
 func (l *Loop) Round(ctx context.Context) (time.Time, error) {
+	if err := l.detach(ctx); err != nil {
+		return time.Time{}, err
+	}
 	l.cfg.Store.View(l.spread)
 	due, again := l.pace.Due(l.dirty, time.Now())
 	for len(due) > 0 {

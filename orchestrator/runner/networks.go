@@ -141,6 +141,15 @@ func (r *Runner) PruneNetworks(ctx context.Context, keep []string) error {
 	if err != nil {
 		return plain(err)
 	}
+	attached, _, err := r.Attached(ctx) // the engine does not count those that do not run
+	if err != nil {
+		return err
+	}
+	for _, c := range attached {
+		for _, n := range c.Networks {
+			keep = append(slices.Clip(keep), n.ID)
+		}
+	}
 	var errs []error
 	for _, s := range res.Items {
 		id := s.Labels[labelNetwork]

@@ -58,6 +58,8 @@ type Runner struct {
 	networks map[string]string // cluster network ID -> engine network ID
 	tasks    map[string]string // container ID -> task ID
 	making   singleflight.Group
+	// attachments is told when Attached may have another answer.
+	attachments chan struct{}
 }
 
 var (
@@ -92,13 +94,17 @@ func New(cfg Config) (*Runner, error) {
 	return &Runner{
 		cfg: cfg, log: cfg.Logger, api: api, hub: newHub(), pulls: newPulls(),
 		slots: make(chan struct{}, cfg.Parallel), networks: map[string]string{}, tasks: map[string]string{},
+		attachments: make(chan struct{}, 1),
 	}, nil
 }
 
 // Run implements agent.Engine: it follows the engine's events. It may be called
 // again after it returned.
 func (r *Runner) Run(ctx context.Context) error {
-	return r.follow(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return r.follow(ctx) })
+	g.Go(func() error { return r.followAttached(ctx) })
+	return g.Wait()
 }
 
 // Close drops idle connections to the engine.
@@ -284,8 +290,8 @@ func (r *Runner) List(ctx context.Context) ([]agent.Container, error) {
 	return out, nil
 }
 
-// RemoveAll removes the containers of all tasks, running or not, and the
-// networks made for them: the node leaves its cluster.
+// RemoveAll removes the containers of all tasks, running or not, takes others
+// off the cluster's networks, and removes the networks made for them: the node leaves its cluster.
 func (r *Runner) RemoveAll(ctx context.Context) error {
 	list, err := r.List(ctx)
 	if err != nil {
@@ -296,7 +302,7 @@ func (r *Runner) RemoveAll(ctx context.Context) error {
 	for _, c := range list {
 		g.Go(func() error { return r.Remove(ctx, c.ID) })
 	}
-	return errors.Join(g.Wait(), r.PruneNetworks(ctx, nil))
+	return errors.Join(g.Wait(), r.detachAll(ctx), r.PruneNetworks(ctx, nil))
 }
 
 // ours selects the containers of tasks that this program made; an engine that

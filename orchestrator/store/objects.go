@@ -115,15 +115,25 @@ func SpecKey(serviceID string, number uint64) string {
 // Task is one run of a service's container. Its swarm.Task.Spec stays empty in
 // the store (see Spec), and NetworksAttachments name their network by ID only;
 // View.JoinTask fills both in.
+//
+// A task of no service is an attachment: a container that somebody put on
+// networks by hand, on the node it is on. It has a spec of its own, with a
+// NetworkAttachmentSpec and the networks, and is named like its container. Its
+// state goes from running back to starting when the container is stopped.
 type Task struct {
 	swarm.Task
 	SpecVersion uint64
+	// Wanted are the addresses that an attachment asks for.
+	Wanted []netip.Addr `json:",omitempty"`
 	// Restarts counts how often the slot's task was replaced after it had ended by
 	// itself, RestartedAt says when. They are kept only where the restart policy
 	// limits the attempts, for as long as the slot stays at this SpecVersion.
 	Restarts    uint64      `json:",omitempty"`
 	RestartedAt []time.Time `json:",omitempty"`
 }
+
+// Attached says that the task is an attachment.
+func (o *Task) Attached() bool { return o.Spec.NetworkAttachmentSpec != nil }
 
 // Network is an overlay network of the cluster.
 type Network struct {

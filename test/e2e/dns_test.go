@@ -26,6 +26,7 @@ func TestNames(t *testing.T) {
 		{"of ports", testNamesOfPorts},
 		{"of the unready", testNamesOfTheUnready},
 		{"of the gone", testNamesOfTheGone},
+		{"of attached containers", testAttached},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(t, c.sub(t)) }) {
 			return

@@ -12,6 +12,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/agent"
+	"github.com/meshd/meshd/orchestrator/protocol"
 )
 
 // Engine is a fake agent.Runner and agent.Engine. Containers survive the agent
@@ -28,6 +29,9 @@ type Engine struct {
 	kept       []string
 	starting   int
 	peak       int
+
+	attached    []protocol.Attached
+	attachments chan struct{}
 }
 
 type fakeContainer struct {
@@ -39,7 +43,7 @@ type fakeContainer struct {
 
 // NewEngine returns an engine without containers.
 func NewEngine() *Engine {
-	return &Engine{containers: map[string]*fakeContainer{}, fail: map[string]error{}, hold: map[string]chan struct{}{}}
+	return &Engine{containers: map[string]*fakeContainer{}, fail: map[string]error{}, hold: map[string]chan struct{}{}, attachments: make(chan struct{}, 1)}
 }
 
 // Fail makes an operation on a task, e.g. "start t1", fail with err; nil heals it.
@@ -63,6 +67,33 @@ func (e *Engine) SetDown(down bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.down = down
+}
+
+// EnsureNetwork implements agent.Engine.
+func (e *Engine) EnsureNetwork(context.Context, protocol.Network) error { return nil }
+
+// Attach sets which containers of no task are attached.
+func (e *Engine) Attach(attached ...protocol.Attached) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.attached = attached
+	select {
+	case e.attachments <- struct{}{}:
+	default:
+	}
+}
+
+// Attached implements agent.Engine.
+func (e *Engine) Attached(context.Context) ([]protocol.Attached, <-chan struct{}, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.attached, e.attachments, nil
+}
+
+// Detach implements agent.Engine.
+func (e *Engine) Detach(_ context.Context, container, network string) error {
+	e.Events.Add("detach " + container + " " + network)
+	return nil
 }
 
 // Add puts a container there that an earlier agent made.

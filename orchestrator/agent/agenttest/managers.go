@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -26,6 +27,10 @@ type Managers struct {
 	acks     []protocol.Ack
 	refuse   error
 	drained  chan struct{} // nil: answer at once
+
+	attachReply protocol.AttachReply
+	refused     []protocol.Refused
+	reports     []protocol.AttachedReport
 }
 
 type session struct {
@@ -175,6 +180,10 @@ func (m *Managers) Call(ctx context.Context, addr, path string, in, out any) err
 		m.mu.Lock()
 		m.acks = append(m.acks, in)
 		m.mu.Unlock()
+	case protocol.AttachRequest:
+		return recode(m.attach(in), out)
+	case protocol.AttachedReport:
+		return recode(m.attached(in), out)
 	case protocol.DrainedRequest:
 		m.Calls.Add("drained " + in.TaskID)
 		if drained != nil {
@@ -188,6 +197,35 @@ func (m *Managers) Call(ctx context.Context, addr, path string, in, out any) err
 		return errors.New("unknown path " + path)
 	}
 	return nil
+}
+
+// Attach sets what requests to attach are answered with; networks of refused
+// containers are refused in the answer to the next report.
+func (m *Managers) Attach(reply protocol.AttachReply, refused ...protocol.Refused) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.attachReply, m.refused = reply, refused
+}
+
+// Reports are those of attached containers.
+func (m *Managers) Reports() []protocol.AttachedReport {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.reports)
+}
+
+func (m *Managers) attach(protocol.AttachRequest) protocol.AttachReply {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.attachReply
+}
+
+func (m *Managers) attached(r protocol.AttachedReport) (out protocol.AttachedReply) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.reports = append(m.reports, r)
+	out.Refused, m.refused = m.refused, nil
+	return out
 }
 
 func (m *Managers) record(r protocol.StatusReport) {
