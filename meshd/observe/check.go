@@ -100,6 +100,7 @@ func (o *Observer) compare(ctx context.Context) (Report, error) {
 	}
 	r := Report{Node: v.Self, Hostname: v.node(v.Self).Hostname, Networks: len(v.Networks), Tasks: len(v.Tasks), Differences: append(behind(v), o.heldBack(v)...)}
 	r.Differences = append(r.Differences, missingInterfaces(v, o.Overlay.Attachments())...)
+	r.Differences = append(r.Differences, narrow(v, o.Overlay.TunnelLimit())...)
 	fromOverlay, err := o.Overlay.Differences(v.Desired.Overlay)
 	if err != nil {
 		return r, fmt.Errorf("compare the overlay: %w", err)
@@ -185,6 +186,26 @@ func (o *Observer) heldBack(v View) []Difference {
 	}
 	return out
 }
+
+// leastIPv6 is what every way of IPv6 has to take, in bytes (RFC 8200, 5).
+const leastIPv6 = 1280
+
+// narrow says that packets of IPv6 do not fit into the tunnel to other nodes.
+func narrow(v View, limit int) []Difference {
+	six := slices.ContainsFunc(v.Networks, func(n protocol.Network) bool {
+		return slices.ContainsFunc(n.Subnets, func(s protocol.Subnet) bool { return s.Prefix.Addr().Is6() })
+	})
+	if limit == 0 || limit >= leastIPv6 || !six {
+		return nil
+	}
+	return []Difference{{
+		"node", "mtu", "tunnel over IPv6 to the other nodes", fmt.Sprintf("packets of %d bytes, as IPv6 needs: an underlay of %d", leastIPv6, leastIPv6+overheadIPv6),
+		fmt.Sprintf("packets of %d bytes: longer datagrams of IPv6 are lost between nodes on different links", limit),
+	}}
+}
+
+// overheadIPv6 is what a tunnel over IPv6 adds to each packet, in bytes.
+const overheadIPv6 = 70
 
 // missingInterfaces lists the addresses that other nodes send to this one for,
 // and that no container's interface here has.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshd/meshd/ipvs"
 	"github.com/meshd/meshd/orchestrator/dispatcher"
+	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/overlay"
 )
 
@@ -43,6 +44,27 @@ func TestCheckNamesWhatLasts(t *testing.T) {
 		"overlay route route to 10.255.0.11|resolver listener resolver at 10.255.0.1:53|resolver name name new on network front"
 	if strings.Join(got, "|") != want {
 		t.Errorf("got  %s\nwant %s", strings.Join(got, "|"), want)
+	}
+}
+
+// Only where there is IPv6 inside of containers, and a tunnel that it does not fit into.
+func TestCheckNamesATunnelThatIsTooNarrow(t *testing.T) {
+	for limit, want := range map[int]int{0: 0, 1230: 1, 1280: 0} {
+		f := twoNodes()
+		f.limit = limit
+		if r, err := f.observer(t).Check(t.Context()); err != nil || len(r.Differences) != 0 {
+			t.Errorf("limit %d, without IPv6: %+v, %v", limit, r, err)
+		}
+		f.view.Networks[1].Subnets = append(f.view.Networks[1].Subnets, protocol.Subnet{Prefix: netip.MustParsePrefix("fd00::/64")})
+		r, err := f.observer(t).Check(t.Context())
+		if err != nil || len(r.Differences) != want {
+			t.Errorf("limit %d: %+v, %v", limit, r, err)
+		}
+		for _, d := range r.Differences {
+			if d.Kind != "mtu" || !strings.Contains(d.Want, "1350") || !strings.Contains(d.Have, "1230") {
+				t.Errorf("%+v", d)
+			}
+		}
 	}
 }
 

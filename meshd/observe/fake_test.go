@@ -32,6 +32,7 @@ type fakes struct {
 	differences []overlay.Difference
 	lasting     int // how often differences are found; negative: always
 	paths       map[netip.Addr]overlay.Path
+	limit       int
 	attached    []overlay.Attachment
 	held        ipvs.State
 	flows       []ebpf.Flow
@@ -43,6 +44,7 @@ type fakes struct {
 }
 
 func (f *fakes) Drops() (map[string]uint64, error) { return f.drops, f.dropsErr }
+func (f *fakes) TunnelLimit() int                  { return f.limit }
 func (f *fakes) Repairs() map[string]uint64        { return map[string]uint64{"route": 3} }
 
 func (f *fakes) Transports() map[overlay.Transport]int {

@@ -42,6 +42,8 @@ type Overlay interface {
 	Differences(overlay.State) ([]overlay.Difference, error)
 	// Path is where the kernel sends packets to an address on a network.
 	Path(vni uint32, to netip.Addr) (overlay.Path, error)
+	// TunnelLimit is the largest packet in bytes that reaches other nodes; zero: any.
+	TunnelLimit() int
 	// Attachments are the containers' interfaces that there are.
 	Attachments() []overlay.Attachment
 }

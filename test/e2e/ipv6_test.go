@@ -40,6 +40,7 @@ func TestIPv6(t *testing.T) {
 				{"isolation", testIsolationByIPv6},
 				{"way out", testWayOutByIPv6},
 				{"addresses of nodes", testAddressesOfNodes},
+				{"large transfers", testLargeTransfers},
 			} {
 				if !t.Run(step.name, func(t *testing.T) { step.run(t, c.sub(t)) }) {
 					return

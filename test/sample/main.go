@@ -6,6 +6,7 @@
 //	sample probe URL|NAME     call or look up in a steady beat, a line for each (-every D, -timeout D, -for D, -stdin, -lookup, -hold N)
 //	sample bench-serve        what bench-client measures the way to (-listen ADDR)
 //	sample bench-client HOST:PORT  bytes, round trips or connections per second (-mode stream|echo|connect, -for D)
+//	sample transfer URL ...   send bytes to servers and have them back (-bytes N, -timeout D)
 //	sample udp HOST:PORT      send one datagram, print the answer
 //	sample lookup NAME|ADDR   ask the resolver (-type T, -tcp, -reverse)
 //	sample sleep [DURATION]   wait (default for ever); ends at once on SIGTERM
@@ -63,6 +64,8 @@ func run(ctx context.Context, args []string) error {
 		return benchServe(ctx, rest)
 	case "bench-client":
 		return benchClient(ctx, rest)
+	case "transfer":
+		return transfer(ctx, rest)
 	case "udp":
 		return sendUDP(ctx, rest)
 	case "lookup":
@@ -78,7 +81,7 @@ func run(ctx context.Context, args []string) error {
 	case "false":
 		return exitStatus(1)
 	}
-	return fmt.Errorf("unknown command %q: serve, get, probe, bench-serve, bench-client, udp, lookup, show, sleep or exit", command)
+	return fmt.Errorf("unknown command %q: serve, get, probe, bench-serve, bench-client, transfer, udp, lookup, show, sleep or exit", command)
 }
 
 // sleep takes seconds, as sleep(1), or Go's durations. Being asked to end is no failure.

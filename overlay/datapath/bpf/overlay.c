@@ -54,6 +54,7 @@ static __always_inline int tunnel(struct __sk_buff *skb, __u32 vni, const struct
 		__builtin_memcpy(key.remote_ipv6, node->w, 16);
 		/* UDP over IPv6 must have a checksum (RFC 8200). */
 		flags = BPF_F_TUNINFO_IPV6;
+		clamp_narrow(skb);
 	}
 	/* The length that kernels before 5.19 know too. */
 	if (bpf_skb_set_tunnel_key(skb, &key, offsetof(struct bpf_tunnel_key, local_ipv4), flags))

@@ -108,4 +108,17 @@ static __always_inline void clamp_mss(struct __sk_buff *skb, int v6)
 	}
 }
 
+/*
+ * clamp_narrow does so at the other end of a tunnel over IPv6 that is narrower than the
+ * interfaces of containers, which have 1280 bytes at least: it takes nothing in parts.
+ */
+static __noinline int clamp_narrow(struct __sk_buff *skb)
+{
+	__u32 zero = 0, *mtu = bpf_map_lookup_elem(&mesh_mtu, &zero);
+
+	if (mtu && *mtu < 1280)
+		clamp_mss(skb, skb->protocol == bpf_htons(ETH_P_IPV6));
+	return 0;
+}
+
 #endif
