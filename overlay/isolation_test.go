@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -180,6 +181,28 @@ func TestARPOfOthersGoesNowhere(t *testing.T) {
 		t.Errorf("the victim believes it:\n%s", table)
 	}
 	l.pings(victim.ns, "10.0.1.4")
+}
+
+// A frame with a VLAN's tag goes nowhere: sent on to a peer it would enter that VLAN of the nodes' link.
+func TestTaggedFramesGoNowhere(t *testing.T) {
+	l := directLab(t, false)
+	a := l.nodes[0].container().process().join(userNetwork(1), "10.0.1.2")
+	b := l.nodes[1].container().process().join(userNetwork(1), "10.0.1.3")
+	l.settle(a, b)
+	l.becomesDirect(a.ns, "10.0.1.3")
+	packets := l.receive(b.ns)
+	router, own := routerMAC(), l.mac(a.ns)
+	macs := append(append([]byte{}, router[:]...), own...)
+	packet := append([]byte{0x08, 0x00}, datagram("10.0.1.2", "10.0.1.3")...)
+	packets.comes(l, func() { l.injectFrame(a.ns, append(slices.Clone(macs), packet...)) })
+	before := l.nodes[0].ask(request{Op: "drops"}).Drops["not-ip"]
+	l.eventually("it is dropped and counted", func() bool {
+		l.injectFrame(a.ns, append(append(slices.Clone(macs), 0x81, 0x00, 0x00, 0x05), packet...))
+		return l.nodes[0].ask(request{Op: "drops"}).Drops["not-ip"] > before
+	})
+	if packets.arrives() {
+		t.Error("it arrives")
+	}
 }
 
 // injectFrame sends a frame on eth0 of a namespace.

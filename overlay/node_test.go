@@ -92,7 +92,14 @@ func TestContainersReachEachOther(t *testing.T) {
 }
 
 func TestNetworksAreIsolated(t *testing.T) {
+	for name, transport := range map[string]Transport{"through the tunnel": TransportVXLAN, "directly": TransportDirect} {
+		t.Run(name, func(t *testing.T) { testNetworksAreIsolated(t, transport) })
+	}
+}
+
+func testNetworksAreIsolated(t *testing.T, transport Transport) {
 	l := newLab(t, 2)
+	l.transport = transport
 	a := l.nodes[0].container().join(meshNetwork(), "10.255.0.2").join(userNetwork(1), "10.0.1.2")
 	near := l.nodes[0].container().join(meshNetwork(), "10.255.0.3").join(userNetwork(2), "10.0.2.3")
 	far := l.nodes[1].container().join(meshNetwork(), "10.255.0.4").join(userNetwork(2), "10.0.2.4")
@@ -102,6 +109,9 @@ func TestNetworksAreIsolated(t *testing.T) {
 	l.pings(both.ns, "10.0.1.2")
 	l.pings(both.ns, "10.0.2.3")
 	l.pings(both.ns, "10.0.2.4")
+	if transport == TransportDirect {
+		l.becomesDirect(a.ns, "10.0.1.5")
+	}
 	for what, to := range map[string]string{
 		"another network on the same node": "10.0.2.3", "another network on another node": "10.0.2.4",
 		"a neighbour on the mesh network": "10.255.0.3", "a far one on the mesh network": "10.255.0.4",

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 )
@@ -111,15 +112,22 @@ func testIsolation(t *testing.T, c *cluster) {
 	if r := c.in(pinned, "sample", "get", "-field", "hostname", "http://api:8080/"); r.code != 0 {
 		t.Errorf("pinned cannot call api on their common network: %v", r)
 	}
-	for _, addr := range strings.Fields(c.in(api, "sample", "lookup", "tasks.pinned").out) {
-		if r := c.in(web, "sample", "get", "-timeout", "2s", "http://"+addr+":8080/"); r.code == 0 {
-			t.Errorf("web reaches %s on a network that it is not on: %v", addr, r)
+	// Neither by virtual IP nor by task's address, nor by the addresses of the mesh network, which
+	// all are on, whether or not the task publishes a port there.
+	foreign := append(c.gives(api, 1, "pinned"), c.gives(api, len(c.tasks("node1", "pinned")), "tasks.pinned")...)
+	c.reachesNone(web, append(foreign, c.meshAddrs(pinned)...))
+	c.reachesNone(pinned, append(c.gives(web, 1, "web"), c.meshAddrs(web)...))
+}
+
+// reachesNone tries TCP and UDP to the sample's ports at each address.
+func (c *cluster) reachesNone(from task, addrs []string) {
+	c.t.Helper()
+	for _, addr := range addrs {
+		if r := c.in(from, "sample", "get", "-timeout", "1s", "http://"+net.JoinHostPort(addr, "8080")+"/"); r.code == 0 {
+			c.t.Errorf("%s reaches %s on a network that it is not on: %v", from.Name, addr, r)
 		}
-	}
-	// Nor by the addresses of the mesh network, which all are on.
-	for _, addr := range c.meshAddrs(pinned) {
-		if r := c.in(web, "sample", "get", "-timeout", "2s", "http://"+addr+":8080/"); r.code == 0 {
-			t.Errorf("web reaches pinned by its mesh address %s: %v", addr, r)
+		if r := c.in(from, "sample", "udp", "-timeout", "1s", net.JoinHostPort(addr, "9000")); r.code == 0 {
+			c.t.Errorf("%s reaches %s by UDP on a network that it is not on: %v", from.Name, addr, r)
 		}
 	}
 }

@@ -76,11 +76,16 @@ func pick(body []byte, field string) ([]byte, error) {
 }
 
 func sendUDP(ctx context.Context, args []string) error {
-	if len(args) == 1 {
+	flags := flag.NewFlagSet("udp", flag.ContinueOnError)
+	timeout := flags.Duration("timeout", defaultTimeout, "until the answer")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if args = flags.Args(); len(args) == 1 {
 		args = append(args, "hello")
 	}
 	if len(args) != 2 {
-		return errors.New("usage: sample udp HOST:PORT [TEXT]")
+		return errors.New("usage: sample udp [-timeout D] HOST:PORT [TEXT]")
 	}
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "udp", args[0])
@@ -88,7 +93,7 @@ func sendUDP(ctx context.Context, args []string) error {
 		return err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(defaultTimeout)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(*timeout)); err != nil {
 		return err
 	}
 	if _, err := conn.Write([]byte(args[1])); err != nil {

@@ -7,7 +7,7 @@
 //	sample bench-serve        what bench-client measures the way to (-listen ADDR)
 //	sample bench-client HOST:PORT  bytes, round trips or connections per second (-mode stream|echo|connect, -for D)
 //	sample transfer URL ...   send bytes to servers and have them back (-bytes N, -timeout D)
-//	sample udp HOST:PORT      send one datagram, print the answer
+//	sample udp HOST:PORT      send one datagram, print the answer (-timeout D)
 //	sample lookup NAME|ADDR   ask the resolver (-type T, -tcp, -reverse)
 //	sample sleep [DURATION]   wait (default for ever); ends at once on SIGTERM
 //	sample exit CODE          end with that status

@@ -228,6 +228,8 @@ int from_container(struct __sk_buff *skb)
 
 	if (!in)
 		return drop(DROP_UNKNOWN_INTERFACE);
+	if (skb->vlan_present)
+		return drop(DROP_NOT_IP); /* a tag would go on to the node's own link, with direct routing */
 	if (skb->protocol == bpf_htons(ETH_P_ARP))
 		return answer_arp(skb, in);
 	if (parse(skb, &p))
