@@ -13,6 +13,8 @@ import (
 	"github.com/meshd/meshd/certs"
 	"github.com/meshd/meshd/meshd/api"
 	"github.com/meshd/meshd/orchestrator/admission"
+	"github.com/meshd/meshd/orchestrator/agent"
+	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/orchestrator/remote"
 )
 
@@ -78,6 +80,11 @@ func (n standaloneNode) Status() api.Status {
 		State: swarm.LocalNodeStateActive, NodeID: n.s.id.NodeID,
 		NodeAddr: n.s.addr.Addr().String(), Managers: n.s.peers(),
 	}
+}
+
+// Attach implements api.Node.
+func (standaloneNode) Attach(context.Context, protocol.AttachRequest) (agent.AttachmentPlan, error) {
+	return agent.AttachmentPlan{}, errStandalone
 }
 
 // Manager implements api.Node.
