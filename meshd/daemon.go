@@ -148,7 +148,7 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 	d.observer, err = observe.New(observe.Config{
 		Sources: observe.Sources{
 			Overlay: d.overlay, Keeper: d.balancer, Balancer: balancer, Resolver: d.resolver,
-			View: d.data.look, Member: d.member, Sockets: observe.Sockets,
+			View: d.data.look, Member: d.member, Sockets: observe.Sockets, Overlap: d.data.Overlap,
 		},
 		Version: cfg.Version, Logger: cfg.Logger,
 	})
