@@ -74,8 +74,6 @@ type standaloneNode struct{ s *Standalone }
 
 var errStandalone = remote.Errorf(errors.ErrUnsupported, "a manager without a machine neither joins nor leaves")
 
-var errNoAttachments = remote.Errorf(errors.ErrUnsupported, "a manager without a machine has no containers")
-
 // Status implements api.Node.
 func (n standaloneNode) Status() api.Status {
 	return api.Status{
@@ -102,8 +100,3 @@ func (standaloneNode) Join(context.Context, swarm.JoinRequest) error { return er
 
 // Leave implements api.Node.
 func (standaloneNode) Leave(context.Context, bool) error { return errStandalone }
-
-// Attach implements api.Node.
-func (standaloneNode) Attach(context.Context, protocol.AttachRequest) (agent.AttachmentPlan, error) {
-	return agent.AttachmentPlan{}, errNoAttachments
-}
