@@ -75,7 +75,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer d.close()
-	socket, err := listenUnix(cfg.Socket)
+	listeners, err := cfg.listenAPI()
 	if err != nil {
 		return err
 	}
@@ -85,7 +85,9 @@ func Run(ctx context.Context, cfg Config) error {
 	g.Go(func() error { return d.resolver.Run(ctx) })
 	g.Go(func() error { return d.data.Run(ctx) })
 	g.Go(func() error { return watchMachine(ctx, systemResolvConf, d.lookAround, d.log) })
-	g.Go(func() error { return d.api.Serve(ctx, socket) })
+	for _, l := range listeners {
+		g.Go(func() error { return d.api.Serve(ctx, l) })
+	}
 	if cfg.MetricsAddr != "" {
 		g.Go(func() error { return d.observer.Serve(ctx, cfg.MetricsAddr) })
 	}
@@ -155,8 +157,13 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
+	audit, err := cfg.openAudit()
+	if err != nil {
+		return nil, err
+	}
 	d.api = api.New(api.Config{
-		Node: d, Engine: cfg.Engine, Version: cfg.Version, Logger: cfg.Logger, HostRoutes: hostRoutes,
+		Audit: audit,
+		Node:  d, Engine: cfg.Engine, Version: cfg.Version, Logger: cfg.Logger, HostRoutes: hostRoutes,
 		Observer: d.observer, GossipPort: cfg.gossipPort(), ResolvConf: cfg.resolvConf(),
 	})
 	return d, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -74,6 +75,8 @@ type Config struct {
 	HostRoutes func() ([]overlay.HostRoute, error)
 	// GossipPort is the port by which nodes watch each other; no service may publish it.
 	GossipPort uint16
+	// Audit gets a line for each request that may change something; nil: none.
+	Audit io.Writer
 	// ResolvConf is the file that containers on the swarm's networks get as
 	// /etc/resolv.conf; empty: the engine's resolver is told of ours instead.
 	ResolvConf string
@@ -91,6 +94,7 @@ type Server struct {
 	log     *slog.Logger
 	routes  []route
 	gossip  uint16
+	audit   *auditor // nil: none
 	// resolvConf is Config's.
 	resolvConf string
 	// observer may be nil.
@@ -107,6 +111,9 @@ func New(c Config) *Server {
 	}
 	s := &Server{node: c.Node, version: c.Version, hosts: c.HostRoutes, log: c.Logger, engine: newEngine(c.Engine, c.Logger)}
 	s.observer, s.gossip, s.resolvConf = c.Observer, c.GossipPort, c.ResolvConf
+	if c.Audit != nil {
+		s.audit = &auditor{out: c.Audit, log: c.Logger}
+	}
 	s.routes = append(s.routeTable(), s.meshRoutes()...)
 	return s
 }
@@ -127,6 +134,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			s.ServeHTTP(w, r)
 		}),
 		BaseContext:       func(net.Listener) context.Context { return requests },
+		ConnContext:       withPeer,
 		ReadHeaderTimeout: time.Minute,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
@@ -153,7 +161,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 }
 
 // ServeHTTP implements http.Handler.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.audit.watch(w, r, s.answer) }
+
+func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		p := recover()
 		if p == nil {
