@@ -95,3 +95,6 @@ func (standaloneNode) Join(context.Context, swarm.JoinRequest) error { return er
 
 // Leave implements api.Node.
 func (standaloneNode) Leave(context.Context, bool) error { return errStandalone }
+
+// ShutDown implements api.Node: it runs no tasks.
+func (standaloneNode) ShutDown(context.Context) error { return nil }

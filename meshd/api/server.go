@@ -44,6 +44,8 @@ type Node interface {
 	Leave(ctx context.Context, force bool) error
 	// Attach gives a container that is no task addresses on networks of the swarm.
 	Attach(ctx context.Context, r protocol.AttachRequest) (agent.AttachmentPlan, error)
+	// ShutDown ends this node's tasks in order, since its machine is about to go.
+	ShutDown(ctx context.Context) error
 	// Manager returns the control plane; false on workers and outside a swarm.
 	Manager() (Control, bool)
 }

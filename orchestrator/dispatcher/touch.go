@@ -190,7 +190,7 @@ func member(n *store.Node) protocol.Node {
 	return protocol.Node{
 		Role: n.Spec.Role,
 		ID:   n.ID, Hostname: n.Description.Hostname, DataAddr: n.DataAddr, Direct: n.Direct, Labels: n.Spec.Labels,
-		Down: n.Status.State == swarm.NodeStateDown,
+		Stopping: n.Stopping, Down: n.Status.State == swarm.NodeStateDown,
 	}
 }
 
