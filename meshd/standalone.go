@@ -82,6 +82,11 @@ func (n standaloneNode) Status() api.Status {
 	}
 }
 
+// Attach implements api.Node.
+func (standaloneNode) Attach(context.Context, protocol.AttachRequest) (agent.AttachmentPlan, error) {
+	return agent.AttachmentPlan{}, errStandalone
+}
+
 // Manager implements api.Node.
 func (n standaloneNode) Manager() (api.Control, bool) { return n.s.manager, true }
 
