@@ -138,6 +138,7 @@ func (d *Daemon) answers() http.Handler {
 	logs.Register(mux, d.runner)
 	mux.Handle("GET "+api.NetPath+"check", d.api)
 	mux.Handle("GET "+api.NetPath+"trace", d.api)
+	mux.Handle("GET "+api.NetPath+"doctor", d.api)
 	mux.Handle(api.EnginePath+"/", d.api.TaskEngine())
 	return mux
 }

@@ -98,8 +98,10 @@ func (standaloneNode) Init(context.Context, swarm.InitRequest) (string, error) {
 // Join implements api.Node.
 func (standaloneNode) Join(context.Context, swarm.JoinRequest) error { return errStandalone }
 
+// Attach implements api.Node.
+func (standaloneNode) Attach(context.Context, protocol.AttachRequest) (agent.AttachmentPlan, error) {
+	return agent.AttachmentPlan{}, errStandalone
+}
+
 // Leave implements api.Node.
 func (standaloneNode) Leave(context.Context, bool) error { return errStandalone }
-
-// ShutDown implements api.Node: it runs no tasks.
-func (standaloneNode) ShutDown(context.Context) error { return nil }

@@ -50,37 +50,28 @@ func newMeshClient(d dialer) meshClient {
 
 // get asks and decodes; a refusal comes back in the daemon's words.
 func (c meshClient) get(ctx context.Context, path string, query url.Values, out any) error {
-	body, err := c.do(ctx, http.MethodGet, path, query)
+	u := url.URL{Scheme: "http", Host: "meshd", Path: path, RawQuery: query.Encode()}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return err
 	}
-	return json.Unmarshal(body, out)
-}
-
-// do returns the answer's body.
-func (c meshClient) do(ctx context.Context, method, path string, query url.Values) ([]byte, error) {
-	u := url.URL{Scheme: "http", Host: "meshd", Path: path, RawQuery: query.Encode()}
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
-	if err != nil {
-		return nil, err
-	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("cannot ask meshd: %w", err)
+		return fmt.Errorf("cannot ask meshd: %w", err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if resp.StatusCode/100 != 2 {
+	if resp.StatusCode != http.StatusOK {
 		var refusal struct{ Message string }
 		if json.Unmarshal(body, &refusal) != nil || refusal.Message == "" {
-			return nil, fmt.Errorf("meshd answers %s: is it an older version, or Docker Engine's own socket?", resp.Status)
+			return fmt.Errorf("meshd answers %s: is it an older version, or Docker Engine's own socket?", resp.Status)
 		}
-		return nil, errors.New(refusal.Message)
+		return errors.New(refusal.Message)
 	}
-	return body, nil
+	return json.Unmarshal(body, out)
 }
 
 const checkTable = "table {{.Node}}\t{{.Part}}\t{{.What}}\t{{.Want}}\t{{.Have}}"

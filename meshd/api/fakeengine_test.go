@@ -104,11 +104,7 @@ func (e *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		e.bodies = append(e.bodies, string(body))
 		e.mu.Unlock()
 		w.WriteHeader(http.StatusCreated)
-		if path == "/containers/create" {
-			fmt.Fprintf(w, `{"Id":"newid","Asked":"%s %s %d"}`, r.Method, r.URL.RequestURI(), len(body))
-			return
-		}
-		fmt.Fprintf(w, "%s %s %d", r.Method, r.URL.RequestURI(), len(body))
+		fmt.Fprintf(w, `{"Id":"newid","Asked":"%s %s %d"}`, r.Method, r.URL.RequestURI(), len(body))
 	default:
 		reply(w, http.StatusNotFound, map[string]string{"message": "page not found"})
 	}

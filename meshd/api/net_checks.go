@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -48,9 +49,9 @@ func (s *Server) netChecks(w http.ResponseWriter, r *http.Request) error {
 		g.Go(func() error {
 			var err error
 			if n.Status.State == swarm.NodeStateDown {
-				err = fmt.Errorf("the managers count it as down")
+				err = errDown
 			} else {
-				reports[i], err = checkNode(r.Context(), c, n)
+				err = askNode(r.Context(), c, n, "check", checkTime, &reports[i])
 			}
 			if err != nil {
 				reports[i] = observe.Report{Node: n.ID, Hostname: n.Hostname(), Error: err.Error()}
@@ -63,20 +64,23 @@ func (s *Server) netChecks(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func checkNode(ctx context.Context, c Control, n *store.Node) (report observe.Report, err error) {
-	ctx, cancel := context.WithTimeout(ctx, checkTime)
+var errDown = errors.New("the managers count it as down")
+
+// askNode asks a node what it tells below NetPath.
+func askNode(ctx context.Context, c Control, n *store.Node, what string, limit time.Duration, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.ID+NetPath+"check", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.ID+NetPath+what, nil)
 	if err != nil {
-		return report, err
+		return err
 	}
 	resp, err := c.Nodes().RoundTrip(req)
 	if err != nil {
-		return report, err
+		return err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return report, fmt.Errorf("it answers %s", resp.Status)
+		return fmt.Errorf("it answers %s", resp.Status)
 	}
-	return report, json.NewDecoder(resp.Body).Decode(&report)
+	return json.NewDecoder(resp.Body).Decode(out)
 }

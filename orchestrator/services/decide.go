@@ -22,8 +22,6 @@ type picture struct {
 	tasks   []*store.Task
 	specs   []*store.Spec
 	nodes   map[string]*store.Node
-	// serving: see Config.Serving.
-	serving func(*store.Task) bool
 	now     time.Time
 }
 

@@ -38,6 +38,7 @@ func TestNetworkCanBeSeen(t *testing.T) {
 		{"exec", testServiceExec},
 		{"repairs", testRepairsAreSeen},
 		{"ejection", testEjection},
+		{"doctor", testDoctor},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(t, c.sub(t)) }) {
 			return
