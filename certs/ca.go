@@ -50,7 +50,7 @@ func NewCA() (*CA, error) {
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		IsCA:                  true,
 		BasicConstraintsValid: true,
-		MaxPathLenZero:        true, // a node cannot become a CA
+		MaxPathLen:            1, // its successor, cross-signed
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
@@ -63,24 +63,31 @@ func NewCA() (*CA, error) {
 	return ParseCA(encodeCert(der), keyPEM)
 }
 
-// ParseCA reads a root and its key.
+// ParseCA reads a root and its key. Without key it signs nothing.
 func ParseCA(certPEM, keyPEM []byte) (*CA, error) {
 	certs, err := parseCerts(certPEM)
-	if err != nil {
-		return nil, err
-	}
-	key, err := parseKey(keyPEM)
 	if err != nil {
 		return nil, err
 	}
 	if !certs[0].IsCA {
 		return nil, errors.New("certs: the root certificate is not a CA's")
 	}
+	certPEM = encodeCert(certs[0].Raw)
+	if len(keyPEM) == 0 {
+		return &CA{cert: certs[0], certPEM: certPEM}, nil
+	}
+	key, err := parseKey(keyPEM)
+	if err != nil {
+		return nil, err
+	}
 	if !key.PublicKey.Equal(certs[0].PublicKey) {
 		return nil, errors.New("certs: the root's key does not belong to its certificate")
 	}
 	return &CA{cert: certs[0], key: key, certPEM: certPEM, keyPEM: keyPEM}, nil
 }
+
+// HasKey says that this CA can sign.
+func (c *CA) HasKey() bool { return c.key != nil }
 
 // CertPEM is the root certificate.
 func (c *CA) CertPEM() []byte { return c.certPEM }
@@ -91,6 +98,38 @@ func (c *CA) KeyPEM() []byte { return c.keyPEM }
 // Issuer returns the root's subject and public key, DER, as swarm.TLSInfo shows them.
 func (c *CA) Issuer() (subject, publicKey []byte) {
 	return c.cert.RawSubject, c.cert.RawSubjectPublicKeyInfo
+}
+
+// CrossSign certifies the next root's key, so that those who know only this root
+// trust what the next one signs.
+func (c *CA) CrossSign(next *CA) ([]byte, error) {
+	if c.cert.MaxPathLenZero {
+		return nil, errors.New("certs: the present root certificate allows no other authority below it (path length 0), so its successor cannot be cross-signed")
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return nil, err
+	}
+	end := next.cert.NotAfter
+	if c.cert.NotAfter.Before(end) {
+		end = c.cert.NotAfter
+	}
+	template := &x509.Certificate{
+		SerialNumber:          serial,
+		RawSubject:            next.cert.RawSubject,
+		SubjectKeyId:          next.cert.SubjectKeyId,
+		NotBefore:             time.Now().Add(-skew),
+		NotAfter:              end,
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		MaxPathLenZero:        true, // a node cannot become a CA
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, c.cert, next.cert.PublicKey, c.key)
+	if err != nil {
+		return nil, fmt.Errorf("certs: cross-sign the next root: %w", err)
+	}
+	return encodeCert(der), nil
 }
 
 // Sign makes a certificate for the public key of a request. All that it says
@@ -135,12 +174,19 @@ func NewRequest() (keyPEM, csrPEM []byte, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("certs: make node key: %w", err)
 	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
-	if err != nil {
-		return nil, nil, fmt.Errorf("certs: make certificate request: %w", err)
+	if csrPEM, err = requestFor(key); err != nil {
+		return nil, nil, err
 	}
 	keyPEM, err = encodeKey(key)
-	return keyPEM, pem.EncodeToMemory(&pem.Block{Type: blockRequest, Bytes: der}), err
+	return keyPEM, csrPEM, err
+}
+
+func requestFor(key *ecdsa.PrivateKey) ([]byte, error) {
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		return nil, fmt.Errorf("certs: make certificate request: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: blockRequest, Bytes: der}), nil
 }
 
 // NodeID derives a new node's ID from the public key of its first request, so

@@ -141,7 +141,7 @@ func TestNodeIDComesFromTheKey(t *testing.T) {
 
 func TestKeeperOnDisk(t *testing.T) {
 	ca := newCA(t)
-	if _, err := Load(t.TempDir()); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := Load(t.TempDir(), nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("load of nothing: %v", err)
 	}
 	k := newKeeper(t, ca, worker("n1"), 0)
@@ -150,7 +150,7 @@ func TestKeeperOnDisk(t *testing.T) {
 	if info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v", info.Mode())
 	}
-	l, err := Load(k.dir)
+	l, err := Load(k.dir, nil)
 	must(t, err)
 	if l.Identity() != worker("n1") || !bytes.Equal(l.RootPEM(), ca.CertPEM()) {
 		t.Errorf("loaded %+v", l.Identity())
@@ -176,7 +176,7 @@ func TestKeeperOnDisk(t *testing.T) {
 	if l.Replace(key, cert, newCA(t).CertPEM()) == nil {
 		t.Error("a certificate of another root was taken")
 	}
-	again, err := Load(k.dir)
+	again, err := Load(k.dir, nil)
 	must(t, err)
 	if again.Identity() != manager("n1") {
 		t.Errorf("on disk: %+v", again.Identity())

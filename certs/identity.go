@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -46,14 +47,18 @@ func IdentityOf(c *x509.Certificate) (Identity, error) {
 	return id, nil
 }
 
-// verifyChain checks that the first certificate leads to one of the roots, and
-// returns whom it names.
+// verifyChain checks that the first certificate leads to one of the roots, perhaps
+// by way of the others, and returns whom it names.
 func verifyChain(roots *x509.CertPool, chain []*x509.Certificate, now time.Time) (Identity, error) {
 	if len(chain) == 0 {
 		return Identity{}, errors.New("certs: no certificate presented")
 	}
+	between := x509.NewCertPool()
+	for _, c := range chain[1:] {
+		between.AddCert(c)
+	}
 	_, err := chain[0].Verify(x509.VerifyOptions{
-		Roots:       roots,
+		Roots: roots, Intermediates: between,
 		CurrentTime: now,
 		KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 	})
@@ -65,4 +70,38 @@ func verifyChain(roots *x509.CertPool, chain []*x509.Certificate, now time.Time)
 		return Identity{}, fmt.Errorf("certs: certificate of %s: %w", chain[0].Subject.CommonName, err)
 	}
 	return IdentityOf(chain[0])
+}
+
+// SameCert says that two PEM texts begin with the same certificate.
+func SameCert(a, b []byte) bool {
+	x, err := parseCerts(a)
+	if err != nil {
+		return false
+	}
+	y, err := parseCerts(b)
+	return err == nil && x[0].Equal(y[0])
+}
+
+// CheckCert checks a certificate that another signed: it is of the root, for the
+// request's key, and says what it should.
+func CheckCert(certPEM, csrPEM, rootPEM []byte, want Identity) error {
+	chain, err := parseCerts(certPEM)
+	if err != nil {
+		return err
+	}
+	req, err := parseRequest(csrPEM)
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(rootPEM)
+	id, err := verifyChain(roots, chain, time.Now())
+	if err != nil {
+		return err
+	}
+	key, ok := chain[0].PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+	if id != want || !ok || !key.Equal(req.PublicKey) {
+		return fmt.Errorf("certs: asked for a certificate of %+v, got one of %+v, or for another key", want, id)
+	}
+	return nil
 }

@@ -1,12 +1,14 @@
 package certs
 
 import (
+	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,8 +21,9 @@ const nodeFile = "node.pem"
 // Keeper holds a node's key, certificate and root, on disk and in memory.
 // Connections made through its TLS configurations follow a replacement at once.
 type Keeper struct {
-	mu      sync.Mutex // serialises Replace
+	mu      sync.Mutex // serialises Replace and Keep
 	dir     string
+	vault   *Vault // encrypts the private key; nil: it is in the clear
 	held    atomic.Pointer[held]
 	blocked atomic.Pointer[func(nodeID string) bool]
 }
@@ -28,6 +31,10 @@ type Keeper struct {
 // held is never modified.
 type held struct {
 	generation uint64
+	key        *ecdsa.PrivateKey
+	keyPEM     []byte
+	chain      [][]byte // the certificate, and those that lead to roots of others
+	issuer     *x509.Certificate
 	id         Identity
 	leaf       *x509.Certificate
 	cert       tls.Certificate // the chain with the root, for those who know only its digest
@@ -36,26 +43,24 @@ type held struct {
 }
 
 // Load reads what Create or Replace wrote; the error is fs.ErrNotExist when
-// the node has no certificate.
-func Load(dir string) (*Keeper, error) {
+// the node has no certificate. The vault opens a private key that is encrypted; nil
+// if this is no manager.
+func Load(dir string, v *Vault) (*Keeper, error) {
 	path := filepath.Join(dir, nodeFile)
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("certs: read the node's certificate: %w", err)
 	}
-	all, err := parseCerts(text)
+	keyPEM, err := openKey(text, v)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	var rootPEM []byte
-	for _, c := range all[1:] {
-		rootPEM = append(rootPEM, encodeCert(c.Raw)...)
-	}
-	h, err := newHeld(text, encodeCert(all[0].Raw), rootPEM)
+	chainPEM, rootPEM := splitCerts(text)
+	h, err := newHeld(keyPEM, chainPEM, rootPEM)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	k := &Keeper{dir: dir}
+	k := &Keeper{dir: dir, vault: v}
 	k.held.Store(h)
 	return k, nil
 }
@@ -82,11 +87,29 @@ func (k *Keeper) Replace(keyPEM, certPEM, rootPEM []byte) error {
 				h.id.NodeID, h.id.ClusterID, old.id.NodeID, old.id.ClusterID)
 		}
 	}
-	text := append(append(append([]byte{}, keyPEM...), certPEM...), rootPEM...)
-	if err := writeFile(k.dir, nodeFile, text); err != nil {
-		return fmt.Errorf("certs: keep the node's certificate: %w", err)
+	if err := k.writeLocked(h); err != nil {
+		return err
 	}
 	k.held.Store(h)
+	return nil
+}
+
+// Keep has the private key encrypted on disk from now on; nil: in the clear.
+func (k *Keeper) Keep(v *Vault) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.vault = v
+	return k.writeLocked(k.held.Load())
+}
+
+func (k *Keeper) writeLocked(h *held) error {
+	keyPEM, err := sealKey(h.keyPEM, k.vault)
+	if err == nil {
+		err = writeFile(k.dir, nodeFile, slices.Concat(keyPEM, markChain(h.chain), h.rootPEM))
+	}
+	if err != nil {
+		return fmt.Errorf("certs: keep the node's certificate: %w", err)
+	}
 	return nil
 }
 
@@ -105,6 +128,20 @@ func (k *Keeper) Identity() Identity { return k.held.Load().id }
 
 // RootPEM is the cluster's root as this node knows it.
 func (k *Keeper) RootPEM() []byte { return k.held.Load().rootPEM }
+
+// Issuer returns subject and public key, DER, of who signed this node's certificate.
+func (k *Keeper) Issuer() (subject, publicKey []byte) {
+	c := k.held.Load().issuer
+	return c.RawSubject, c.RawSubjectPublicKeyInfo
+}
+
+// Request asks for a renewed certificate. A node keeps its key, since its ID follows
+// from it: with it, it proves who it is even when its certificate has expired.
+func (k *Keeper) Request() (keyPEM, csrPEM []byte, err error) {
+	h := k.held.Load()
+	csrPEM, err = requestFor(h.key)
+	return h.keyPEM, csrPEM, err
+}
 
 // Generation counts the replacements; connections of an older one speak with
 // an older certificate.
@@ -171,13 +208,21 @@ func newHeld(keyPEM, certPEM, rootPEM []byte) (*held, error) {
 	if !key.PublicKey.Equal(leaf.PublicKey) {
 		return nil, errors.New("certs: the node's key does not belong to its certificate")
 	}
-	h := &held{leaf: leaf, rootPEM: rootPEM, roots: x509.NewCertPool()}
-	h.cert = tls.Certificate{PrivateKey: key, Leaf: leaf, Certificate: [][]byte{leaf.Raw}}
+	h := &held{leaf: leaf, key: key, keyPEM: keyPEM, rootPEM: rootPEM, roots: x509.NewCertPool()}
+	h.cert = tls.Certificate{PrivateKey: key, Leaf: leaf}
+	for _, c := range certs {
+		h.chain = append(h.chain, c.Raw)
+	}
+	h.cert.Certificate = slices.Clone(h.chain)
 	for _, r := range roots {
 		h.roots.AddCert(r)
 		h.cert.Certificate = append(h.cert.Certificate, r.Raw)
 	}
 	// An expired certificate is no reason not to load: the node must come up to say so.
-	h.id, err = verifyChain(h.roots, []*x509.Certificate{leaf}, leaf.NotAfter)
-	return h, err
+	if h.id, err = verifyChain(h.roots, certs, leaf.NotAfter); err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(slices.Concat(certs[1:], roots), func(c *x509.Certificate) bool { return leaf.CheckSignatureFrom(c) == nil })
+	h.issuer = slices.Concat(certs[1:], roots)[i] // there is one, or the chain would not verify
+	return h, nil
 }

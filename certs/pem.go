@@ -11,7 +11,12 @@ import (
 const (
 	blockCert    = "CERTIFICATE"
 	blockKey     = "PRIVATE KEY"
+	blockECKey   = "EC PRIVATE KEY" // as openssl writes it
 	blockRequest = "CERTIFICATE REQUEST"
+	// useHeader marks the certificates in a node's file that come after its own and
+	// are no roots.
+	useHeader, useChain = "Use", "chain"
+	blockSealed         = "MESHD SEALED PRIVATE KEY"
 )
 
 // maxPEM bounds what is parsed; a certificate takes about 1 KiB.
@@ -27,6 +32,33 @@ func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
 		return nil, fmt.Errorf("certs: encode key: %w", err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: blockKey, Bytes: der}), nil
+}
+
+// splitCerts divides a node's file into its certificate with those that lead to a
+// root, and the roots.
+func splitCerts(text []byte) (chain, roots []byte) {
+	for {
+		var b *pem.Block
+		if b, text = pem.Decode(text); b == nil {
+			return chain, roots
+		}
+		switch {
+		case b.Type != blockCert:
+		case len(chain) == 0 || b.Headers[useHeader] == useChain:
+			chain = append(chain, encodeCert(b.Bytes)...)
+		default:
+			roots = append(roots, encodeCert(b.Bytes)...)
+		}
+	}
+}
+
+// markChain is the reverse of splitCerts for the chain.
+func markChain(certs [][]byte) []byte {
+	var out []byte
+	for _, der := range certs {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: blockCert, Headers: map[string]string{useHeader: useChain}, Bytes: der})...)
+	}
+	return out
 }
 
 // parseCerts reads all certificates of a PEM text; at least one must be there.
@@ -61,6 +93,9 @@ func parseKey(text []byte) (*ecdsa.PrivateKey, error) {
 		if b, text = pem.Decode(text); b == nil {
 			break
 		}
+		if b.Type == blockECKey {
+			return x509.ParseECPrivateKey(b.Bytes)
+		}
 		if b.Type != blockKey {
 			continue
 		}
@@ -75,6 +110,36 @@ func parseKey(text []byte) (*ecdsa.PrivateKey, error) {
 		return key, nil
 	}
 	return nil, errors.New("certs: no private key found")
+}
+
+// sealKey encrypts a private key with the vault's data key, if there is a vault.
+func sealKey(keyPEM []byte, v *Vault) ([]byte, error) {
+	if v == nil {
+		return keyPEM, nil
+	}
+	sealed, err := Seal(v.AEAD(), keyPEM, []byte(blockSealed))
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: blockSealed, Bytes: sealed}), nil
+}
+
+// openKey is the private key in a node's file, encrypted or not.
+func openKey(text []byte, v *Vault) ([]byte, error) {
+	for rest := text; ; {
+		var b *pem.Block
+		if b, rest = pem.Decode(rest); b == nil {
+			return nil, errors.New("certs: no private key found")
+		}
+		switch {
+		case b.Type == blockKey:
+			return pem.EncodeToMemory(b), nil
+		case b.Type == blockSealed && v == nil:
+			return nil, errors.New("certs: the private key is encrypted, and this manager's data key is not there")
+		case b.Type == blockSealed:
+			return Unseal(v.AEAD(), b.Bytes, []byte(blockSealed))
+		}
+	}
 }
 
 func parseRequest(text []byte) (*x509.CertificateRequest, error) {

@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -57,7 +58,8 @@ type Daemon struct {
 	op   sync.Mutex // held during init, join, leave
 	mu   sync.Mutex
 	node *node // nil while in no swarm
-	// failure is why the membership on disk could not be taken up.
+	// failure is why the membership on disk could not be taken up; certs.ErrLocked
+	// if the unlock key is needed.
 	failure error
 }
 
@@ -89,9 +91,12 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.MetricsAddr != "" {
 		g.Go(func() error { return d.observer.Serve(ctx, cfg.MetricsAddr) })
 	}
-	if err := d.resume(); err != nil {
-		d.log.Error("this node cannot take up its place in the swarm", "error", err)
-		d.failure = err
+	d.failure = d.resume(nil)
+	switch {
+	case errors.Is(d.failure, certs.ErrLocked):
+		d.log.Warn("this manager is locked: \"docker swarm unlock\" takes up its place in the swarm")
+	case d.failure != nil:
+		d.log.Error("this node cannot take up its place in the swarm", "error", d.failure)
 	}
 	d.log.Info("meshd is up", "version", cfg.Version, "socket", cfg.Socket)
 	return g.Wait()
@@ -184,20 +189,25 @@ func (d *Daemon) close() {
 	}
 }
 
-// resume takes up the membership that a former run of the daemon left.
-func (d *Daemon) resume() error {
+// resume takes up the membership that a former run of the daemon left. A manager's
+// may need the unlock key.
+func (d *Daemon) resume(unlock certs.UnlockKey) error {
 	m, err := loadMembership(d.cfg.membershipFile())
 	if err != nil || m == nil {
 		return err
 	}
-	k, err := certs.Load(d.cfg.certDir())
+	vault, err := certs.OpenVault(d.cfg.raftDir(), unlock, false)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // workers have none
+		return err
+	}
+	k, err := certs.Load(d.cfg.certDir(), vault)
 	if err != nil {
 		return fmt.Errorf("this node is in a swarm but its certificate is not readable: %w", err)
 	}
 	if ifs, err := hostInterfaces(); err == nil {
 		*m, _ = m.moved(ifs) // while this daemon did not run
 	}
-	n, err := d.openNode(*m, k)
+	n, err := d.openNode(*m, k, vault)
 	if err != nil {
 		return err
 	}

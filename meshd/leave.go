@@ -24,8 +24,11 @@ func (d *Daemon) Leave(ctx context.Context, force bool) error {
 	d.mu.Lock()
 	n := d.node
 	d.mu.Unlock()
-	if n == nil { // only a broken state is left
-		return d.forget()
+	if n == nil { // only a broken or a locked state is left
+		if d.Status().State == swarm.LocalNodeStateLocked && !force {
+			return errLockedLeave
+		}
+		return errors.Join(d.runner.RemoveAll(ctx), d.forget())
 	}
 	if n.manager != nil && !force {
 		if err := n.manager.mayLeave(ctx, n.snapshot().NodeID); err != nil {

@@ -32,6 +32,7 @@ type manager struct {
 	*consensus.Node
 	store      *store.Store
 	server     *remote.Server
+	desk       *admission.Desk
 	dispatcher *dispatcher.Dispatcher
 	hub        *tunnel.Hub
 	log        *slog.Logger
@@ -41,7 +42,7 @@ type manager struct {
 
 // openManager builds the parts from the ground up: the port they are reached
 // through, the log they agree on, and those who read it.
-func openManager(cfg Config, m *membership, k *certs.Keeper, client *remote.Client) (*manager, error) {
+func openManager(cfg Config, m *membership, k *certs.Keeper, vault *certs.Vault, client *remote.Client) (*manager, error) {
 	mgr := &manager{
 		store:  store.New(),
 		server: remote.NewServer(remote.Config{Keeper: k, Logger: cfg.Logger}),
@@ -49,7 +50,7 @@ func openManager(cfg Config, m *membership, k *certs.Keeper, client *remote.Clie
 		broken: make(chan error, 1),
 	}
 	raft, err := consensus.Open(consensus.Config{
-		Dir: cfg.raftDir(), NodeID: m.NodeID, Addr: m.AdvertiseAddr.String(),
+		Dir: cfg.raftDir(), Vault: vault, NodeID: m.NodeID, Addr: m.AdvertiseAddr.String(),
 		Store: mgr.store, Server: mgr.server, Client: client, Logger: cfg.Logger,
 		Fatal: func(err error) { mgr.broken <- err },
 	})
@@ -57,9 +58,8 @@ func openManager(cfg Config, m *membership, k *certs.Keeper, client *remote.Clie
 		return nil, fmt.Errorf("open the raft log: %w", err)
 	}
 	mgr.Node = raft
-	admission.New(admission.Config{
-		Store: mgr.store, Raft: raft, Client: client, Logger: cfg.Logger,
-	}).Register(mgr.server)
+	mgr.desk = admission.New(admission.Config{Store: mgr.store, Raft: raft, Client: client, Logger: cfg.Logger})
+	mgr.desk.Register(mgr.server)
 	mgr.dispatcher = dispatcher.New(dispatcher.Config{
 		Store: mgr.store, Proposer: raft, Caller: client, Logger: cfg.Logger,
 		Leader: func() (string, string, bool) {

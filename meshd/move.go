@@ -139,7 +139,7 @@ func (d *Daemon) move(old *node) {
 	}
 	var next *node
 	if d.insist(func(context.Context) (err error) {
-		next, err = d.openNode(m, old.keeper)
+		next, err = d.openNode(m, old.keeper, old.vault)
 		return err
 	}) {
 		d.startNode(next)

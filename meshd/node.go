@@ -8,14 +8,12 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/moby/moby/api/types/swarm"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/meshd/meshd/certs"
 	"github.com/meshd/meshd/meshd/api"
-	"github.com/meshd/meshd/orchestrator/admission"
 	"github.com/meshd/meshd/orchestrator/agent"
 	"github.com/meshd/meshd/orchestrator/logs"
 	"github.com/meshd/meshd/orchestrator/remote"
@@ -35,14 +33,17 @@ import (
 // | tunnel    | what managers ask this node    | stop           |
 // | move      | whether the address still holds| stop           |
 // | raft addr | this manager's address in raft | done, or stop  |
+// | lock      | the lock of the vault          | stop           |
 // | watcher   | err, done                      | the others     |
 type node struct {
 	d      *Daemon
 	keeper *certs.Keeper
 	client *remote.Client
-	// manager is nil on workers.
+	// manager is nil on workers, and so is vault, which has the key of its data.
 	manager *manager
+	vault   *certs.Vault
 	roles   roleWatch
+	trust   trustWatch
 	live    *liveness
 	// tunnel is how managers call this node.
 	tunnel *tunnel.Node
@@ -57,14 +58,15 @@ type node struct {
 	done chan struct{}
 }
 
-// openNode builds a node; nothing runs yet.
-func (d *Daemon) openNode(m membership, k *certs.Keeper) (*node, error) {
+// openNode builds a node; nothing runs yet. A manager without vault is a new one.
+func (d *Daemon) openNode(m membership, k *certs.Keeper, vault *certs.Vault) (*node, error) {
 	if err := os.MkdirAll(d.cfg.agentDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("make the agent's directory: %w", err)
 	}
 	n := &node{
 		d: d, keeper: k, client: remote.NewClient(k), membership: m, done: make(chan struct{}),
 		roles: roleWatch{d.data, m.NodeID, make(chan swarm.NodeRole, 1)},
+		trust: make(trustWatch, 1),
 		live:  newLiveness(d, m),
 	}
 	n.tunnel = tunnel.NewNode(tunnel.NodeConfig{Dial: n.client.DialTunnel, Handler: d.answers(), Logger: d.log})
@@ -72,7 +74,12 @@ func (d *Daemon) openNode(m membership, k *certs.Keeper) (*node, error) {
 		return n, nil
 	}
 	var err error
-	n.manager, err = openManager(d.cfg, &m, k, n.client)
+	if n.vault = vault; vault == nil {
+		if n.vault, err = d.newVault(k); err != nil {
+			return nil, err
+		}
+	}
+	n.manager, err = openManager(d.cfg, &m, k, n.vault, n.client)
 	return n, err
 }
 
@@ -86,6 +93,7 @@ func (d *Daemon) startNode(n *node) {
 	if n.manager != nil {
 		g.Go(func() error { return n.manager.Run(ctx) })
 		g.Go(func() error { return n.keepRaftAddress(ctx) })
+		g.Go(func() error { return n.keepLock(ctx) })
 	}
 	g.Go(func() error { return n.runningAgent().Run(ctx) })
 	g.Go(func() error { return n.renew(ctx) })
@@ -128,7 +136,7 @@ func (n *node) newAgent() *agent.Agent {
 		NodeID: m.NodeID, DataAddr: m.DataAddr, Direct: n.d.cfg.DirectRouting, StateDir: n.d.cfg.agentDir(),
 		Managers: n.preferred(m), SaveManagers: n.saveManagers,
 		Client: agent.Remote(n.client), Runner: n.d.runner, Engine: n.d.runner, Dataplane: liveWatch{n.roles, n.live},
-		Tunnels: n.tunnel.Accept, Logger: n.d.log,
+		Tunnels: n.tunnel.Accept, Trust: n.trust.set, Logger: n.d.log,
 	})
 }
 
@@ -172,36 +180,4 @@ func (n *node) saveManagers(peers []swarm.Peer) {
 	if err := m.save(n.d.cfg.membershipFile()); err != nil {
 		n.d.log.Error("the list of managers is not saved", "error", err)
 	}
-}
-
-// renewRetry is how long to wait when no manager could renew the certificate.
-const renewRetry = time.Minute
-
-// renew has the certificate renewed at half of its life.
-func (n *node) renew(ctx context.Context) error {
-	for {
-		wait := max(time.Until(n.keeper.RenewAt()), renewRetry)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
-		if time.Now().Before(n.keeper.RenewAt()) {
-			continue
-		}
-		if err := n.renewOnce(ctx); err != nil {
-			n.d.log.Warn("the node's certificate could not be renewed; trying again",
-				"error", err, "expires", n.keeper.NotAfter())
-		}
-	}
-}
-
-func (n *node) renewOnce(ctx context.Context) error {
-	err := fmt.Errorf("no manager is known")
-	for _, p := range n.preferred(n.snapshot()) {
-		if err = admission.Renew(ctx, n.client, p.Addr, n.keeper); err == nil {
-			return nil
-		}
-	}
-	return err
 }

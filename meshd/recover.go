@@ -39,10 +39,10 @@ func (d *Daemon) recoverCluster(ctx context.Context, r swarm.InitRequest) (strin
 	}
 	old.end()
 	err := consensus.ForceNewCluster(consensus.Config{
-		Dir: d.cfg.raftDir(), NodeID: m.NodeID, Addr: m.AdvertiseAddr.String(), Logger: d.log,
+		Dir: d.cfg.raftDir(), Vault: old.vault, NodeID: m.NodeID, Addr: m.AdvertiseAddr.String(), Logger: d.log,
 	})
 	m.Managers = []swarm.Peer{{NodeID: m.NodeID, Addr: m.AdvertiseAddr.String()}}
-	n, oerr := d.openNode(m, old.keeper) // also after a failure: as it was is better than not at all
+	n, oerr := d.openNode(m, old.keeper, old.vault) // also after a failure: as it was is better than not at all
 	if oerr != nil {
 		return "", errors.Join(err, oerr)
 	}

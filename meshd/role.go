@@ -73,11 +73,15 @@ func (d *Daemon) changeRole(old *node) {
 		return
 	}
 	m := old.snapshot()
+	if err := old.keeper.Keep(nil); err != nil { // its data key goes
+		d.log.Error("this node's private key is not rewritten", "error", err)
+		return
+	}
 	if err := os.RemoveAll(d.cfg.raftDir()); err != nil {
 		d.log.Error("the former raft log cannot be removed", "error", err)
 		return
 	}
-	next, err := d.openNode(m, old.keeper)
+	next, err := d.openNode(m, old.keeper, nil)
 	if err != nil {
 		d.log.Error("this node cannot take up its new role", "error", err)
 		return

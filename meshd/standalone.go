@@ -43,8 +43,11 @@ func OpenStandalone(cfg Config, addr netip.AddrPort, k *certs.Keeper) (*Standalo
 		return nil, fmt.Errorf("make directory: %w", err)
 	}
 	m := membership{NodeID: s.id.NodeID, ClusterID: s.id.ClusterID, ListenAddr: addr.String(), AdvertiseAddr: addr, DataAddr: addr.Addr()}
-	var err error
-	if s.manager, err = openManager(cfg, &m, k, s.client); err != nil {
+	vault, err := certs.OpenVault(cfg.raftDir(), nil, true)
+	if err != nil {
+		return nil, err
+	}
+	if s.manager, err = openManager(cfg, &m, k, vault, s.client); err != nil {
 		return nil, err
 	}
 	s.api = api.New(api.Config{Node: standaloneNode{s}, Engine: cfg.Engine, Version: cfg.Version, Logger: cfg.Logger})
@@ -102,6 +105,9 @@ func (standaloneNode) Join(context.Context, swarm.JoinRequest) error { return er
 func (standaloneNode) Attach(context.Context, protocol.AttachRequest) (agent.AttachmentPlan, error) {
 	return agent.AttachmentPlan{}, errStandalone
 }
+
+// Unlock implements api.Node.
+func (standaloneNode) Unlock(context.Context, string) error { return errStandalone }
 
 // Leave implements api.Node.
 func (standaloneNode) Leave(context.Context, bool) error { return errStandalone }

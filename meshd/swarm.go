@@ -40,6 +40,9 @@ func (d *Daemon) Status() api.Status {
 		if failure != nil {
 			s.State, s.Error = swarm.LocalNodeStateError, failure.Error()
 		}
+		if errors.Is(failure, certs.ErrLocked) {
+			s.State, s.Error = swarm.LocalNodeStateLocked, ""
+		}
 		return s
 	}
 	m := n.snapshot()
@@ -83,7 +86,7 @@ func (d *Daemon) begin(inSwarm bool) (release func(), err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
-	case d.node != nil && !inSwarm:
+	case d.node != nil && !inSwarm, errors.Is(d.failure, certs.ErrLocked) && !inSwarm:
 		err = errInSwarm
 	case d.node == nil && inSwarm && d.failure == nil:
 		err = errNotInSwarm
@@ -168,7 +171,7 @@ func (d *Daemon) Init(ctx context.Context, r swarm.InitRequest) (string, error) 
 	if err != nil {
 		return "", fmt.Errorf("keep the node's certificate: %w", err)
 	}
-	n, err := d.openNode(m, k)
+	n, err := d.openNode(m, k, nil)
 	if err != nil {
 		return "", errors.Join(err, d.forget())
 	}
@@ -224,7 +227,7 @@ func (d *Daemon) Join(ctx context.Context, r swarm.JoinRequest) error {
 	if err != nil {
 		return fmt.Errorf("keep the node's certificate: %w", err)
 	}
-	n, err := d.openNode(m, k)
+	n, err := d.openNode(m, k, nil)
 	if err != nil {
 		return errors.Join(err, d.forget())
 	}

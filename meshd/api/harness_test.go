@@ -16,6 +16,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/agent"
@@ -69,6 +70,14 @@ func (n *fakeNode) Leave(context.Context, bool) error {
 	defer n.mu.Unlock()
 	n.left = n.leaveErr == nil
 	return n.leaveErr
+}
+
+func (n *fakeNode) Unlock(_ context.Context, key string) error {
+	if key != "right" {
+		return errdefs.ErrInvalidArgument.WithMessage("invalid key provided")
+	}
+	n.become(swarm.LocalNodeStateActive, n.control)
+	return nil
 }
 
 func (n *fakeNode) Manager() (Control, bool) {

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/swarm"
 
+	"github.com/meshd/meshd/orchestrator/admission"
 	"github.com/meshd/meshd/orchestrator/store"
 	"github.com/meshd/meshd/overlay/ipam"
 )
@@ -158,9 +159,6 @@ func (s *Server) swarmUpdate(w http.ResponseWriter, r *http.Request, c Control) 
 	if err := validateSwarmSpec(spec); err != nil {
 		return err
 	}
-	if isSet(r, "rotateManagerUnlockKey") {
-		return refuse(http.StatusNotImplemented, textNoAutolock)
-	}
 	err = store.TransactOnce(r.Context(), c.Store(), c, func(tx *store.Tx) error {
 		old := tx.Cluster()
 		if old == nil || old.Version.Index != base {
@@ -168,6 +166,11 @@ func (s *Server) swarmUpdate(w http.ResponseWriter, r *http.Request, c Control) 
 		}
 		next := *old
 		next.Spec = mergeSwarmSpec(old.Spec, spec)
+		next.Spec.CAConfig.ForceRotate = old.Spec.CAConfig.ForceRotate
+		if err := admission.MoveRoot(&next, spec.CAConfig); err != nil {
+			return err
+		}
+		admission.SetLock(&next, isSet(r, "rotateManagerUnlockKey"))
 		if isSet(r, "rotateWorkerToken") {
 			next.JoinTokens.Worker = rotateToken(old.JoinTokens.Worker)
 		}
@@ -213,10 +216,14 @@ func mergeSwarmSpec(old, spec swarm.Spec) swarm.Spec {
 	return spec
 }
 
-const textNoAutolock = "autolock of managers is not available in this version of meshd"
-
-func (s *Server) swarmUnlockKey(w http.ResponseWriter, _ *http.Request, _ Control) error {
-	reply(w, http.StatusOK, swarm.UnlockKeyResponse{})
+func (s *Server) swarmUnlockKey(w http.ResponseWriter, _ *http.Request, c Control) error {
+	var out swarm.UnlockKeyResponse
+	c.Store().View(func(v *store.View) {
+		if cl := v.Cluster(); cl != nil {
+			out.UnlockKey = cl.UnlockKey
+		}
+	})
+	reply(w, http.StatusOK, out)
 	return nil
 }
 
@@ -227,9 +234,13 @@ func (s *Server) swarmUnlock(w http.ResponseWriter, r *http.Request) error {
 	}
 	switch s.node.Status().State {
 	case swarm.LocalNodeStateLocked:
-		return refuse(http.StatusNotImplemented, textNoAutolock)
 	case swarm.LocalNodeStateActive, swarm.LocalNodeStatePending, swarm.LocalNodeStateError:
 		return refuse(http.StatusConflict, "swarm is not locked")
+	default:
+		return refuse(http.StatusServiceUnavailable, textInactive)
 	}
-	return refuse(http.StatusServiceUnavailable, textInactive)
+	if err := s.node.Unlock(r.Context(), req.UnlockKey); err != nil {
+		return err
+	}
+	return done(w)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/swarm"
 
+	"github.com/meshd/meshd/certs"
 	"github.com/meshd/meshd/orchestrator/store"
 )
 
@@ -38,7 +39,6 @@ func TestNoManager(t *testing.T) {
 	r.do("POST", "/swarm/init", `{`).want(400, "invalid JSON")
 	r.do("POST", "/swarm/init", `{"DataPathPort":80}`).want(400, "data path port")
 	r.do("POST", "/swarm/init", `{"Spec":{"Name":"x"}}`).want(400, "default")
-	r.do("POST", "/swarm/init", `{"AutoLockManagers":true}`).want(501, "autolock")
 	r.node.initErr = fmt.Errorf("could not choose an IP address to advertise: %w", errdefs.ErrInvalidArgument)
 	r.do("POST", "/swarm/init", `{}`).want(400, "could not choose an IP address to advertise")
 
@@ -85,8 +85,36 @@ func TestSwarm(t *testing.T) {
 			t.Errorf("spec: %+v", c.Spec)
 		}
 	})
-	sw.Spec.EncryptionConfig.AutoLockManagers = true
-	r.do("POST", fmt.Sprintf("/swarm/update?version=%d", next.Version.Index), sw.Spec).want(501, "autolock")
+}
+
+func TestAutolock(t *testing.T) {
+	r := newRig(t)
+	update := func(on bool, query string) string {
+		t.Helper()
+		sw := decode[swarm.Swarm](r.do("GET", "/swarm", nil))
+		sw.Spec.EncryptionConfig.AutoLockManagers = on
+		r.do("POST", fmt.Sprintf("/swarm/update?version=%d%s", sw.Version.Index, query), sw.Spec).want(200, "")
+		return decode[swarm.UnlockKeyResponse](r.do("GET", "/swarm/unlockkey", nil).want(200, "")).UnlockKey
+	}
+	first := update(true, "")
+	if key, err := certs.ParseUnlockKey(first); err != nil || len(key) != 32 {
+		t.Errorf("unlock key %q: %v", first, err)
+	}
+	if again := update(true, ""); again != first {
+		t.Error("an update that does not concern it changed the unlock key")
+	}
+	if rotated := update(true, "&rotateManagerUnlockKey=true"); rotated == first || rotated == "" {
+		t.Errorf("rotation gave %q", rotated)
+	}
+	if key := update(false, "&rotateManagerUnlockKey=true"); key != "" {
+		t.Errorf("without autolock the unlock key is %q", key)
+	}
+	if text := string(r.do("GET", "/swarm", nil).body); strings.Contains(text, "SWMKEY") {
+		t.Errorf("the swarm shows its unlock key: %s", text)
+	}
+	r.node.become(swarm.LocalNodeStateLocked, nil)
+	r.do("POST", "/swarm/unlock", `{"UnlockKey":"wrong"}`).want(400, "invalid key provided")
+	r.do("POST", "/swarm/unlock", `{"UnlockKey":"right"}`).want(200, "")
 }
 
 // TestManagerLeaves: what it costs the others decides whether it needs force.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/moby/moby/api/types/swarm"
 
+	"github.com/meshd/meshd/orchestrator/admission"
 	"github.com/meshd/meshd/overlay/ipam"
 )
 
@@ -19,24 +20,18 @@ func validateSwarmSpec(s swarm.Spec) error {
 	switch {
 	case s.Name != "" && s.Name != "default":
 		return invalid("invalid Name %q: swarm spec must be named \"default\"", s.Name)
-	case s.EncryptionConfig.AutoLockManagers:
-		return refuse(http.StatusNotImplemented, textNoAutolock)
 	case s.CAConfig.NodeCertExpiry != 0 && s.CAConfig.NodeCertExpiry < minCertExpiry:
 		return invalid("minimum certificate expiry time is %v", minCertExpiry)
-	case len(s.CAConfig.ExternalCAs) > 0, s.CAConfig.SigningCACert != "", s.CAConfig.SigningCAKey != "":
-		return refuse(http.StatusNotImplemented, "external and user-supplied certificate authorities are not available in this version of meshd")
 	case s.Dispatcher.HeartbeatPeriod < 0:
 		return invalid("heartbeat time period cannot be a negative duration")
 	case ticks.ElectionTick < 0, ticks.HeartbeatTick < 0, ticks.ElectionTick != 0 && ticks.ElectionTick <= ticks.HeartbeatTick:
 		return invalid("election tick must be greater than heartbeat tick, and neither may be negative")
 	}
-	return nil
+	return admission.CheckExternalCAs(s.CAConfig.ExternalCAs)
 }
 
 func validateInit(r swarm.InitRequest) error {
 	switch {
-	case r.AutoLockManagers:
-		return refuse(http.StatusNotImplemented, textNoAutolock)
 	case r.DataPathPort != 0 && (r.DataPathPort < 1024 || r.DataPathPort > 49151):
 		return invalid("Error: data path port number %d is out of the range 1024 - 49151", r.DataPathPort)
 	}
@@ -45,6 +40,9 @@ func validateInit(r swarm.InitRequest) error {
 	}
 	if err := validateAvailability(r.Availability); err != nil {
 		return err
+	}
+	if ca := r.Spec.CAConfig; ca.SigningCACert != "" || ca.SigningCAKey != "" || len(ca.ExternalCAs) > 0 {
+		return refuse(http.StatusNotImplemented, "a swarm is founded with a root of its own; give it yours afterwards: swarm ca --rotate")
 	}
 	return validateSwarmSpec(r.Spec)
 }

@@ -206,8 +206,12 @@ func TestNewCluster(t *testing.T) {
 		c[1].Gateway != c[1].Subnet.Addr().Next() || c[0].Subnet.String() != "10.255.0.0/16" {
 		t.Errorf("ingress %+v on a machine with IPv6", mesh.IPAMOptions)
 	}
+	locked, err := NewCluster(Founder{Request: swarm.InitRequest{AutoLockManagers: true}})
+	must(t, err)
+	if c := locked.Batch.Changes[0].Object.(*store.Cluster); c.UnlockKey == "" || !c.Spec.EncryptionConfig.AutoLockManagers {
+		t.Error("a cluster with autolock has no unlock key")
+	}
 	for _, f := range []Founder{
-		{Request: swarm.InitRequest{AutoLockManagers: true}},
 		{Request: swarm.InitRequest{Spec: swarm.Spec{CAConfig: swarm.CAConfig{NodeCertExpiry: time.Minute}}}},
 	} {
 		if _, err := NewCluster(f); err == nil {

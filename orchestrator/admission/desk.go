@@ -55,6 +55,7 @@ const (
 	pathRaftJoin = "/v1/raft/join"
 	pathLeave    = "/v1/leave"
 	pathRenew    = "/v1/renew"
+	pathTrust    = "/v1/trust"
 )
 
 var errToken = errors.New("A valid join token is necessary to join this cluster") //nolint:staticcheck // Docker's text
@@ -66,7 +67,8 @@ func (d *Desk) Register(s *remote.Server) {
 	handle(s, pathJoin, d.join)
 	handle(s, pathRaftJoin, d.raftJoin, certs.RoleManager)
 	handle(s, pathLeave, d.leave, certs.RoleManager, certs.RoleWorker)
-	handle(s, pathRenew, d.renew, certs.RoleManager, certs.RoleWorker)
+	handle(s, pathRenew, d.renew) // also of nodes whose certificates have expired
+	handle(s, pathTrust, d.trust, certs.RoleManager, certs.RoleWorker)
 }
 
 func handle[In any](s *remote.Server, path string, fn func(context.Context, In) (any, error), roles ...certs.Role) {
@@ -138,14 +140,10 @@ func (d *Desk) join(ctx context.Context, in joinRequest) (any, error) {
 	if err != nil {
 		return nil, remote.Errorf(errdefs.ErrInvalidArgument, "%v", err)
 	}
-	ca, err := certs.ParseCA(c.RootCert, c.RootKey)
-	if err != nil {
-		return nil, err
-	}
 	n := newNode(id, role, in.Candidate, c.TLSInfo)
 	err = store.Transact(ctx, d.cfg.Store, d.cfg.Raft, func(tx *store.Tx) error {
 		if _, removed := tx.Cluster().BlockedNodes[id]; removed {
-			return remote.Errorf(errdefs.ErrPermissionDenied, "node %s was removed from the swarm", id)
+			return remote.Removed(id)
 		}
 		switch old := tx.Node(id); {
 		case old == nil:
@@ -158,7 +156,7 @@ func (d *Desk) join(ctx context.Context, in joinRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	cert, err := ca.Sign(in.CSR, certs.Identity{NodeID: id, ClusterID: c.ID, Role: CertRole(role)}, c.Spec.CAConfig.NodeCertExpiry)
+	cert, err := d.certify(ctx, c, in.CSR, certs.Identity{NodeID: id, ClusterID: c.ID, Role: CertRole(role)})
 	if err != nil {
 		return nil, err
 	}
@@ -240,29 +238,48 @@ func (d *Desk) update(ctx context.Context, id string, change func(*store.Node)) 
 	})
 }
 
+// renew certifies a node anew. One whose certificate has expired presents none: that
+// it has the key which its ID comes from proves who it is.
 func (d *Desk) renew(ctx context.Context, in renewRequest) (any, error) {
 	id := remote.Peer(ctx)
+	if id.NodeID == "" {
+		var err error
+		if id.NodeID, err = certs.NodeID(in.CSR); err != nil {
+			return nil, remote.Errorf(errdefs.ErrInvalidArgument, "%v", err)
+		}
+	}
+	return d.renewFor(ctx, id, in.CSR)
+}
+
+func (d *Desk) renewFor(ctx context.Context, id certs.Identity, csr []byte) (out renewReply, err error) {
 	c, err := d.cluster(ctx)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	n := d.node(id.NodeID)
 	if n == nil {
-		return nil, remote.Errorf(errdefs.ErrNotFound, "node %s is not part of the swarm", id.NodeID)
+		return out, remote.Removed(id.NodeID)
 	}
 	role := CertRole(n.Spec.Role)
-	if role == certs.RoleWorker && id.Role == certs.RoleManager && d.isMember(id.NodeID) {
-		return nil, remote.Errorf(errdefs.ErrUnavailable, "node %s is being demoted; try again", id.NodeID)
+	if role == certs.RoleWorker && id.Role != certs.RoleWorker && d.isMember(id.NodeID) {
+		return out, remote.Errorf(errdefs.ErrUnavailable, "node %s is being demoted; try again", id.NodeID)
 	}
-	ca, err := certs.ParseCA(c.RootCert, c.RootKey)
+	cert, err := d.certify(ctx, c, csr, certs.Identity{NodeID: id.NodeID, ClusterID: c.ID, Role: role})
+	return renewReply{CertPEM: cert, RootPEM: c.RootCert}, err
+}
+
+// Renew is for this manager's own certificate: without connection, which an expired
+// one would not allow.
+func (d *Desk) Renew(ctx context.Context, k *certs.Keeper) error {
+	key, csr, err := k.Request()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	cert, err := ca.Sign(in.CSR, certs.Identity{NodeID: id.NodeID, ClusterID: c.ID, Role: role}, c.Spec.CAConfig.NodeCertExpiry)
+	r, err := d.renewFor(ctx, k.Identity(), csr)
 	if err != nil {
-		return nil, remote.Errorf(errdefs.ErrInvalidArgument, "%v", err)
+		return err
 	}
-	return renewReply{CertPEM: cert, RootPEM: c.RootCert}, nil
+	return k.Replace(key, r.CertPEM, r.RootPEM)
 }
 
 // leave sees a node off. The store is changed before raft: afterwards this very

@@ -71,9 +71,6 @@ type Found struct {
 
 // NewCluster makes the CA, the first node's certificate and the first objects.
 func NewCluster(f Founder) (Found, error) {
-	if f.Request.AutoLockManagers || f.Request.Spec.EncryptionConfig.AutoLockManagers {
-		return Found{}, remote.Errorf(errdefs.ErrNotImplemented, "autolock of managers is not available in this version of meshd")
-	}
 	ca, err := certs.NewCA()
 	if err != nil {
 		return Found{}, err
@@ -114,6 +111,10 @@ func newClusterObject(f Founder, ca *certs.CA, id string) (*store.Cluster, error
 	if c.Spec.CAConfig.NodeCertExpiry < minCertLife {
 		return nil, remote.Errorf(errdefs.ErrInvalidArgument, "minimum certificate expiry time must be at least %v", minCertLife)
 	}
+	if f.Request.AutoLockManagers {
+		c.Spec.EncryptionConfig.AutoLockManagers = true
+	}
+	SetLock(c, false)
 	c.GossipKeys = []store.GossipKey{newGossipKey(time.Now(), true)}
 	c.TLSInfo = tlsInfo(ca)
 	c.DefaultAddrPool, c.SubnetSize = addrPool(f.Request)
@@ -223,6 +224,17 @@ func newIngress(subnets []netip.Prefix) *store.Network {
 	n.Spec.IPAMOptions, n.IPAMOptions = &options, &options
 	n.DriverState = swarm.Driver{Name: overlayDriver, Options: map[string]string{vxlanIDOption: strconv.Itoa(IngressVNI)}}
 	return n
+}
+
+// SetLock gives a cluster with autolock an unlock key, a new one if it is to be
+// rotated, and takes it from one without.
+func SetLock(c *store.Cluster, rotate bool) {
+	switch {
+	case !c.Spec.EncryptionConfig.AutoLockManagers:
+		c.UnlockKey = ""
+	case c.UnlockKey == "" || rotate:
+		c.UnlockKey = certs.NewUnlockKey().String()
+	}
 }
 
 // RotateTokens returns the cluster with new join tokens; the old ones open

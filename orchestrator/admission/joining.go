@@ -94,10 +94,10 @@ func Leave(ctx context.Context, client *remote.Client, addr string, force bool) 
 	return client.Call(ctx, addr, pathLeave, leaveRequest{Force: force}, nil)
 }
 
-// Renew gets a certificate for a new key from the manager at addr, with the role
-// that the node has by now, and takes it into use.
+// Renew gets a certificate from the manager at addr, with the role that the node has
+// by now, and takes it into use.
 func Renew(ctx context.Context, client *remote.Client, addr string, k *certs.Keeper) error {
-	key, csr, err := certs.NewRequest()
+	key, csr, err := k.Request()
 	if err != nil {
 		return err
 	}
@@ -109,4 +109,10 @@ func Renew(ctx context.Context, client *remote.Client, addr string, k *certs.Kee
 		return fmt.Errorf("take the renewed certificate into use: %w", err)
 	}
 	return nil
+}
+
+// TellTrust tells the manager at addr what this node's certificate and root are.
+func TellTrust(ctx context.Context, client *remote.Client, addr string, k *certs.Keeper) error {
+	subject, key := k.Issuer()
+	return client.Call(ctx, addr, pathTrust, Trust{TrustRoot: string(k.RootPEM()), CertIssuerSubject: subject, CertIssuerPublicKey: key}, nil)
 }

@@ -33,6 +33,8 @@ type Config struct {
 	Dataplane Dataplane
 	// Tunnels, if set, takes the managers' invitations to call them; it must not wait.
 	Tunnels func([]protocol.Tunnel)
+	// Trust, if set, is told what this node's certificate should be like; it must not wait.
+	Trust func(protocol.Trust)
 	// StateDir holds the file of assignments; empty: nothing is saved.
 	StateDir string
 	Logger   *slog.Logger

@@ -213,6 +213,9 @@ func (a *Agent) receive(ctx context.Context, stream Stream, alive func(protocol.
 		if len(m.Tunnels) > 0 && a.cfg.Tunnels != nil {
 			a.cfg.Tunnels(m.Tunnels)
 		}
+		if m.Trust != nil && a.cfg.Trust != nil {
+			a.cfg.Trust(*m.Trust)
+		}
 		if seen, behind := a.picture.behind(m, a.cfg.Now(), a.cfg.LagPatience); behind {
 			return fmt.Errorf("the manager lags: it is at index %d, another was at %d", m.Tasks.Index, seen)
 		}

@@ -13,6 +13,8 @@ import (
 	"github.com/hashicorp/raft"
 	boltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
+
+	"github.com/meshd/meshd/certs"
 )
 
 // logFile holds raft's log and its votes.
@@ -33,16 +35,17 @@ type disk struct {
 	snapshots raft.SnapshotStore
 }
 
-func openDisk(dir string, logger hclog.Logger) (*disk, error) {
+func openDisk(cfg Config, logger hclog.Logger) (*disk, error) {
+	dir := cfg.Dir
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("consensus: %w", err)
 	}
 	path := filepath.Join(dir, logFile)
-	_, err := os.Stat(path)
-	aead, err := loadKey(dir, errors.Is(err, os.ErrNotExist))
+	vault, err := cfg.vault()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("consensus: %w", err)
 	}
+	aead := vault.AEAD()
 	bolt, err := boltdb.New(boltdb.Options{
 		Path:                    path,
 		BoltOptions:             &bbolt.Options{Timeout: lockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
@@ -61,6 +64,16 @@ func openDisk(dir string, logger hclog.Logger) (*disk, error) {
 	}
 	d.snapshots = &sealedSnapshots{files: files, aead: aead}
 	return d, nil
+}
+
+// vault is the one given, else the one beside the log, which must be there if the
+// log is: with another key the data would be lost.
+func (c Config) vault() (*certs.Vault, error) {
+	if c.Vault != nil {
+		return c.Vault, nil
+	}
+	_, err := os.Stat(filepath.Join(c.Dir, logFile))
+	return certs.OpenVault(c.Dir, nil, errors.Is(err, os.ErrNotExist))
 }
 
 func (d *disk) Close() error { return d.bolt.Close() }
@@ -93,11 +106,11 @@ func (s *sealedLogs) StoreLogs(logs []*raft.Log) error {
 	for i, l := range logs {
 		c := *l
 		var err error
-		if c.Data, err = seal(s.aead, l.Data, logAAD(l, fieldData)); err != nil {
+		if c.Data, err = certs.Seal(s.aead, l.Data, logAAD(l, fieldData)); err != nil {
 			return err
 		}
 		if len(l.Extensions) > 0 {
-			if c.Extensions, err = seal(s.aead, l.Extensions, logAAD(l, fieldExtensions)); err != nil {
+			if c.Extensions, err = certs.Seal(s.aead, l.Extensions, logAAD(l, fieldExtensions)); err != nil {
 				return err
 			}
 		}
@@ -115,11 +128,11 @@ func (s *sealedLogs) GetLog(index uint64, l *raft.Log) error {
 		return fmt.Errorf("consensus: at log index %d stands entry %d", index, l.Index)
 	}
 	var err error
-	if l.Data, err = unseal(s.aead, l.Data, logAAD(l, fieldData)); err != nil {
+	if l.Data, err = certs.Unseal(s.aead, l.Data, logAAD(l, fieldData)); err != nil {
 		return fmt.Errorf("consensus: log entry %d: %w", index, err)
 	}
 	if len(l.Extensions) > 0 {
-		if l.Extensions, err = unseal(s.aead, l.Extensions, logAAD(l, fieldExtensions)); err != nil {
+		if l.Extensions, err = certs.Unseal(s.aead, l.Extensions, logAAD(l, fieldExtensions)); err != nil {
 			return fmt.Errorf("consensus: log entry %d: %w", index, err)
 		}
 	}

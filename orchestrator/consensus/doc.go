@@ -21,7 +21,7 @@
 // the store is not a failure: it is the same everywhere and goes to the proposer.
 //
 // At rest, log entries and snapshots are sealed with XChaCha20-Poly1305; the key
-// is in the file raft.key beside them.
+// is certs.Vault's.
 //
 // Timing: a follower calls an election after 600 to 1200 ms without the leader,
 // so a new one leads about a second after the old one died. Heartbeats go ten

@@ -17,14 +17,17 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/hashicorp/raft"
 
+	"github.com/meshd/meshd/certs"
 	"github.com/meshd/meshd/orchestrator/remote"
 	"github.com/meshd/meshd/orchestrator/store"
 )
 
 // Config of a Node.
 type Config struct {
-	// Dir holds the log, the snapshots and their key.
-	Dir    string
+	// Dir holds the log and the snapshots.
+	Dir string
+	// Vault has the key that encrypts them; nil: one of their own in Dir, in the clear.
+	Vault  *certs.Vault
 	NodeID string
 	// Addr is host:port of the control port, as other managers dial it.
 	Addr  string
@@ -97,7 +100,7 @@ func Open(cfg Config) (*Node, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	d, err := openDisk(cfg.Dir, bridge(cfg.Logger))
+	d, err := openDisk(cfg, bridge(cfg.Logger))
 	if err != nil {
 		return nil, err
 	}
@@ -314,7 +317,7 @@ func ForceNewCluster(cfg Config) error {
 	if _, err := os.Stat(filepath.Join(cfg.Dir, logFile)); err != nil {
 		return remote.Errorf(errdefs.ErrFailedPrecondition, "there is no swarm state to recover in %s", cfg.Dir)
 	}
-	d, err := openDisk(cfg.Dir, bridge(cfg.Logger))
+	d, err := openDisk(cfg, bridge(cfg.Logger))
 	if err != nil {
 		return err
 	}

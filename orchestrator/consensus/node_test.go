@@ -196,7 +196,7 @@ func noPlaintext(t *testing.T, dir string) {
 	if files < 4 {
 		t.Errorf("only %d files in %s: is there no snapshot?", files, dir)
 	}
-	info, err := os.Stat(filepath.Join(dir, keyFile))
+	info, err := os.Stat(filepath.Join(dir, "raft.key"))
 	must(t, err)
 	if info.Mode().Perm() != 0o600 {
 		t.Errorf("the key has mode %v", info.Mode())

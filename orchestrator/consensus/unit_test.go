@@ -3,19 +3,24 @@ package consensus
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"io"
+	"io/fs"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/raft"
 
+	"github.com/meshd/meshd/certs"
 	"github.com/meshd/meshd/orchestrator/store"
 )
 
 func TestSealedSnapshotRoundTrip(t *testing.T) {
-	aead, err := loadKey(t.TempDir(), true)
+	vault, err := certs.OpenVault(t.TempDir(), nil, true)
 	must(t, err)
 	for _, size := range []int{0, 1, chunkSize - 1, chunkSize, chunkSize + 1, 3 * chunkSize, 3*chunkSize + 7} {
 		want := make([]byte, size)
@@ -23,7 +28,7 @@ func TestSealedSnapshotRoundTrip(t *testing.T) {
 			want[i] = byte(rand.Int())
 		}
 		var file bytes.Buffer
-		w, err := newSealWriter(aead, &file)
+		w, err := newSealWriter(vault.AEAD(), &file)
 		must(t, err)
 		for rest := want; len(rest) > 0; { // in uneven steps
 			n := min(len(rest), 40000)
@@ -33,7 +38,7 @@ func TestSealedSnapshotRoundTrip(t *testing.T) {
 		}
 		must(t, w.finish())
 		read := func(sealed []byte) ([]byte, error) {
-			return io.ReadAll(&sealReader{aead: aead, r: bufio.NewReaderSize(bytes.NewReader(sealed), chunkSize+snapshotTag+1)})
+			return io.ReadAll(&sealReader{aead: vault.AEAD(), r: bufio.NewReaderSize(bytes.NewReader(sealed), chunkSize+snapshotTag+1)})
 		}
 		got, err := read(file.Bytes())
 		must(t, err)
@@ -59,10 +64,10 @@ func TestSealedSnapshotRoundTrip(t *testing.T) {
 }
 
 func TestSealedLogs(t *testing.T) {
-	aead, err := loadKey(t.TempDir(), true)
+	vault, err := certs.OpenVault(t.TempDir(), nil, true)
 	must(t, err)
 	below := raft.NewInmemStore()
-	s := &sealedLogs{LogStore: below, aead: aead}
+	s := &sealedLogs{LogStore: below, aead: vault.AEAD()}
 	in := &raft.Log{Index: 3, Term: 2, Type: raft.LogCommand, Data: []byte(marker), Extensions: []byte("x")}
 	must(t, s.StoreLog(in))
 	if string(in.Data) != marker {
@@ -85,7 +90,9 @@ func TestSealedLogs(t *testing.T) {
 }
 
 func TestMissingKeyIsNotReplaced(t *testing.T) {
-	if _, err := loadKey(t.TempDir(), false); err == nil || !strings.Contains(err.Error(), keyFile) {
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, logFile), nil, 0o600))
+	if _, err := openDisk(Config{Dir: dir}, nil); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("a missing key: %v", err)
 	}
 }

@@ -180,6 +180,7 @@ func collect(tx *store.Tx, batch []report, now time.Time) {
 func described(n *store.Node, req *protocol.SessionRequest) *store.Node {
 	next := *n
 	next.Description = req.Description
+	next.Description.TLSInfo = n.Description.TLSInfo // told by itself, see admission.TellTrust
 	if req.DataAddr.IsValid() {
 		next.DataAddr = req.DataAddr
 		next.Status.Addr = req.DataAddr.String()

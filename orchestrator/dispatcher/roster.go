@@ -24,9 +24,11 @@ type roster struct {
 	managers []swarm.Peer
 	// keys are those of the nodes' gossip, the one in use first.
 	keys [][]byte
-	// managersAt and keysAt are where these changed last.
-	managersAt, keysAt uint64
-	// stale nodes are to be looked at again; all: every one, and the keys.
+	// trust is what their certificates should be like.
+	trust *protocol.Trust
+	// managersAt, keysAt and trustAt are where these changed last.
+	managersAt, keysAt, trustAt uint64
+	// stale nodes are to be looked at again; all: every one, the keys and the trust.
 	stale map[string]bool
 	all   bool
 }
@@ -66,6 +68,9 @@ func (r *roster) refresh(v *store.View) {
 	if keys := gossipKeys(v.Cluster()); !sameKeys(keys, r.keys) {
 		r.keys, r.keysAt = keys, r.position
 	}
+	if trust := trust(v.Cluster()); !reflect.DeepEqual(trust, r.trust) {
+		r.trust, r.trustAt = trust, r.position
+	}
 	clear(r.stale)
 	r.all = false
 }
@@ -104,6 +109,9 @@ func (r *roster) since(position uint64, m *protocol.Message) {
 	}
 	if r.keysAt > position {
 		m.GossipKeys = r.keys
+	}
+	if r.trustAt > position {
+		m.Trust = r.trust
 	}
 }
 

@@ -69,7 +69,8 @@ func (c *touched) add(e store.Event, publishes func(serviceID string) bool) {
 	case store.KindCluster:
 		oldCluster, _ := e.Old.(*store.Cluster)
 		newCluster, _ := e.New.(*store.Cluster)
-		c.keys = c.keys || !sameKeys(gossipKeys(oldCluster), gossipKeys(newCluster))
+		c.keys = c.keys || !sameKeys(gossipKeys(oldCluster), gossipKeys(newCluster)) ||
+			!reflect.DeepEqual(trust(oldCluster), trust(newCluster))
 	case store.KindSpec, store.KindSecret, store.KindConfig:
 	}
 }
@@ -211,6 +212,14 @@ func gossipKeys(c *store.Cluster) [][]byte {
 		out[i], out[i-1] = out[i-1], out[i]
 	}
 	return out
+}
+
+// trust is what the nodes' certificates should be like; nil before the cluster is known.
+func trust(c *store.Cluster) *protocol.Trust {
+	if c == nil {
+		return nil
+	}
+	return &protocol.Trust{Root: c.RootCert, Issuer: c.TLSInfo.CertIssuerPublicKey}
 }
 
 func sameKeys(a, b [][]byte) bool { return slices.EqualFunc(a, b, bytes.Equal) }

@@ -49,6 +49,8 @@ type Message struct {
 	// GossipKeys replaces the keys of the nodes' gossip: the first encrypts, all
 	// decrypt.
 	GossipKeys [][]byte `json:",omitempty"`
+	// Trust says what the node's certificate should be like.
+	Trust *Trust `json:",omitempty"`
 	// Tasks changes what this node runs.
 	Tasks *Tasks `json:",omitempty"`
 	// Networks brings networks to a newer revision. With a full set of tasks it
@@ -67,6 +69,13 @@ type Tunnel struct {
 	Number string
 	// Manager is the control address to dial, host:port.
 	Manager string
+}
+
+// Trust is the root that a node should trust (PEM) and the public key (DER) of who
+// should have signed its certificate.
+type Trust struct {
+	Root   []byte
+	Issuer []byte
 }
 
 // Node is a machine that takes part in the data plane.

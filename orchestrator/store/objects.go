@@ -43,17 +43,38 @@ const ClusterID = "default"
 type Cluster struct {
 	swarm.Swarm
 	// RootCert and RootKey are the PEM of the cluster's CA. The key never leaves
-	// the managers.
+	// the managers; there is none if an external CA has it.
 	RootCert []byte
 	RootKey  []byte
+	// NextRoot takes the place of the root when all nodes have certificates of it.
+	NextRoot *NextRoot `json:",omitempty"`
+	// Cross leads from the former root to the present one, or to the next.
+	Cross []byte `json:",omitempty"`
 	// BlockedNodes are the IDs of removed nodes whose certificates have not expired.
 	BlockedNodes map[string]time.Time `json:",omitempty"`
+	// UnlockKey is what managers need to start (certs.UnlockKey); empty while autolock
+	// is off.
+	UnlockKey string `json:",omitempty"`
 	// LastVNI is the highest VXLAN network identifier handed out; freed ones are
 	// reused only after the range wrapped.
 	LastVNI uint32
 	// GossipKeys encrypt what nodes tell each other of who is alive, newest first.
 	// They go to members only, and the oldest ones are forgotten.
 	GossipKeys []GossipKey `json:",omitempty"`
+}
+
+// NextRoot is a root to which the cluster is being moved: certificate and key, PEM.
+type NextRoot struct {
+	Cert []byte
+	Key  []byte `json:",omitempty"`
+}
+
+// SigningRoot is the root that certifies nodes now.
+func (o *Cluster) SigningRoot() NextRoot {
+	if o.NextRoot != nil {
+		return *o.NextRoot
+	}
+	return NextRoot{Cert: o.RootCert, Key: o.RootKey}
 }
 
 // GossipKey is one key of the nodes' gossip.

@@ -50,6 +50,8 @@ func TestCluster(t *testing.T) {
 		{"killed leader", testKilledLeader},
 		{"power cut of all", testPowerCut},
 		{"promotion", testPromotion},
+		{"autolock", testAutolock},
+		{"root rotation", testRootRotation},
 		{"removal", testRemoval},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(t, c.sub(t)) }) {

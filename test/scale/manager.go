@@ -106,7 +106,7 @@ func serveProfiles() error {
 // identity is the certificate that is in dir, a new cluster's or that of a joiner.
 func identity(ctx context.Context, dir string, addr netip.AddrPort, join, token string) (*certs.Keeper, *admission.Found, error) {
 	certDir := filepath.Join(dir, "certificates")
-	if k, err := certs.Load(certDir); err == nil {
+	if k, err := certs.Load(certDir, nil); err == nil {
 		return k, nil, nil
 	}
 	if join == "" {
