@@ -101,13 +101,8 @@ func (standaloneNode) Init(context.Context, swarm.InitRequest) (string, error) {
 // Join implements api.Node.
 func (standaloneNode) Join(context.Context, swarm.JoinRequest) error { return errStandalone }
 
-// Attach implements api.Node.
-func (standaloneNode) Attach(context.Context, protocol.AttachRequest) (agent.AttachmentPlan, error) {
-	return agent.AttachmentPlan{}, errStandalone
-}
+// Leave implements api.Node.
+func (standaloneNode) Leave(context.Context, bool) error { return errStandalone }
 
 // Unlock implements api.Node.
 func (standaloneNode) Unlock(context.Context, string) error { return errStandalone }
-
-// Leave implements api.Node.
-func (standaloneNode) Leave(context.Context, bool) error { return errStandalone }

@@ -43,13 +43,8 @@ type Node interface {
 	Leave(ctx context.Context, force bool) error
 	// Attach gives a container that is no task addresses on networks of the swarm.
 	Attach(ctx context.Context, r protocol.AttachRequest) (agent.AttachmentPlan, error)
-<<<<<<< HEAD
-=======
-	// ShutDown ends this node's tasks in order, since its machine is about to go.
-	ShutDown(ctx context.Context) error
 	// Unlock takes up the membership of a locked manager.
 	Unlock(ctx context.Context, key string) error
->>>>>>> 2eaf59f (Lock managers' data by an unlock key, replace the swarm's root without breaking a connection, ask external CAs, and let nodes come back whose certificates have expired: all of them were refused)
 	// Manager returns the control plane; false on workers and outside a swarm.
 	Manager() (Control, bool)
 }
