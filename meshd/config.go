@@ -15,6 +15,15 @@ type Config struct {
 	RunDir string
 	// Socket is the path of the API's unix socket.
 	Socket string
+	// Hosts are further addresses of the API, tcp://address:port; see CheckHosts.
+	Hosts []string
+	// TLS is what clients of Hosts must have; nil: no TLS.
+	TLS *APITLS
+	// InsecureTCP allows Hosts without TLS beyond this machine.
+	InsecureTCP bool
+	// AuditLog is the file that requests which may change something are noted in;
+	// "-": standard output, empty: nowhere.
+	AuditLog string
 	// Engine is the path of the local Docker Engine's unix socket.
 	Engine string
 	// PluginDir is where the engine looks for network drivers.

@@ -77,7 +77,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer d.close()
-	socket, err := listenUnix(cfg.Socket)
+	listeners, err := cfg.listenAPI()
 	if err != nil {
 		return err
 	}
@@ -87,7 +87,9 @@ func Run(ctx context.Context, cfg Config) error {
 	g.Go(func() error { return d.resolver.Run(ctx) })
 	g.Go(func() error { return d.data.Run(ctx) })
 	g.Go(func() error { return watchMachine(ctx, systemResolvConf, d.lookAround, d.log) })
-	g.Go(func() error { return d.api.Serve(ctx, socket) })
+	for _, l := range listeners {
+		g.Go(func() error { return d.api.Serve(ctx, l) })
+	}
 	if cfg.MetricsAddr != "" {
 		g.Go(func() error { return d.observer.Serve(ctx, cfg.MetricsAddr) })
 	}
@@ -153,15 +155,20 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 	d.observer, err = observe.New(observe.Config{
 		Sources: observe.Sources{
 			Overlay: d.overlay, Keeper: d.balancer, Balancer: balancer, Resolver: d.resolver,
-			View: d.data.look, Member: d.member, Sockets: observe.Sockets,
+			View: d.data.look, Member: d.member, Sockets: observe.Sockets, Overlap: d.data.Overlap,
 		},
 		Version: cfg.Version, Logger: cfg.Logger,
 	})
 	if err != nil {
 		return nil, err
 	}
+	audit, err := cfg.openAudit()
+	if err != nil {
+		return nil, err
+	}
 	d.api = api.New(api.Config{
-		Node: d, Engine: cfg.Engine, Version: cfg.Version, Logger: cfg.Logger, HostRoutes: hostRoutes,
+		Audit: audit,
+		Node:  d, Engine: cfg.Engine, Version: cfg.Version, Logger: cfg.Logger, HostRoutes: hostRoutes,
 		Observer: d.observer, Examiner: d, GossipPort: cfg.gossipPort(), ResolvConf: cfg.resolvConf(),
 	})
 	return d, nil

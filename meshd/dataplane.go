@@ -49,9 +49,10 @@ type dataplane struct {
 	// sockets are those that processes of the machine listen on.
 	sockets func() ([]observe.Socket, error)
 	// routes are the machine's own that no network may cover.
-	routes  func() ([]overlay.HostRoute, error)
-	clashes clashes
-	wake    chan struct{}
+	routes   func() ([]overlay.HostRoute, error)
+	clashes  clashes
+	overlaps overlaps
+	wake     chan struct{}
 	// resolvConfPath is the tasks' resolv.conf, resolvConf what Run wrote there.
 	resolvConfPath string
 	resolvConf     string
@@ -205,6 +206,7 @@ func (d *dataplane) apply() error {
 	}
 	d.hold(self, view)
 	d.noteClashes(out.IPVS, time.Now())
+	d.noteOverlaps(view.Networks, time.Now())
 	return nil
 }
 

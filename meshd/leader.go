@@ -14,7 +14,7 @@ import (
 // loops are the control loops, in the order in which a task meets them.
 func (m *manager) loops() []leader.Component {
 	return []leader.Component{
-		{Name: "services", Run: services.New(services.Config{Store: m.store, Proposer: m, Log: m.log}).Run},
+		{Name: "services", Run: services.New(services.Config{Store: m.store, Proposer: m, Log: m.log, Serving: m.dispatcher.Serving}).Run},
 		{Name: "allocator", Run: allocator.New(allocator.Config{Store: m.store, Proposer: m, Log: m.log, HostRoutes: hostRanges}).Run},
 		{Name: "scheduler", Run: scheduler.New(scheduler.Config{Store: m.store, Proposer: m, Log: m.log}).Run},
 		{Name: "reaper", Run: reaper.New(reaper.Config{Store: m.store, Proposer: m, Log: m.log}).Run},

@@ -41,10 +41,17 @@ func (l *liveness) learn(v agent.View) {
 	var members []gossip.Member
 	for _, n := range v.Nodes {
 		members = append(members, gossip.Member{
-			ID: n.ID, Addr: netip.AddrPortFrom(n.DataAddr, l.port), GivenUp: n.Down,
+			ID: n.ID, Addr: netip.AddrPortFrom(n.DataAddr, l.port), GivenUp: n.Down, Leaving: n.Stopping,
 		})
 	}
 	l.gossip.SetSeeds(members)
+}
+
+// leave tells the other nodes that this one serves no more.
+func (l *liveness) leave() {
+	if err := l.gossip.Leave(); err != nil {
+		l.log.Warn("other nodes may not know yet that this one shuts down", "error", err)
+	}
 }
 
 // Run watches the other nodes until ctx ends.

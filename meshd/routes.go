@@ -3,6 +3,8 @@ package meshd
 import (
 	"fmt"
 	"net/netip"
+	"sync"
+	"time"
 
 	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/overlay"
@@ -37,6 +39,10 @@ func (d *dataplane) Overlap(n protocol.Network) error {
 	if err != nil {
 		return err
 	}
+	return overlap(n, routes)
+}
+
+func overlap(n protocol.Network, routes []overlay.HostRoute) error {
 	for _, s := range n.Subnets {
 		for _, r := range routes {
 			if s.Prefix.Overlaps(r.Prefix) {
@@ -45,4 +51,49 @@ func (d *dataplane) Overlap(n protocol.Network) error {
 		}
 	}
 	return nil
+}
+
+// overlaps tells in the log, once each, of routes that keep tasks of a network from this
+// node. The lock is for who joins while Run looks.
+type overlaps struct {
+	mu   sync.Mutex
+	told map[string]bool
+	// last is when that was looked for, among so many networks.
+	last     time.Time
+	networks int
+}
+
+// noteOverlaps looks again after a while.
+func (d *dataplane) noteOverlaps(networks []protocol.Network, now time.Time) {
+	d.overlaps.mu.Lock()
+	due := now.Sub(d.overlaps.last) >= lookAround || d.overlaps.networks != len(networks)
+	if due {
+		d.overlaps.last, d.overlaps.networks = now, len(networks)
+	}
+	d.overlaps.mu.Unlock()
+	if due {
+		d.warnOfRoutes(networks)
+	}
+}
+
+// warnOfRoutes tells of those that were not told of.
+func (d *dataplane) warnOfRoutes(networks []protocol.Network) {
+	routes, err := d.routes()
+	if err != nil {
+		d.log.Warn("cannot look for routes that overlap networks", "error", err)
+		return
+	}
+	d.overlaps.mu.Lock()
+	defer d.overlaps.mu.Unlock()
+	for _, n := range networks {
+		err := overlap(n, routes)
+		if err == nil || d.overlaps.told[err.Error()] {
+			continue
+		}
+		if d.overlaps.told == nil {
+			d.overlaps.told = map[string]bool{}
+		}
+		d.overlaps.told[err.Error()] = true
+		d.log.Warn("this node will reject tasks", "reason", err, "remedy", "take the route away, or give the network another range")
+	}
 }

@@ -104,5 +104,8 @@ func (standaloneNode) Join(context.Context, swarm.JoinRequest) error { return er
 // Leave implements api.Node.
 func (standaloneNode) Leave(context.Context, bool) error { return errStandalone }
 
+// ShutDown implements api.Node: it runs no tasks.
+func (standaloneNode) ShutDown(context.Context) error { return nil }
+
 // Unlock implements api.Node.
 func (standaloneNode) Unlock(context.Context, string) error { return errStandalone }

@@ -238,6 +238,7 @@ func (d *Daemon) Join(ctx context.Context, r swarm.JoinRequest) error {
 	if err := m.save(d.cfg.membershipFile()); err != nil {
 		return errors.Join(err, d.drop(n))
 	}
+	d.data.warnOfRoutes(in.Networks)
 	d.log.Info("joined a swarm", "cluster", m.ClusterID, "node", m.NodeID, "address", m.AdvertiseAddr)
 	return nil
 }

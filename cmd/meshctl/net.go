@@ -50,28 +50,37 @@ func newMeshClient(d dialer) meshClient {
 
 // get asks and decodes; a refusal comes back in the daemon's words.
 func (c meshClient) get(ctx context.Context, path string, query url.Values, out any) error {
-	u := url.URL{Scheme: "http", Host: "meshd", Path: path, RawQuery: query.Encode()}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	body, err := c.do(ctx, http.MethodGet, path, query)
 	if err != nil {
 		return err
 	}
+	return json.Unmarshal(body, out)
+}
+
+// do returns the answer's body.
+func (c meshClient) do(ctx context.Context, method, path string, query url.Values) ([]byte, error) {
+	u := url.URL{Scheme: "http", Host: "meshd", Path: path, RawQuery: query.Encode()}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return fmt.Errorf("cannot ask meshd: %w", err)
+		return nil, fmt.Errorf("cannot ask meshd: %w", err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if resp.StatusCode != http.StatusOK {
+	if resp.StatusCode/100 != 2 {
 		var refusal struct{ Message string }
 		if json.Unmarshal(body, &refusal) != nil || refusal.Message == "" {
-			return fmt.Errorf("meshd answers %s: is it an older version, or Docker Engine's own socket?", resp.Status)
+			return nil, fmt.Errorf("meshd answers %s: is it an older version, or Docker Engine's own socket?", resp.Status)
 		}
-		return errors.New(refusal.Message)
+		return nil, errors.New(refusal.Message)
 	}
-	return json.Unmarshal(body, out)
+	return body, nil
 }
 
 const checkTable = "table {{.Node}}\t{{.Part}}\t{{.What}}\t{{.Want}}\t{{.Have}}"

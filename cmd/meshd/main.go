@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -38,6 +39,16 @@ func parse(args []string) (meshd.Config, error) {
 	fs.StringVar(&cfg.StateDir, "state-dir", meshd.DefaultStateDir, "`directory` of keys, raft log and membership")
 	fs.StringVar(&cfg.RunDir, "run-dir", meshd.DefaultRunDir, "`directory` of pinned kernel objects")
 	fs.StringVar(&cfg.Socket, "socket", meshd.DefaultSocket, "`path` of the API's unix socket")
+	var hosts apiHosts
+	fs.Var(&hosts, "host", "further `address` of the API, tcp://address:port; may be repeated")
+	fs.Var(&hosts, "H", "short for --host")
+	var tls meshd.APITLS
+	verify := fs.Bool("tlsverify", false, "let only clients of --host in that have a certificate of --tlscacert")
+	fs.StringVar(&tls.CA, "tlscacert", "", "`file` of the CA of the API's clients")
+	fs.StringVar(&tls.Cert, "tlscert", "", "`file` of the API's certificate")
+	fs.StringVar(&tls.Key, "tlskey", "", "`file` of the key of --tlscert")
+	fs.BoolVar(&cfg.InsecureTCP, "insecure-tcp", false, "serve --host without TLS beyond this machine: whoever reaches it is root on all nodes")
+	fs.StringVar(&cfg.AuditLog, "audit-log", "", "`file` that gets a JSON line for each request that may change something; - is standard output")
 	engine := fs.String("engine", meshd.DefaultEngine, "`address` of the local Docker Engine")
 	fs.StringVar(&cfg.PluginDir, "plugin-dir", meshd.DefaultPluginDir, "`directory` in which the engine looks for network drivers")
 	port := fs.Uint("data-path-port", meshd.DefaultDataPathPort, "UDP `port` of VXLAN unless the cluster says otherwise")
@@ -77,9 +88,27 @@ func parse(args []string) (meshd.Config, error) {
 		return cfg, fmt.Errorf("--engine %q: only unix:// addresses are supported", *engine)
 	}
 	cfg.Engine, cfg.DataPathPort, cfg.GossipPort, cfg.Version = path, uint16(*port), uint16(*gossipPort), version()
+	cfg.Hosts = hosts
+	switch {
+	case *verify && (tls.CA == "" || tls.Cert == "" || tls.Key == ""):
+		return cfg, errors.New("--tlsverify needs --tlscacert, --tlscert and --tlskey")
+	case *verify:
+		cfg.TLS = &tls
+	case tls != meshd.APITLS{}:
+		return cfg, errors.New("--tlscacert, --tlscert and --tlskey need --tlsverify: without clients' certificates everybody would be let in")
+	}
+	if err := cfg.CheckHosts(); err != nil {
+		return cfg, err
+	}
 	cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: &level}))
 	return cfg, nil
 }
+
+// apiHosts collects the values of --host.
+type apiHosts []string
+
+func (h *apiHosts) String() string     { return strings.Join(*h, ",") }
+func (h *apiHosts) Set(v string) error { *h = append(*h, v); return nil }
 
 // version is what the Go tool stamped into the binary.
 func version() string {

@@ -104,7 +104,11 @@ func (e *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		e.bodies = append(e.bodies, string(body))
 		e.mu.Unlock()
 		w.WriteHeader(http.StatusCreated)
-		fmt.Fprintf(w, `{"Id":"newid","Asked":"%s %s %d"}`, r.Method, r.URL.RequestURI(), len(body))
+		if path == "/containers/create" {
+			fmt.Fprintf(w, `{"Id":"newid","Asked":"%s %s %d"}`, r.Method, r.URL.RequestURI(), len(body))
+			return
+		}
+		fmt.Fprintf(w, "%s %s %d", r.Method, r.URL.RequestURI(), len(body))
 	default:
 		reply(w, http.StatusNotFound, map[string]string{"message": "page not found"})
 	}

@@ -35,6 +35,7 @@ type fakeNode struct {
 	initErr error
 	joinErr error
 	left    bool
+	off     bool
 
 	leaveErr error
 
@@ -64,6 +65,13 @@ func (n *fakeNode) Attach(_ context.Context, r protocol.AttachRequest) (agent.At
 }
 
 func (n *fakeNode) Join(context.Context, swarm.JoinRequest) error { return n.joinErr }
+
+func (n *fakeNode) ShutDown(context.Context) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.off = true
+	return nil
+}
 
 func (n *fakeNode) Leave(context.Context, bool) error {
 	n.mu.Lock()

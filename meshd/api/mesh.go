@@ -27,8 +27,18 @@ func (s *Server) meshRoutes() []route {
 		at(get, NetPath+"doctor", s.examineSelf), at(get, "/mesh/doctor", s.examineAll),
 		at(get, "/mesh/net/flows", s.netFlows), at(get, "/mesh/net/trace", s.netTrace),
 		at(get, "/mesh/net/lags", s.onManager(s.netLags)),
+		at(http.MethodPost, "/mesh/shutdown", s.shutDown),
 		at(get, "/mesh/tasks/*/explain", s.onManager(s.taskExplain)),
 	}
+}
+
+// shutDown answers when no task runs here any more.
+func (s *Server) shutDown(w http.ResponseWriter, r *http.Request) error {
+	if err := s.node.ShutDown(r.Context()); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
 }
 
 var errNoObserver = refuse(http.StatusNotImplemented, "this daemon does not observe its data plane")

@@ -70,6 +70,14 @@ func TestMeshRoutes(t *testing.T) {
 	if status, _ := get("/mesh/net/lags", &lags); status != http.StatusOK || len(lags.Watched) != 1 || len(lags.Lags) != 1 || lags.Lags[0].Held != 3 {
 		t.Errorf("%d %+v", status, lags)
 	}
+	resp, err := r.client.Post("http://meshd/mesh/shutdown", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusNoContent || !r.node.off {
+		t.Errorf("shutdown: %s", resp.Status)
+	}
 	var flows []observe.Flow
 	if status, _ := get("/mesh/net/flows?service=web&all=1", &flows); status != http.StatusOK || flows[0].Service != "web and closed ones" {
 		t.Errorf("%d %+v", status, flows)

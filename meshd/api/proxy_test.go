@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/containerd/errdefs"
 )
 
 func TestProxyRewritesTheVersion(t *testing.T) {
@@ -170,6 +172,7 @@ func TestServeEndsStreams(t *testing.T) {
 
 func TestMACForOldEngines(t *testing.T) {
 	r := newRig(t)
+	r.node.attachErr = errdefs.ErrNotFound // the network is none of the swarm's
 	const asked = `{"Image":"i","NetworkingConfig":{"EndpointsConfig":{"n":{"MacAddress":"02:42:00:00:00:01"}}}}`
 	for path, want := range map[string]bool{"/v1.51/containers/create?name=a": true, "/v1.43/containers/create": false, "/containers/create": false} {
 		r.do("POST", path, asked).want(201, "/containers/create")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -43,6 +44,8 @@ type Node interface {
 	Leave(ctx context.Context, force bool) error
 	// Attach gives a container that is no task addresses on networks of the swarm.
 	Attach(ctx context.Context, r protocol.AttachRequest) (agent.AttachmentPlan, error)
+	// ShutDown ends this node's tasks in order, since its machine is about to go.
+	ShutDown(ctx context.Context) error
 	// Unlock takes up the membership of a locked manager.
 	Unlock(ctx context.Context, key string) error
 	// Manager returns the control plane; false on workers and outside a swarm.
@@ -76,6 +79,8 @@ type Config struct {
 	HostRoutes func() ([]overlay.HostRoute, error)
 	// GossipPort is the port by which nodes watch each other; no service may publish it.
 	GossipPort uint16
+	// Audit gets a line for each request that may change something; nil: none.
+	Audit io.Writer
 	// ResolvConf is the file that containers on the swarm's networks get as
 	// /etc/resolv.conf; empty: the engine's resolver is told of ours instead.
 	ResolvConf string
@@ -95,6 +100,7 @@ type Server struct {
 	log     *slog.Logger
 	routes  []route
 	gossip  uint16
+	audit   *auditor // nil: none
 	// resolvConf is Config's.
 	resolvConf string
 	// observer and examiner may be nil.
@@ -112,6 +118,9 @@ func New(c Config) *Server {
 	}
 	s := &Server{node: c.Node, version: c.Version, hosts: c.HostRoutes, log: c.Logger, engine: newEngine(c.Engine, c.Logger)}
 	s.observer, s.examiner, s.gossip, s.resolvConf = c.Observer, c.Examiner, c.GossipPort, c.ResolvConf
+	if c.Audit != nil {
+		s.audit = &auditor{out: c.Audit, log: c.Logger}
+	}
 	s.routes = append(s.routeTable(), s.meshRoutes()...)
 	return s
 }
@@ -132,6 +141,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			s.ServeHTTP(w, r)
 		}),
 		BaseContext:       func(net.Listener) context.Context { return requests },
+		ConnContext:       withPeer,
 		ReadHeaderTimeout: time.Minute,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
@@ -158,7 +168,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 }
 
 // ServeHTTP implements http.Handler.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.audit.watch(w, r, s.answer) }
+
+func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		p := recover()
 		if p == nil {

@@ -101,6 +101,7 @@ func (o *Observer) compare(ctx context.Context) (Report, error) {
 	r := Report{Node: v.Self, Hostname: v.node(v.Self).Hostname, Networks: len(v.Networks), Tasks: len(v.Tasks), Differences: append(behind(v), o.heldBack(v)...)}
 	r.Differences = append(r.Differences, missingInterfaces(v, o.Overlay.Attachments())...)
 	r.Differences = append(r.Differences, narrow(v, o.Overlay.TunnelLimit())...)
+	r.Differences = append(r.Differences, o.overlapping(v)...)
 	fromOverlay, err := o.Overlay.Differences(v.Desired.Overlay)
 	if err != nil {
 		return r, fmt.Errorf("compare the overlay: %w", err)
@@ -147,6 +148,21 @@ func (o *Observer) takenPorts(v View) ([]Difference, error) {
 		out = append(out, Difference{"node", "port", c.String(), "for service " + c.Service + " alone", c.Process + " listens on it"})
 	}
 	return out, nil
+}
+
+// overlapping lists the networks whose tasks the node rejects, since it reaches their
+// addresses in another way.
+func (o *Observer) overlapping(v View) []Difference {
+	if o.Overlap == nil {
+		return nil
+	}
+	var out []Difference
+	for _, n := range v.Networks {
+		if err := o.Overlap(n); err != nil {
+			out = append(out, Difference{"node", "route", "network " + n.Name, "no other way to its addresses", err.Error()})
+		}
+	}
+	return out
 }
 
 func (o *Observer) ejected(v View) []Ejected {

@@ -68,6 +68,21 @@ func TestCheckNamesATunnelThatIsTooNarrow(t *testing.T) {
 	}
 }
 
+// Tasks are rejected where another route leads to their network.
+func TestCheckNamesRoutesThatOverlap(t *testing.T) {
+	o := twoNodes().observer(t)
+	o.Overlap = func(n protocol.Network) error {
+		if n.Name == "ingress" {
+			return errBroken
+		}
+		return nil
+	}
+	r, err := o.Check(t.Context())
+	if err != nil || len(r.Differences) != 1 || r.Differences[0].What != "network ingress" || r.Differences[0].Have != errBroken.Error() {
+		t.Errorf("%+v, %v", r.Differences, err)
+	}
+}
+
 // What was just being changed at the first look is no difference.
 func TestCheckForgivesWhatPasses(t *testing.T) {
 	f := twoNodes()

@@ -27,6 +27,8 @@ type Sources struct {
 	View func() View
 	// Sockets are those that processes of the node listen on; nil: not looked at.
 	Sockets func() ([]Socket, error)
+	// Overlap says which route of the node leads to a network's addresses; nil: not looked at.
+	Overlap func(protocol.Network) error
 	// Member is the node's own part in the swarm.
 	Member func() Member
 }

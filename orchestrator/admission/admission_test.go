@@ -282,6 +282,9 @@ func TestJoinTwiceMakesOneNode(t *testing.T) {
 	if a.NodeID != b.NodeID || h.nodes() != 2 {
 		t.Errorf("%s, %s, %d nodes", a.NodeID, b.NodeID, h.nodes())
 	}
+	if n := a.Networks; len(n) != 1 || n[0].Name != "ingress" || n[0].Subnets[0].Prefix.String() != "10.255.0.0/16" {
+		t.Errorf("it is told of the networks %+v", n)
+	}
 	in.Token = h.cluster().JoinTokens.Manager
 	if err := client.Call(ctx(t), h.addr, pathJoin, in, &b); !errdefs.IsConflict(err) {
 		t.Errorf("a worker became a manager by joining: %v", err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshd/meshd/certs"
 	"github.com/meshd/meshd/orchestrator/consensus"
+	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/orchestrator/remote"
 	"github.com/meshd/meshd/orchestrator/store"
 )
@@ -163,8 +164,27 @@ func (d *Desk) join(ctx context.Context, in joinRequest) (any, error) {
 	d.cfg.Logger.Info("a node joined", "node", id, "role", role, "hostname", in.Description.Hostname, "address", in.Addr)
 	return joinReply{
 		NodeID: id, ClusterID: c.ID, CertPEM: cert, RootPEM: c.RootCert,
-		Managers: d.managers(), DataPathPort: uint16(c.DataPathPort),
+		Managers: d.managers(), DataPathPort: uint16(c.DataPathPort), Networks: d.networks(),
 	}, nil
+}
+
+// networks are what a machine has to know of those that there are to see whether they
+// suit it.
+func (d *Desk) networks() []protocol.Network {
+	var out []protocol.Network
+	d.cfg.Store.View(func(v *store.View) {
+		for _, n := range v.Networks() {
+			if n.IPAMOptions == nil {
+				continue
+			}
+			network := protocol.Network{ID: n.ID, Name: n.Spec.Name}
+			for _, c := range n.IPAMOptions.Configs {
+				network.Subnets = append(network.Subnets, protocol.Subnet{Prefix: c.Subnet})
+			}
+			out = append(out, network)
+		}
+	})
+	return out
 }
 
 // roleOf is the role that a token opens. Both are compared, so that the time

@@ -8,6 +8,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/certs"
+	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/orchestrator/remote"
 )
 
@@ -31,6 +32,9 @@ type Joined struct {
 	RootPEM      []byte
 	Managers     []swarm.Peer
 	DataPathPort uint16
+	// Networks are the names and ranges of those that there are, which no other way
+	// of the machine should lead to.
+	Networks []protocol.Network
 }
 
 type joinRequest struct {
@@ -45,6 +49,7 @@ type joinReply struct {
 	RootPEM      []byte
 	Managers     []swarm.Peer
 	DataPathPort uint16
+	Networks     []protocol.Network
 }
 
 type raftJoinRequest struct{ Addr string }
@@ -77,7 +82,7 @@ func Join(ctx context.Context, addr string, token certs.Token, c Candidate) (Joi
 	}
 	return Joined{
 		NodeID: r.NodeID, ClusterID: r.ClusterID, KeyPEM: key, CertPEM: r.CertPEM, RootPEM: r.RootPEM,
-		Managers: r.Managers, DataPathPort: r.DataPathPort,
+		Managers: r.Managers, DataPathPort: r.DataPathPort, Networks: r.Networks,
 	}, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/moby/moby/api/types/swarm"
@@ -50,6 +51,12 @@ type Config struct {
 	// LagPatience is how long pictures older than one this node was shown before
 	// are refused; default 30 s.
 	LagPatience time.Duration
+	// ManagerPatience is how long a machine that shuts down waits for managers to know
+	// that, and in the end to be told of its tasks' ends; default 5 s.
+	ManagerPatience time.Duration
+	// MovePatience is how long it then waits for them to end its tasks, which may have
+	// to run elsewhere first; default 30 s.
+	MovePatience time.Duration
 	// CallTimeout bounds a call to a manager; default 5 s.
 	CallTimeout time.Duration
 	// Now is the clock of task statuses; default time.Now.
@@ -62,6 +69,8 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.DrainTimeout, 2500*time.Millisecond)
 	setDefault(&c.ReadyTimeout, 30*time.Second)
 	setDefault(&c.LagPatience, 30*time.Second)
+	setDefault(&c.ManagerPatience, 5*time.Second)
+	setDefault(&c.MovePatience, 30*time.Second)
 	setDefault(&c.CallTimeout, 5*time.Second)
 	if c.Now == nil {
 		c.Now = time.Now
@@ -90,6 +99,10 @@ type Agent struct {
 	desc    swarm.NodeDescription // set before any worker runs
 	// attaching is what is being attached right now.
 	attaching *attaching
+	// stopping: the machine is about to shut down; anew ends the session that does not
+	// say so.
+	stopping atomic.Bool
+	anew     chan struct{}
 
 	mu      sync.Mutex
 	workers map[string]*worker
@@ -104,7 +117,7 @@ func New(cfg Config) *Agent {
 		cfg: cfg, log: cfg.Logger,
 		picture: newPicture(nil, 0), reports: newReports(), link: newLink(cfg.Managers),
 		attaching: newAttaching(),
-		saves:     make(chan struct{}, 1), prunes: make(chan struct{}, 1),
+		anew:      make(chan struct{}, 1), saves: make(chan struct{}, 1), prunes: make(chan struct{}, 1),
 		workers: map[string]*worker{}, orphans: map[string]Container{},
 	}
 }

@@ -32,6 +32,7 @@ type rig struct {
 	mgrs   *agenttest.Managers
 	plane  *agenttest.Dataplane
 	cfg    agent.Config
+	agent  *agent.Agent
 	stop   func()
 }
 
@@ -69,6 +70,7 @@ func (r *rig) run(a *agent.Agent) {
 	r.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
+	r.agent = a
 	go func() { done <- a.Run(ctx) }()
 	r.stop = func() {
 		cancel()

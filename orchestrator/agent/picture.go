@@ -192,6 +192,13 @@ func (p *picture) view() View {
 	return v
 }
 
+// stopping says that managers know that a node shuts down.
+func (p *picture) stopping(node string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.nodes[node].Stopping
+}
+
 // assignments returns all of them, and the index they are of.
 func (p *picture) assignments() ([]protocol.Assignment, uint64) {
 	p.mu.Lock()

@@ -12,7 +12,9 @@ import (
 type reports struct {
 	mu      sync.Mutex
 	pending map[string]swarm.TaskStatus
-	wake    chan struct{}
+	// underWay is how many the last batch had that was taken.
+	underWay int
+	wake     chan struct{}
 }
 
 func newReports() *reports {
@@ -50,13 +52,22 @@ func (r *reports) take() []protocol.StatusUpdate {
 		out = append(out, protocol.StatusUpdate{TaskID: id, Status: s})
 		delete(r.pending, id)
 	}
+	r.underWay = len(out)
 	return out
+}
+
+// delivered says that managers have heard everything.
+func (r *reports) delivered() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.pending)+r.underWay == 0
 }
 
 // giveBack returns an undelivered batch, unless something newer is queued.
 func (r *reports) giveBack(updates []protocol.StatusUpdate) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.underWay = 0
 	for _, u := range updates {
 		if _, newer := r.pending[u.TaskID]; !newer {
 			r.pending[u.TaskID] = u.Status

@@ -111,6 +111,10 @@ func (a *Agent) runSessions(ctx context.Context) error {
 		if errors.Is(err, certs.ErrBlocked) {
 			return a.dismiss(ctx, addr)
 		}
+		if errors.Is(err, errAnew) {
+			failed, tries = "", 0
+			continue
+		}
 		if lived {
 			tries = 0
 		}
@@ -126,6 +130,9 @@ func (a *Agent) runSessions(ctx context.Context) error {
 	}
 	return ctx.Err()
 }
+
+// errAnew: this node has something else to say of itself.
+var errAnew = errors.New("the session begins anew")
 
 // ErrRemoved ends an agent whose node is not part of the swarm any more.
 var ErrRemoved = errors.New(`this node was removed from the swarm; "docker swarm leave" frees it to join one again`)
@@ -155,7 +162,7 @@ func (a *Agent) session(ctx context.Context, addr string) (lived bool, err error
 	watchdog := time.AfterFunc(firstMessage, func() { cancel(errSilent) })
 	defer watchdog.Stop()
 	stream, err := a.cfg.Client.Open(sctx, addr, protocol.PathSession,
-		protocol.SessionRequest{Description: a.describe(sctx), DataAddr: a.cfg.DataAddr, Direct: a.cfg.Direct})
+		protocol.SessionRequest{Description: a.describe(sctx), DataAddr: a.cfg.DataAddr, Direct: a.cfg.Direct, Stopping: a.stopping.Load()})
 	if err != nil {
 		return false, fmt.Errorf("open session: %w", err)
 	}
@@ -174,6 +181,14 @@ func (a *Agent) session(ctx context.Context, addr string) (lived bool, err error
 	g.Go(func() error {
 		<-gctx.Done()
 		return stream.Close()
+	})
+	g.Go(func() error {
+		select {
+		case <-gctx.Done():
+			return gctx.Err()
+		case <-a.anew:
+			return errAnew
+		}
 	})
 	g.Go(func() error { return a.runFlusher(gctx, addr) })
 	g.Go(func() error { return a.runAcker(gctx, addr) })

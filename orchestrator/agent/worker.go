@@ -50,6 +50,16 @@ func (w *worker) assign(task protocol.Assignment) {
 	w.poke()
 }
 
+// end wants the task to end whatever the managers want of it.
+func (w *worker) end() {
+	w.mu.Lock()
+	if tasklife.Rank(w.task.Task.DesiredState) < tasklife.Rank(swarm.TaskStateShutdown) {
+		w.task.Task.DesiredState = swarm.TaskStateShutdown
+	}
+	w.mu.Unlock()
+	w.poke()
+}
+
 // release tells the worker that its task is not assigned any more.
 func (w *worker) release() {
 	w.mu.Lock()

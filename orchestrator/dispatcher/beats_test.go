@@ -55,6 +55,33 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+func TestJudgeShutdowns(t *testing.T) {
+	now := time.Unix(1000, 0)
+	for _, c := range []struct {
+		name        string
+		state       swarm.NodeState
+		silence     time.Duration
+		wantState   swarm.NodeState
+		wantMessage string
+	}{
+		{"while it shuts down", swarm.NodeStateReady, 0, swarm.NodeStateDisconnected, stoppingMessage},
+		{"when it has fallen silent", swarm.NodeStateDisconnected, 4 * time.Second, swarm.NodeStateDown, stoppedMessage},
+		{"a late beat does not revive it", swarm.NodeStateDown, 0, swarm.NodeStateDown, ""},
+	} {
+		j := judge{now: now, lease: 3 * time.Second, leader: "x",
+			heard: func(string, time.Time) (time.Time, time.Time) { return now.Add(-c.silence), now.Add(-c.silence) }}
+		n := &store.Node{Node: swarm.Node{ID: "n"}, Stopping: true}
+		n.Status.State = c.state
+		next := j.node(n)
+		if next == nil {
+			next = n
+		}
+		if next.Status.State != c.wantState || next.Status.Message != c.wantMessage {
+			t.Errorf("%s: %+v", c.name, next.Status)
+		}
+	}
+}
+
 func TestJudgeManagers(t *testing.T) {
 	now := time.Unix(1000, 0)
 	heard := func(id string, _ time.Time) (time.Time, time.Time) {

@@ -23,12 +23,14 @@ type cache struct {
 	publishers map[string]bool
 	// left says at which index tasks stopped being offered.
 	left map[string]uint64
+	// serving says at which index tasks that serve began to.
+	serving map[string]uint64
 	// clock is the time of revisions.
 	clock func() time.Time
 }
 
 func newCache(clock func() time.Time) *cache {
-	return &cache{clock: clock, feeds: map[string]*feed{}, roster: newRoster(), publishers: map[string]bool{}, left: map[string]uint64{}}
+	return &cache{clock: clock, feeds: map[string]*feed{}, roster: newRoster(), publishers: map[string]bool{}, left: map[string]uint64{}, serving: map[string]uint64{}}
 }
 
 // reset starts over from a view. What left before stays known.
@@ -67,11 +69,16 @@ func (c *cache) apply(commit store.Commit) *touched {
 	}
 	maps.Copy(c.roster.stale, t.members)
 	c.roster.all = c.roster.all || t.keys
+	for _, id := range t.serving {
+		c.serving[id] = commit.Index
+	}
 	for _, id := range t.left {
 		c.left[id] = commit.Index
+		delete(c.serving, id)
 	}
 	for _, id := range t.forgotten {
 		delete(c.left, id)
+		delete(c.serving, id)
 	}
 	c.done = commit.Index
 	return t
@@ -99,6 +106,15 @@ func (c *cache) leftAt(task string) (uint64, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	i, ok := c.left[task]
+	return i, ok
+}
+
+// servesSince says at which index a task began to serve; false if it does not, or
+// began before this manager watched.
+func (c *cache) servesSince(task string) (uint64, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i, ok := c.serving[task]
 	return i, ok
 }
 

@@ -70,12 +70,18 @@ func (d *Dispatcher) late(task string) (nodes []string, wait bool) {
 	return nodes, wait
 }
 
+// sends says that a node may send connections to tasks: it is up, if only for as long
+// as it takes to shut down.
+func sends(n *store.Node) bool {
+	return n != nil && (n.Status.State == swarm.NodeStateReady || n.Status.State == swarm.NodeStateDisconnected)
+}
+
 // subscribers are the nodes, as far as they are up, that know a network.
 func subscribers(v *store.View, n *store.Network) []string {
 	var out []string
 	if n.Spec.Ingress {
 		for _, node := range v.Nodes() {
-			if node.Status.State == swarm.NodeStateReady {
+			if sends(node) {
 				out = append(out, node.ID)
 			}
 		}
@@ -83,7 +89,7 @@ func subscribers(v *store.View, n *store.Network) []string {
 	}
 	for _, t := range v.TasksOnNetwork(n.ID) {
 		node := v.Node(t.NodeID)
-		if live(t) && node != nil && node.Status.State == swarm.NodeStateReady && !slices.Contains(out, t.NodeID) {
+		if live(t) && sends(node) && !slices.Contains(out, t.NodeID) {
 			out = append(out, t.NodeID)
 		}
 	}

@@ -60,11 +60,11 @@ func (d *Dispatcher) lags(v *store.View, s *session) []Lag {
 
 // catchUp waits until every commit that the store holds has been taken in.
 func (d *Dispatcher) catchUp(ctx context.Context) error {
-	var index uint64
-	d.cfg.Store.View(func(v *store.View) { index = v.Index() })
+	var newest uint64
+	d.cfg.Store.View(func(v *store.View) { newest = v.Changed() })
 	poll := time.NewTicker(d.cfg.Coalesce)
 	defer poll.Stop()
-	for d.cache.processed() < index {
+	for d.cache.processed() < newest {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)

@@ -102,12 +102,19 @@ func (j judge) node(n *store.Node) *store.Node {
 	next := *n
 	beat, since := j.heard(n.ID, j.now)
 	switch {
+	case n.Stopping && n.Status.State == swarm.NodeStateDown:
+		// It stays so until a new session says otherwise.
+	case !beat.IsZero() && j.now.Sub(beat) <= j.lease && n.Stopping:
+		next.Status.State, next.Status.Message = swarm.NodeStateDisconnected, stoppingMessage
 	case !beat.IsZero() && j.now.Sub(beat) <= j.lease:
 		if n.Status.State != swarm.NodeStateReady {
 			next.Status.State, next.Status.Message = swarm.NodeStateReady, ""
 		}
 	case n.Status.State != swarm.NodeStateDown && j.now.Sub(since) > j.lease && !j.spared[n.ID]:
 		next.Status.State, next.Status.Message = swarm.NodeStateDown, "heartbeat failure"
+		if n.Stopping {
+			next.Status.Message = stoppedMessage
+		}
 	}
 	next.ManagerStatus = j.manager(&next)
 	if next.Status == n.Status && sameManager(next.ManagerStatus, n.ManagerStatus) {

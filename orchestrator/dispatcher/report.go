@@ -176,6 +176,23 @@ func collect(tx *store.Tx, batch []report, now time.Time) {
 	}
 }
 
+// What the status of a node says while its machine shuts down, and afterwards.
+const (
+	stoppingMessage = "the machine is shutting down"
+	stoppedMessage  = "the machine was shut down"
+)
+
+// stopped returns a node that has said that it shuts down as it is without a session;
+// nil if it is so, or never said so.
+func stopped(n *store.Node) *store.Node {
+	if n == nil || !n.Stopping || n.Status.State == swarm.NodeStateDown {
+		return nil
+	}
+	next := *n
+	next.Status.State, next.Status.Message = swarm.NodeStateDown, stoppedMessage
+	return &next
+}
+
 // described returns the node as it describes itself, nil if it did not change.
 func described(n *store.Node, req *protocol.SessionRequest) *store.Node {
 	next := *n
@@ -185,8 +202,11 @@ func described(n *store.Node, req *protocol.SessionRequest) *store.Node {
 		next.DataAddr = req.DataAddr
 		next.Status.Addr = req.DataAddr.String()
 	}
-	next.Direct = req.Direct
-	if next.DataAddr == n.DataAddr && next.Direct == n.Direct && next.Status == n.Status && reflect.DeepEqual(next.Description, n.Description) {
+	next.Direct, next.Stopping = req.Direct, req.Stopping
+	if req.Stopping {
+		next.Status.State, next.Status.Message = swarm.NodeStateDisconnected, stoppingMessage
+	}
+	if next.DataAddr == n.DataAddr && next.Direct == n.Direct && next.Stopping == n.Stopping && next.Status == n.Status && reflect.DeepEqual(next.Description, n.Description) {
 		return nil
 	}
 	return &next

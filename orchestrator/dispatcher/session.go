@@ -2,8 +2,10 @@ package dispatcher
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -199,7 +201,26 @@ func (d *Dispatcher) handleSession(w http.ResponseWriter, r *http.Request) {
 	err = d.stream(ctx, s, func(m *protocol.Message) error { return sender.Send(m) })
 	end(err)
 	<-described
+	if req.Stopping && errors.Is(err, context.Canceled) {
+		d.seeOff(node)
+	}
 	d.cfg.Logger.Debug("session ended", "node", node, "reason", err)
+}
+
+// seeOff notes that a node that was shutting down, and has no task any more, has
+// ended its session. If that does not work, its lease ends.
+func (d *Dispatcher) seeOff(node string) {
+	ctx, cancel := context.WithTimeout(context.Background(), d.cfg.Lease)
+	defer cancel()
+	err := store.Transact(ctx, d.cfg.Store, d.cfg.Proposer, func(tx *store.Tx) error {
+		if next := stopped(tx.Node(node)); next != nil && !slices.ContainsFunc(tx.TasksOnNode(node), live) {
+			tx.Update(next)
+		}
+		return nil
+	})
+	if err != nil {
+		d.cfg.Logger.Debug("a node's shutdown is noticed later", "node", node, "error", err)
+	}
 }
 
 // admit refuses nodes that are not in the store, and waits until the dispatcher runs.

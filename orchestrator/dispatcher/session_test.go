@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/certs"
+	"github.com/meshd/meshd/orchestrator/placement"
 	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/orchestrator/store"
 )
@@ -197,6 +199,39 @@ func TestSlowSessionHoldsUpNobody(t *testing.T) {
 	a.until("all 50", func(m *protocol.Message) bool {
 		n := networkIn(m, "mesh")
 		return n != nil && len(n.Endpoints) == 50
+	})
+}
+
+func TestShutdownOfANode(t *testing.T) {
+	w := newWorld(t)
+	w.add(task("w1", "web", "n2", 11, swarm.TaskStateRunning))
+	d := w.start(Config{})
+	say := func(stopping bool) {
+		t.Helper()
+		req := protocol.SessionRequest{Description: w.node("n2").Description, Stopping: stopping}
+		if err := d.submit(t.Context(), report{node: "n2", description: &req}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say(true)
+	if n := w.node("n2"); n.Status.State != swarm.NodeStateDisconnected || !member(n).Stopping || placement.Usable(n) {
+		t.Errorf("while it shuts down: %+v", n.Status)
+	}
+	w.set("w1", swarm.TaskStateRunning, swarm.TaskStateShutdown)
+	if late, _ := d.late("w1"); !slices.Contains(late, "n2") {
+		t.Errorf("its own clients are not waited for, only those of %v", late)
+	}
+	if d.seeOff("n2"); w.node("n2").Status.State == swarm.NodeStateDown {
+		t.Error("given up with a task that still ends")
+	}
+	w.set("w1", swarm.TaskStateShutdown, swarm.TaskStateShutdown)
+	if d.seeOff("n2"); w.node("n2").Status.State != swarm.NodeStateDown {
+		t.Errorf("after its last session: %+v", w.node("n2").Status)
+	}
+	say(false)
+	poll(t, "n2 to be ready again", func() bool {
+		d.beat("n2")
+		return w.node("n2").Status.State == swarm.NodeStateReady
 	})
 }
 

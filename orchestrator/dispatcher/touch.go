@@ -31,6 +31,8 @@ type touched struct {
 	keys    bool
 	// all: something that any session may depend on changed.
 	all bool
+	// serving are tasks that began to serve.
+	serving []string
 	// left are tasks that stopped being offered to clients.
 	left []string
 	// forgotten are tasks that are gone from the store.
@@ -80,6 +82,9 @@ func (c *touched) task(old, next *store.Task, publishes func(string) bool) {
 	if (was == protocol.EndpointStarting || was == protocol.EndpointServing) &&
 		is != protocol.EndpointStarting && is != protocol.EndpointServing && next != nil {
 		c.left = append(c.left, next.ID)
+	}
+	if is == protocol.EndpointServing && was != is {
+		c.serving = append(c.serving, next.ID)
 	}
 	if next == nil {
 		c.forgotten = append(c.forgotten, old.ID)
@@ -186,7 +191,7 @@ func member(n *store.Node) protocol.Node {
 	return protocol.Node{
 		Role: n.Spec.Role,
 		ID:   n.ID, Hostname: n.Description.Hostname, DataAddr: n.DataAddr, Direct: n.Direct, Labels: n.Spec.Labels,
-		Down: n.Status.State == swarm.NodeStateDown,
+		Stopping: n.Stopping, Down: n.Status.State == swarm.NodeStateDown,
 	}
 }
 

@@ -197,9 +197,9 @@ func (r Rules) Allow(n *store.Node) bool {
 }
 
 // Usable says whether tasks that a node has may stay there: it is part of the
-// cluster, not known to be down, and not being drained.
+// cluster, neither down nor shutting down, and not being drained.
 func Usable(n *store.Node) bool {
-	return Reached(n) && n.Spec.Availability != swarm.NodeAvailabilityDrain
+	return Reached(n) && !n.Stopping && n.Spec.Availability != swarm.NodeAvailabilityDrain
 }
 
 // Draining says that the tasks of a node are to leave it, and can do so in order.
@@ -211,6 +211,6 @@ func Reached(n *store.Node) bool { return n != nil && n.Status.State != swarm.No
 
 // Open says whether a node takes new tasks.
 func Open(n *store.Node) bool {
-	return n != nil && n.Status.State == swarm.NodeStateReady &&
+	return n != nil && n.Status.State == swarm.NodeStateReady && !n.Stopping &&
 		(n.Spec.Availability == swarm.NodeAvailabilityActive || n.Spec.Availability == "")
 }

@@ -98,6 +98,11 @@ func TestNodeStates(t *testing.T) {
 			t.Errorf("%s/%s: usable %v, open %v", tc.state, tc.availability, Usable(n), Open(n))
 		}
 	}
+	stopping := &store.Node{Stopping: true}
+	stopping.Status.State, stopping.Spec.Availability = swarm.NodeStateReady, swarm.NodeAvailabilityActive
+	if Usable(stopping) || Open(stopping) {
+		t.Error("a node that shuts down keeps its tasks")
+	}
 	if Usable(nil) || Open(nil) {
 		t.Error("a node that is gone is neither")
 	}

@@ -33,6 +33,9 @@ type SessionRequest struct {
 	DataAddr netip.Addr
 	// Direct says that the node takes overlay packets without encapsulation.
 	Direct bool `json:",omitempty"`
+	// Stopping says that the machine is about to shut down: its tasks are to go on
+	// elsewhere.
+	Stopping bool `json:",omitempty"`
 }
 
 // Message is one step of a session. Unset fields say nothing.
@@ -88,6 +91,8 @@ type Node struct {
 	Labels map[string]string `json:",omitempty"`
 	// Role is the one that the node should have.
 	Role swarm.NodeRole `json:",omitempty"`
+	// Stopping says that the node is shutting down in order, or has done so.
+	Stopping bool `json:",omitempty"`
 	// Down says that managers have given the node up.
 	Down bool `json:",omitempty"`
 }

@@ -76,6 +76,9 @@ func (d *demand) against(n *node) []string {
 }
 
 func closed(n *store.Node) string {
+	if n.Stopping {
+		return "is shutting down, or has done so"
+	}
 	if n.Status.State != swarm.NodeStateReady {
 		return "is " + string(cmp.Or(n.Status.State, swarm.NodeStateUnknown))
 	}

@@ -22,6 +22,8 @@ type picture struct {
 	tasks   []*store.Task
 	specs   []*store.Spec
 	nodes   map[string]*store.Node
+	// serving: see Config.Serving.
+	serving func(*store.Task) bool
 	now     time.Time
 }
 

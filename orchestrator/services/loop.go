@@ -19,6 +19,9 @@ type Config struct {
 	Store    *store.Store
 	Proposer store.Proposer
 	Log      *slog.Logger
+	// Serving says of running tasks in a view whether all nodes whose clients may
+	// turn to them know; nil: to run is enough.
+	Serving func(v *store.View) func(*store.Task) bool
 }
 
 // Loop keeps the tasks of all services.
@@ -141,13 +144,18 @@ func (l *Loop) batch(ctx context.Context, due map[string]bool) error {
 		for _, n := range tx.Nodes() {
 			nodes[n.ID] = n
 		}
+		var serving func(*store.Task) bool
+		if l.cfg.Serving != nil {
+			serving = l.cfg.Serving(tx.View)
+		}
 		for _, id := range slices.Sorted(maps.Keys(due)) {
 			if tx.Len() >= control.MaxBatch {
 				break
 			}
 			tasks := tx.TasksOfService(id)
 			d := decide(picture{
-				id: id, service: tx.Service(id), tasks: tasks, specs: tx.SpecsOf(id), nodes: nodes, now: time.Now().UTC(),
+				id: id, service: tx.Service(id), tasks: tasks, specs: tx.SpecsOf(id), nodes: nodes, serving: serving,
+				now: time.Now().UTC(),
 			})
 			seen[id] = look{len(tasks), d.again}
 			apply(tx, d)

@@ -8,13 +8,20 @@ import (
 
 	"github.com/moby/moby/api/types/swarm"
 
+	"github.com/meshd/meshd/orchestrator/control"
 	"github.com/meshd/meshd/orchestrator/placement"
 	"github.com/meshd/meshd/orchestrator/store"
 	"github.com/meshd/meshd/orchestrator/tasklife"
 )
 
-// defaultMonitor is how long a new task is watched unless the service says.
-const defaultMonitor = 5 * time.Second
+const (
+	// defaultMonitor is how long a new task is watched unless the service says.
+	defaultMonitor = 5 * time.Second
+	// servingPatience is how long an update waits for nodes that have not taken in
+	// that a new task runs, servingPoll how often it asks.
+	servingPatience = 2 * time.Second
+	servingPoll     = 50 * time.Millisecond
+)
 
 // rollout is where a rolling update stands.
 type rollout struct {
@@ -189,7 +196,7 @@ func (c *scene) isNew(t *store.Task, started time.Time) bool {
 // surveyNew looks at a slot that has a task of the new version, and says whether
 // the update is still at work on it.
 func (c *scene) surveyNew(s *slot, t *store.Task, r *rollout, d *decision) (busy bool) {
-	up := t.Status.State == swarm.TaskStateRunning
+	up := t.Status.State == swarm.TaskStateRunning && c.serves(t, d)
 	if up || r.config.Order != swarm.UpdateOrderStartFirst {
 		if st := c.retire(s); len(st.update) > 0 {
 			d.steps = append(d.steps, st)
@@ -208,6 +215,17 @@ func (c *scene) surveyNew(s *slot, t *store.Task, r *rollout, d *decision) (busy
 	}
 	d.wake(free)
 	return true
+}
+
+// serves says that clients on every node reach a running task, or that those which
+// are late were waited for.
+func (c *scene) serves(t *store.Task, d *decision) bool {
+	end := t.UpdatedAt.Add(servingPatience)
+	if c.serving == nil || !end.After(c.now) || c.serving(t) {
+		return true
+	}
+	d.wake(control.Earlier(end, c.now.Add(servingPoll)))
+	return false
 }
 
 // retire shuts down the slot's tasks of other versions.

@@ -62,6 +62,32 @@ func TestStartFirstUpdateKeepsAllRunning(t *testing.T) {
 	})
 }
 
+// The old task stays until nodes know of the new one, but not for ever.
+func TestUpdateWaitsUntilTheNewTaskServesEverywhere(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.nodes(3)
+		w.create(replicas(2), updating(swarm.UpdateConfig{Parallelism: 1, Order: swarm.UpdateOrderStartFirst}))
+		w.pass(time.Second)
+		w.deaf = true
+		w.update(force)
+		w.pass(1500 * time.Millisecond)
+		w.want(1, "at version 2", at(2))
+		w.want(3, "running", running)
+		w.deaf = false
+		w.pass(500 * time.Millisecond)
+		w.want(2, "at version 2", at(2))
+		w.want(2, "running", running)
+
+		w.deaf = true
+		w.update(force)
+		w.pass(3 * time.Second)
+		w.want(2, "at version 3", at(3)) // both, with two seconds between them
+		w.want(3, "running", running)
+		w.pass(2 * time.Second)
+		w.want(2, "running", running)
+	})
+}
+
 func TestUpdateDelay(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.nodes(1)

@@ -29,6 +29,8 @@ type world struct {
 	slow bool
 	// idle says that agents do nothing.
 	idle bool
+	// deaf says that some node takes in no news of tasks that run.
+	deaf bool
 }
 
 func inWorld(t *testing.T, fn func(w *world)) {
@@ -37,7 +39,12 @@ func inWorld(t *testing.T, fn func(w *world)) {
 		w := &world{T: t, store: s, prop: prop}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
-		loop := New(Config{Store: s, Proposer: prop, Log: slog.New(slog.DiscardHandler)})
+		loop := New(Config{
+			Store: s, Proposer: prop, Log: slog.New(slog.DiscardHandler),
+			Serving: func(*store.View) func(*store.Task) bool {
+				return func(*store.Task) bool { return !w.deaf }
+			},
+		})
 		go func() { done <- loop.Run(ctx) }()
 		fn(w)
 		cancel()

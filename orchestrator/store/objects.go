@@ -95,6 +95,9 @@ type Node struct {
 	DataAddr netip.Addr
 	// Direct says that it takes overlay packets without encapsulation.
 	Direct bool
+	// Stopping says that its machine is shutting down, or has done so: it keeps no
+	// tasks. The node's next session after its start ends that.
+	Stopping bool `json:",omitempty"`
 }
 
 // Service is what a user asked to run.

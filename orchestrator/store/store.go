@@ -23,6 +23,7 @@ const ingressIndex = "ingress"
 // objects it returns stay valid for ever, and must not be modified.
 type View struct {
 	index    uint64
+	changed  uint64
 	clusters *table[*Cluster]
 	nodes    *table[*Node]
 	services *table[*Service]
@@ -68,6 +69,10 @@ func newView() View {
 
 // Index is the raft index of the last applied batch.
 func (v *View) Index() uint64 { return v.index }
+
+// Changed is the raft index of the last batch that was not refused: the newest commit
+// that watchers get.
+func (v *View) Changed() uint64 { return v.changed }
 
 // Cluster returns the cluster object, nil before the first is created.
 func (v *View) Cluster() *Cluster { return v.clusters.get(ClusterID) }
@@ -204,6 +209,7 @@ func (s *Store) Apply(index uint64, b Batch) error {
 		}
 		events = append(events, e)
 	}
+	s.view.changed = index
 	s.notifyLocked(Commit{Index: index, Events: events})
 	return nil
 }
@@ -280,7 +286,7 @@ func (s *Store) Restore(r io.Reader) error {
 		return fmt.Errorf("store: snapshot has format %d, this version reads 1", h.Format)
 	}
 	v := newView()
-	v.index = h.Index
+	v.index, v.changed = h.Index, h.Index
 	for i := range h.Objects {
 		var body json.RawMessage
 		row := snapshotRow{Body: &body}

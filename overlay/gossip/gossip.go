@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -45,6 +46,9 @@ type Member struct {
 	Addr netip.AddrPort
 	// GivenUp says that managers count it as down already.
 	GivenUp bool
+	// Leaving says that managers know that it shuts down in order: that it falls silent
+	// is no news.
+	Leaving bool
 }
 
 // Gossip is this node's part in the cluster's failure detection.
@@ -55,6 +59,8 @@ type Gossip struct {
 	seek    chan struct{} // the joiner's
 	changes chan struct{}
 	answers chan answer
+	// leaving: this node serves no more, and says so.
+	leaving atomic.Bool
 
 	mu      sync.Mutex
 	keys    [][]byte
@@ -121,6 +127,21 @@ func (g *Gossip) Down() map[string]bool {
 	return maps.Clone(g.down)
 }
 
+// Leave tells the others that this node serves no more, as it is about to shut down,
+// and returns when they are likely to have heard: they mask it at once. It goes on
+// watching them.
+func (g *Gossip) Leave() error {
+	g.leaving.Store(true)
+	list := g.open()
+	if list == nil {
+		return nil // nobody has met this node
+	}
+	if err := list.UpdateNode(farewell); err != nil {
+		return fmt.Errorf("gossip: say that this node leaves: %w", err)
+	}
+	return nil
+}
+
 // Alive are the nodes that gossip sees now, this one included; none before it runs.
 func (g *Gossip) Alive() map[string]bool {
 	if list := g.open(); list != nil {
@@ -163,14 +184,16 @@ func (g *Gossip) wishes() ([][]byte, []Member) {
 }
 
 // publish makes a new mask known if it differs.
-func (g *Gossip) publish(down map[string]bool) {
+func (g *Gossip) publish(down, left map[string]bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if maps.Equal(down, g.down) {
 		return
 	}
 	for id := range down {
-		if !g.down[id] {
+		if !g.down[id] && left[id] {
+			g.log.Info("a node leaves: its tasks get no new connections from here", "node", id)
+		} else if !g.down[id] {
 			g.log.Warn("a node does not answer any more: its tasks get no new connections from here", "node", id)
 		}
 	}
@@ -198,6 +221,8 @@ const (
 	// recheckSilent is how often one that does not answer is: it may be only
 	// gossip that does not come through to it any more.
 	recheckSilent = 5 * time.Second
+	// farewell bounds the wait for the others to hear that this node leaves.
+	farewell = time.Second
 	// reopen is the pause after the port could not be opened.
 	reopen = 5 * time.Second
 )

@@ -46,6 +46,35 @@ func TestDaemonRestartIsNoDeath(t *testing.T) {
 	c.seen(limit, 2)
 }
 
+// One that says that it leaves is masked at once, though its machine answers, also
+// after it is gone, and until it is back.
+func TestLeaving(t *testing.T) {
+	c := newCluster(t, 4)
+	c.startAll()
+	if err := c.nodes[2].Leave(); err != nil {
+		t.Fatal(err)
+	}
+	n := c.nodes[2]
+	c.nodes[2] = nil
+	c.seen(limit, 2)
+	if down := n.Down(); len(down) > 0 {
+		t.Errorf("the one that leaves masks %v", down)
+	}
+	c.nodes[2] = n
+	c.kill(2)
+	c.within(limit, "the others have lost it", func() error {
+		for i, n := range c.running() {
+			if alive(n.open())[c.all[2].ID] {
+				return fmt.Errorf("node %d still has it", i)
+			}
+		}
+		return nil
+	})
+	c.seen(limit, 2)
+	c.start(2, key(1))
+	c.seen(limit)
+}
+
 // The default sign of life is what a kernel does without any daemon.
 func TestReach(t *testing.T) {
 	l, err := net.Listen("tcp", "127.79.255.1:0")

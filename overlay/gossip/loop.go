@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -16,13 +17,15 @@ type sight struct {
 	ring *memberlist.Keyring
 	met  map[string]bool
 	gone map[string]lost
+	// left are those that said that they serve no more; it holds until they are back.
+	left map[string]bool
 	mask map[string]bool
 	// failed: the port could not be opened when last tried.
 	failed bool
 }
 
 func (g *Gossip) loop(ctx context.Context, checks *errgroup.Group) error {
-	s := &sight{met: map[string]bool{}, gone: map[string]lost{}, mask: map[string]bool{}}
+	s := &sight{met: map[string]bool{}, gone: map[string]lost{}, left: map[string]bool{}, mask: map[string]bool{}}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -53,7 +56,7 @@ func (g *Gossip) look(ctx context.Context, s *sight, checks *errgroup.Group) tim
 	if err := setKeys(s.ring, keys); err != nil {
 		g.log.Error("gossip goes on with its former keys", "error", err)
 	}
-	s.see(g.cfg.NodeID, members, alive(list))
+	s.see(g.cfg.NodeID, members, alive(list), leaving(list))
 	g.decide(s)
 	return g.ask(ctx, s, members, checks)
 }
@@ -64,7 +67,7 @@ func (g *Gossip) ask(ctx context.Context, s *sight, members []Member, checks *er
 	next, now := reopen, time.Now()
 	for _, m := range members {
 		l, ok := s.gone[m.ID]
-		if !ok || l.asking || m.GivenUp && l.silent {
+		if !ok || l.asking || s.left[m.ID] || m.GivenUp && l.silent {
 			continue
 		}
 		if wait := l.due.Sub(now); wait > 0 {
@@ -93,8 +96,9 @@ func (s *sight) answered(a answer, now time.Time) {
 	s.gone[a.id] = l
 }
 
-// see compares who is alive with who was met.
-func (s *sight) see(self string, members []Member, alive map[string]bool) {
+// see compares who is alive with who was met; leaving are those of them that say that
+// they leave.
+func (s *sight) see(self string, members []Member, alive, leaving map[string]bool) {
 	listed := map[string]bool{}
 	for _, m := range members {
 		listed[m.ID] = true
@@ -103,6 +107,9 @@ func (s *sight) see(self string, members []Member, alive map[string]bool) {
 		case alive[m.ID]:
 			s.met[m.ID] = true
 			delete(s.gone, m.ID)
+			if delete(s.left, m.ID); leaving[m.ID] {
+				s.left[m.ID] = true
+			}
 		case s.met[m.ID]:
 			s.gone[m.ID] = s.gone[m.ID]
 		}
@@ -111,14 +118,21 @@ func (s *sight) see(self string, members []Member, alive map[string]bool) {
 		if !listed[id] {
 			delete(s.met, id)
 			delete(s.gone, id)
+			delete(s.left, id)
 		}
 	}
 }
 
 func (g *Gossip) decide(s *sight) {
 	_, members := g.wishes()
-	s.mask = mask(g.cfg.NodeID, members, s.gone, s.mask)
-	g.publish(s.mask)
+	s.mask = mask(g.cfg.NodeID, members, s.gone, s.left, s.mask)
+	expected := maps.Clone(s.left)
+	for _, m := range members {
+		if m.Leaving {
+			expected[m.ID] = true
+		}
+	}
+	g.publish(s.mask, expected)
 }
 
 // start opens the member list; nil when that fails, e.g. for a port in use: then

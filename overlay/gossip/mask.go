@@ -12,16 +12,17 @@ type lost struct {
 	due time.Time
 }
 
-// mask decides which members to take out of service. last is what was masked
-// before.
+// mask decides which members to take out of service: those that are silent, and those
+// that left. last is what was masked before.
 //
 // When more than half of the others seem dead at once, the likelier reason is this
 // node: its cable, its firewall, its own starvation. Masking would then
 // leave it without any backend, for no gain: if it is cut off they are out of reach
 // either way, and if only gossip is broken they serve. So nothing more is masked, and
 // the managers' word, which comes another way, decides. Nodes that managers have
-// given up already say nothing about this node and do not count.
-func mask(self string, members []Member, gone map[string]lost, last map[string]bool) map[string]bool {
+// given up already, and those that shut down in order, say nothing about this node and
+// do not count.
+func mask(self string, members []Member, gone map[string]lost, left, last map[string]bool) map[string]bool {
 	others, silent := 0, 0
 	out := map[string]bool{}
 	for _, m := range members {
@@ -29,10 +30,10 @@ func mask(self string, members []Member, gone map[string]lost, last map[string]b
 			continue
 		}
 		dead := gone[m.ID].silent
-		if dead {
+		if dead || left[m.ID] {
 			out[m.ID] = true
 		}
-		if m.GivenUp {
+		if m.GivenUp || m.Leaving || left[m.ID] {
 			continue
 		}
 		others++
@@ -44,7 +45,7 @@ func mask(self string, members []Member, gone map[string]lost, last map[string]b
 		return out
 	}
 	for id := range out {
-		if !last[id] {
+		if !last[id] && !left[id] {
 			delete(out, id)
 		}
 	}

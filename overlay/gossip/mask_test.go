@@ -32,7 +32,7 @@ func set(names string) map[string]bool {
 
 func TestMask(t *testing.T) {
 	for _, tc := range []struct {
-		name, members, silent, living, last, want string
+		name, members, silent, living, left, last, want string
 	}{
 		{name: "all well", members: "me a b"},
 		{name: "one of two", members: "me a b", silent: "a", want: "a"},
@@ -46,6 +46,10 @@ func TestMask(t *testing.T) {
 		{name: "given up ones do not make a majority of living", members: "me a C", silent: "a c"},
 		{name: "never myself", members: "me a b", silent: "me"},
 		{name: "not listed any more", members: "me a b", silent: "x", last: "x"},
+		{name: "one that left", members: "me a b", left: "a", want: "a"},
+		{name: "the only other one left", members: "me a", left: "a", want: "a"},
+		{name: "those that left say nothing about me", members: "me a b c d", silent: "a c d", left: "c d", want: "a c d"},
+		{name: "those that left are no majority", members: "me a b c d", silent: "a", left: "b c", want: "a b c"},
 		{name: "the others are back", members: "me a b c", silent: "a", last: "", want: "a"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -56,7 +60,7 @@ func TestMask(t *testing.T) {
 			for name := range set(tc.living) {
 				gone[name] = lost{}
 			}
-			if got := mask("me", members(tc.members), gone, set(tc.last)); !maps.Equal(got, set(tc.want)) {
+			if got := mask("me", members(tc.members), gone, set(tc.left), set(tc.last)); !maps.Equal(got, set(tc.want)) {
 				t.Errorf("masked %v, want %q", got, tc.want)
 			}
 		})
@@ -75,16 +79,16 @@ func TestMissing(t *testing.T) {
 }
 
 func TestOnlyMetNodesAreLost(t *testing.T) {
-	s := &sight{met: map[string]bool{}, gone: map[string]lost{}}
-	s.see("me", members("me a b"), set("me a"))
+	s := &sight{met: map[string]bool{}, gone: map[string]lost{}, left: map[string]bool{}}
+	s.see("me", members("me a b"), set("me a"), nil)
 	if len(s.gone) != 0 {
 		t.Fatalf("b was never met, but counts as lost: %v", s.gone)
 	}
-	s.see("me", members("me a b"), set("me b"))
+	s.see("me", members("me a b"), set("me b"), nil)
 	if _, ok := s.gone["a"]; !ok || len(s.gone) != 1 {
 		t.Fatalf("lost %v, want a", s.gone)
 	}
-	s.see("me", members("me b"), set("me b"))
+	s.see("me", members("me b"), set("me b"), nil)
 	if len(s.gone) != 0 || s.met["a"] {
 		t.Errorf("a left the cluster, but is remembered: %v", s.gone)
 	}

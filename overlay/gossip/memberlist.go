@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -59,6 +60,7 @@ func (g *Gossip) config(ring *memberlist.Keyring) *memberlist.Config {
 	c.TCPTimeout, c.PushPullInterval = streamTimeout, syncInterval
 	c.DeadNodeReclaimTime = reclaim
 	c.Events = bell{g.wake}
+	c.Delegate = told{leaving: &g.leaving}
 	c.Logger = log.New(debugLog{g.log}, "", 0)
 	if g.cfg.tune != nil {
 		g.cfg.tune(c)
@@ -73,12 +75,42 @@ func (b bell) NotifyJoin(*memberlist.Node)   { signal(b.c) }
 func (b bell) NotifyLeave(*memberlist.Node)  { signal(b.c) }
 func (b bell) NotifyUpdate(*memberlist.Node) { signal(b.c) }
 
+// told is what this node tells of itself: whether it leaves.
+type told struct{ leaving *atomic.Bool }
+
+// leavingMeta is what a node that leaves says.
+const leavingMeta = "leaving"
+
+// NodeMeta implements memberlist.Delegate.
+func (t told) NodeMeta(int) []byte {
+	if t.leaving.Load() {
+		return []byte(leavingMeta)
+	}
+	return nil
+}
+
+func (told) NotifyMsg([]byte)                {}
+func (told) GetBroadcasts(int, int) [][]byte { return nil }
+func (told) LocalState(bool) []byte          { return nil }
+func (told) MergeRemoteState([]byte, bool)   {}
+
 // debugLog takes memberlist's log, of which all that matters is said elsewhere.
 type debugLog struct{ log *slog.Logger }
 
 func (d debugLog) Write(line []byte) (int, error) {
 	d.log.Debug(strings.TrimSpace(string(line)))
 	return len(line), nil
+}
+
+// leaving are those that are there, and say that they leave.
+func leaving(list *memberlist.Memberlist) map[string]bool {
+	out := map[string]bool{}
+	for _, n := range list.Members() {
+		if string(n.Meta) == leavingMeta {
+			out[n.Name] = true
+		}
+	}
+	return out
 }
 
 func alive(list *memberlist.Memberlist) map[string]bool {

@@ -41,7 +41,8 @@ func TestPartition(t *testing.T) {
 		{"engine killed", testEngineKilled},
 		{"worker cut off", testWorkerCutOff},
 		{"leader cut off", testLeaderCutOff},
-		{"node stopped", testNodeStopped},
+		{"worker shut down", func(t *testing.T, c *cluster) { testShutDown(t, c, "node4") }},
+		{"leader shut down", func(t *testing.T, c *cluster) { testShutDown(t, c, c.leader("node1")) }},
 		{"worker gets another address", testWorkerMoves},
 		{"leader gets another address", testLeaderMoves},
 	} {
@@ -328,22 +329,4 @@ func testLeaderCutOff(t *testing.T, c *cluster) {
 		})
 	}
 	c.eventually("all is as desired again", func() error { return c.settled(old, "web", 6) })
-}
-
-func testNodeStopped(t *testing.T, c *cluster) {
-	const node = "node4"
-	k := c.call("node1", "node2").vip("node1")
-	k.hear(time.Second)
-	c.must("meshctl", "lab", "stop", "--name", c.name, node)
-	c.within(30*time.Second, "a stopped node's tasks run elsewhere", func() error {
-		if n := len(c.tasks("node1", "web")); n != 6 {
-			return fmt.Errorf("%d tasks run", n)
-		}
-		return readyNodes(c, "node1", 3)
-	})
-	replaced := time.Now() // before, the node's containers ended while nobody could know
-	k.hear(2 * time.Second)
-	c.must("meshctl", "lab", "start", "--name", c.name, node)
-	c.eventually("all is as desired again", func() error { return c.settled("node1", "web", 6) })
-	k.none(replaced)
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,7 +24,7 @@ const (
 
 const (
 	startTimeout = 60 * time.Second
-	stopTimeout  = 20 * time.Second
+	stopTimeout  = 60 * time.Second
 	killTimeout  = 20 * time.Second
 )
 
@@ -199,7 +201,8 @@ func (l *Lab) Kill(ctx context.Context, node string) error {
 	return l.afterEnd(ctx, node)
 }
 
-// Stop is a shutdown: meshd, the containers, the engine, each asked to end and waited for.
+// Stop is a shutdown, as systemd does it with our units: meshd ends its tasks in order, then meshd, what other containers there are, and the
+// engine are each asked to end and waited for.
 func (l *Lab) Stop(ctx context.Context, node string) error {
 	n, err := l.node(node)
 	if err != nil {
@@ -215,11 +218,41 @@ func (l *Lab) Stop(ctx context.Context, node string) error {
 
 // shutDown does what it can until ctx ends; what is left gets Kill.
 func (l *Lab) shutDown(ctx context.Context, node string) {
+	if err := l.endTasks(ctx, node); err != nil {
+		l.say("%s: end its tasks in order: %v", node, err)
+	}
 	l.endDaemon(ctx, node, Meshd)
 	if err := l.stopContainers(ctx, node); err != nil {
 		l.say("%s: stop containers: %v", node, err)
 	}
 	l.endDaemon(ctx, node, Engine)
+}
+
+// endTasks does what `meshctl shutdown` does.
+func (l *Lab) endTasks(ctx context.Context, node string) error {
+	meshd := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", meshdSocket(l.name, node))
+		},
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://meshd/mesh/shutdown", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := meshd.Do(req)
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist) {
+		return nil // it does not run
+	}
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusNoContent {
+		return fmt.Errorf("meshd answers %s", resp.Status)
+	}
+	l.say("%s: no task runs any more", node)
+	return nil
 }
 
 func (l *Lab) endDaemon(ctx context.Context, node, daemon string) {

@@ -31,6 +31,7 @@ type Managers struct {
 	attachReply protocol.AttachReply
 	refused     []protocol.Refused
 	reports     []protocol.AttachedReport
+	request     protocol.SessionRequest
 }
 
 type session struct {
@@ -133,14 +134,22 @@ func (m *Managers) Acks() []protocol.Ack {
 	return append([]protocol.Ack(nil), m.acks...)
 }
 
+// Request is what the node said when it opened its last session.
+func (m *Managers) Request() protocol.SessionRequest {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.request
+}
+
 // Open implements agent.Client.
-func (m *Managers) Open(ctx context.Context, addr, path string, _ any) (agent.Stream, error) {
+func (m *Managers) Open(ctx context.Context, addr, path string, in any) (agent.Stream, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.down[addr] || path != protocol.PathSession {
 		return nil, errors.Join(errors.New("connection refused"), errdefs.ErrUnavailable)
 	}
 	m.Calls.Add("session " + addr)
+	m.request, _ = in.(protocol.SessionRequest)
 	s := &session{addr: addr, out: make(chan protocol.Message), done: make(chan struct{})}
 	m.sessions = append(m.sessions, s)
 	context.AfterFunc(ctx, s.close)

@@ -1,0 +1,78 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// testShutDown: a machine that is shut down in order loses no call, and nobody takes it for dead.
+func testShutDown(t *testing.T, c *cluster, node string) {
+	others := slices.DeleteFunc([]string{"node1", "node2", "node3", "node4"}, func(n string) bool { return n == node })
+	asked := others[0]
+	// A node on which it did not just start needs no luck to have some.
+	c.eventually("the node has a task of the service", func() error { return c.hasTask(asked, node) })
+	k := c.call(others...).vip(asked)
+	k.hear(time.Second)
+	from := time.Now()
+	c.must("meshctl", "lab", "stop", "--name", c.name, node)
+	stopped := time.Since(from)
+	c.eventually("its tasks run elsewhere", func() error {
+		if n := len(c.tasks(asked, "web")); n != 6 {
+			return fmt.Errorf("%d tasks run", n)
+		}
+		return readyNodes(c, asked, 3)
+	})
+	t.Logf("%s was shut down in %.1fs; its tasks ran elsewhere after %.1fs", node, stopped.Seconds(), time.Since(from).Seconds())
+	k.hear(2 * time.Second)
+	k.none(from)
+	history := c.mustDocker(asked, "node", "ps", "--no-trunc", "--format", "{{.Name}} {{.CurrentState}} {{.Error}}", node)
+	if !strings.Contains(history, "Shutdown") || strings.Contains(history, "Running") {
+		t.Errorf("the history of %s does not say that its tasks were shut down:\n%s", node, history)
+	}
+	for _, n := range others {
+		for _, line := range c.saidSince(n, from) {
+			if strings.Contains(line, "does not answer any more") || strings.Contains(line, "may still send connections") {
+				t.Errorf("%s takes an orderly shutdown for something else: %s", n, line)
+			}
+		}
+	}
+	c.must("meshctl", "lab", "start", "--name", c.name, node)
+	c.eventually("all is as desired again", func() error { return c.settled(asked, "web", 6) })
+	c.mustDocker(asked, "service", "update", "-d", "--force", "web") // spread over all nodes again
+	c.eventually("the node takes tasks again", func() error {
+		if err := c.hasTask(asked, node); err != nil {
+			return err
+		}
+		return c.settled(asked, "web", 6)
+	})
+}
+
+func (c *cluster) hasTask(asked, node string) error {
+	tasks := c.tasks(asked, "web")
+	if !slices.ContainsFunc(tasks, func(tk task) bool { return tk.Node == node }) {
+		return fmt.Errorf("%s has none of %v", node, tasks)
+	}
+	return nil
+}
+
+// saidSince are the lines of a node's daemon from a moment on.
+func (c *cluster) saidSince(node string, from time.Time) []string {
+	c.t.Helper()
+	text, err := os.ReadFile(filepath.Join("/run/meshd", c.name, node, "meshd.log"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var out []string
+	for line := range strings.Lines(string(text)) {
+		stamp, _, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
+		if at, err := time.Parse(time.RFC3339Nano, stamp); err == nil && !at.Before(from) {
+			out = append(out, line)
+		}
+	}
+	return out
+}
