@@ -48,6 +48,9 @@ func (t *tables) answer(q *query, out, packet []byte, from netip.Addr, tcp bool)
 			return out, c, send
 		}
 	}
+	if c.decline {
+		return q.fail(out, mdns.RcodeRefused), c, send
+	}
 	if len(c.upstreams) == 0 {
 		return q.fail(out, mdns.RcodeNameError), c, send
 	}

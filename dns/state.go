@@ -30,6 +30,9 @@ type Client struct {
 	Names map[string][]netip.Addr
 	// Upstreams replaces State.Upstreams when not empty.
 	Upstreams []netip.AddrPort
+	// Decline has names refused that no zone knows, so that the client asks the next
+	// of its resolvers, which has names of its own.
+	Decline bool
 }
 
 // Zone maps names to addresses on one network.

@@ -33,6 +33,7 @@ type client struct {
 	names     map[string]*records
 	zones     []*zone
 	upstreams []netip.AddrPort
+	decline   bool
 }
 
 type zone struct {
@@ -96,7 +97,7 @@ func compileAfter(former *tables, s State, ttl time.Duration) *tables {
 		t.zones[id] = compileZone(z, seconds, former.zones[id])
 	}
 	for addr, c := range s.Clients {
-		out := &client{names: make(map[string]*records, len(c.Names)), upstreams: s.Upstreams}
+		out := &client{names: make(map[string]*records, len(c.Names)), upstreams: s.Upstreams, decline: c.Decline}
 		if len(c.Upstreams) > 0 {
 			out.upstreams = c.Upstreams
 		}

@@ -290,6 +290,21 @@ func TestTruncation(t *testing.T) {
 	}
 }
 
+// TestDeclined: a client with another resolver behind ours is sent there for what we
+// do not know, upstreams or not.
+func TestDeclined(t *testing.T) {
+	s := sample(netip.MustParseAddrPort("192.0.2.53:53"))
+	c := s.Clients[netip.MustParseAddr("127.0.0.1")]
+	c.Decline = true
+	s.Clients[netip.MustParseAddr("127.0.0.1")] = c
+	tab := compile(s, 5*time.Second)
+	for name, want := range map[string]int{"web.": mdns.RcodeSuccess, "me.": mdns.RcodeSuccess, "idle.": mdns.RcodeSuccess, "nobody.": mdns.RcodeRefused, "example.org.": mdns.RcodeRefused} {
+		if r, what := ask(t, tab, "127.0.0.1", name, mdns.TypeA); what != send || r.Rcode != want {
+			t.Errorf("%s: %v, want %s", name, r, mdns.RcodeToString[want])
+		}
+	}
+}
+
 func TestOddQueries(t *testing.T) {
 	tab := compile(sample(), 5*time.Second)
 	for name, c := range map[string]struct {

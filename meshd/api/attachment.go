@@ -219,9 +219,9 @@ func (c *creation) rewrite(ours []string, plan agent.AttachmentPlan) (later []li
 	return later
 }
 
-// nameserver makes our resolver the container's: like a task's by a file, or, where
-// the container is on networks of the engine's own, too, or brings settings for the
-// engine's resolver, behind that one.
+// nameserver makes our resolver the container's: like a task's by a file or, where it
+// brings settings for the engine's resolver, behind that one. Beside networks of
+// the engine's own its file is changed when it runs (package runner).
 func (c *creation) nameserver(file string, resolvers []netip.Addr, local bool) {
 	const path = "/etc/resolv.conf"
 	var mounts []raw
@@ -239,7 +239,8 @@ func (c *creation) nameserver(file string, resolvers []netip.Addr, local bool) {
 	}
 	switch {
 	case own || len(resolvers) == 0:
-	case local || file == "" || len(dns)+len(search)+len(options) > 0:
+	case local && len(dns)+len(search)+len(options) == 0:
+	case file == "" || len(dns)+len(search)+len(options) > 0:
 		c.host.set("Dns", append([]string{resolvers[0].String()}, dns...))
 	default:
 		m := raw{}

@@ -70,7 +70,7 @@ func TestContainerOnSwarmsNetwork(t *testing.T) {
 		"beside one of the engine's": {
 			body: `{"HostConfig":{"NetworkMode":"mine"},"NetworkingConfig":{"EndpointsConfig":{"mine":{},"att":null}}}`, plan: []string{"att"},
 			want: []string{"POST /containers/create", "POST /networks/ingress/connect", "POST /networks/att/connect",
-				`{"HostConfig":{"Dns":["10.255.0.1"],"NetworkMode":"mine"},"NetworkingConfig":{"EndpointsConfig":{"mine":{}}}}`, mesh,
+				`{"HostConfig":{"NetworkMode":"mine"},"NetworkingConfig":{"EndpointsConfig":{"mine":{}}}}`, mesh,
 				`{"Container":"newid","EndpointConfig":{"DriverOpts":{"mesh.task":"task1"},"IPAMConfig":{"IPv4Address":"10.254.0.9"}}}`},
 		},
 		"two, without a mode": {

@@ -210,7 +210,7 @@ func containerPrefix(id string) string {
 // addClient lets a task ask: its queries come from its address on the mesh
 // network, and see the networks that it is on.
 func addClient(clients map[netip.Addr]dns.Client, a protocol.Assignment, ingress string) {
-	c := dns.Client{Names: map[string][]netip.Addr{}}
+	c := dns.Client{Names: map[string][]netip.Addr{}, Decline: a.Beside}
 	var from, own []netip.Addr
 	for _, at := range a.Task.NetworksAttachments {
 		for _, p := range at.Addresses {

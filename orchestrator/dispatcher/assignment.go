@@ -12,7 +12,7 @@ import (
 
 // assign joins a task with all that running it needs; secrets are those it refers to.
 func assign(v *store.View, t *store.Task) protocol.Assignment {
-	out := protocol.Assignment{Task: v.JoinTask(t)}
+	out := protocol.Assignment{Task: v.JoinTask(t), Beside: t.Beside}
 	if s := v.Service(t.ServiceID); s != nil {
 		out.ServiceName, out.Service = s.Spec.Name, s.Spec.Annotations
 		out.Endpoint = withOwnPorts(endpointSpec(s), t)
@@ -84,7 +84,7 @@ type sentTask struct {
 
 func (s sentTask) same(t *store.Task, svc *store.Service) bool {
 	if s.task != t {
-		if !sameSpec(s.task, t) || s.task.DesiredState != t.DesiredState || s.task.SpecVersion != t.SpecVersion || !sameAttachments(s.task, t) {
+		if !sameSpec(s.task, t) || s.task.Beside != t.Beside || s.task.DesiredState != t.DesiredState || s.task.SpecVersion != t.SpecVersion || !sameAttachments(s.task, t) {
 			return false
 		}
 		if !reflect.DeepEqual(s.task.Annotations, t.Annotations) || !reflect.DeepEqual(s.task.Volumes, t.Volumes) {

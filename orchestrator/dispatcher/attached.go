@@ -111,7 +111,7 @@ func observed(v *store.View, old *store.Task, node string, c protocol.Attached, 
 	}
 	next := *old
 	next.Name, next.Spec.NetworkAttachmentSpec = c.Name, &swarm.NetworkAttachmentSpec{ContainerID: c.ContainerID}
-	next.Spec.Networks, next.NetworksAttachments = nil, nil
+	next.Spec.Networks, next.NetworksAttachments, next.Beside = nil, nil, c.Beside
 	next.Wanted = slices.Clone(old.Wanted)
 	keep := func(network string) bool {
 		named := slices.ContainsFunc(c.Networks, func(n protocol.AttachedTo) bool { return n.ID == network })

@@ -61,6 +61,9 @@ type Attached struct {
 	// Running: its addresses are there; a stopped one keeps them for its next start.
 	Running  bool
 	Networks []AttachedTo
+	// Beside: it is on networks of the engine's own, too, whose names the engine's
+	// resolver knows.
+	Beside bool `json:",omitempty"`
 	// Ports are those that the container publishes on its node.
 	Ports []swarm.PortConfig `json:",omitempty"`
 }

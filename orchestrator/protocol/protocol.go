@@ -112,8 +112,10 @@ type Tasks struct {
 // Assignment is a task with all that running it needs.
 type Assignment struct {
 	// Task carries its spec and the network objects of its attachments.
-	Task         swarm.Task
-	ServiceName  string
+	Task        swarm.Task
+	ServiceName string
+	// Beside is Attached's.
+	Beside       bool `json:",omitempty"`
 	Service      swarm.Annotations
 	Endpoint     *swarm.EndpointSpec `json:",omitempty"`
 	RegistryAuth string              `json:",omitempty"`

@@ -98,6 +98,7 @@ func attachedOf(c container.InspectResponse, networks map[string]string) (protoc
 		return out, false
 	}
 	bridged := false
+	out.Beside = named(c, networks)
 	for name, e := range c.NetworkSettings.Networks {
 		id := networks[name]
 		bridged = bridged || id == ""

@@ -149,6 +149,8 @@ type Task struct {
 	SpecVersion uint64
 	// Wanted are the addresses that an attachment asks for.
 	Wanted []netip.Addr `json:",omitempty"`
+	// Beside says of an attachment that it is on networks of its engine's own, too.
+	Beside bool `json:",omitempty"`
 	// Restarts counts how often the slot's task was replaced after it had ended by
 	// itself, RestartedAt says when. They are kept only where the restart policy
 	// limits the attempts, for as long as the slot stays at this SpecVersion.

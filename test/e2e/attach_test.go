@@ -30,6 +30,15 @@ func (c *cluster) finds(node, container, id string, names ...string) {
 	}
 }
 
+// reaches waits until a container has an answer under a service's name.
+func (c *cluster) reaches(node, container, name string) {
+	c.t.Helper()
+	c.eventually(container+" reaches "+name, func() error {
+		_, err := c.hostname(node, container, "http://"+name+":8080/")
+		return err
+	})
+}
+
 // lost waits until a container does not find a name any more.
 func (c *cluster) lost(node, container, name string) {
 	c.t.Helper()
@@ -56,9 +65,7 @@ func testAttached(t *testing.T, c *cluster) {
 	c.finds("node2", "two", one, "one", "uno", one[:12])
 	c.finds("node1", "one", two, "two", "10.77.0.50")
 	for node, container := range map[string]string{"node1": "one", "node2": "two"} {
-		if _, err := c.hostname(node, container, "http://inner:8080/"); err != nil {
-			t.Error(err)
-		}
+		c.reaches(node, container, "inner")
 	}
 	c.eventually("a published port answers", func() error {
 		if r := c.outside("sample", "get", "-timeout", "2s", "-field", "hostname", "http://"+c.address("node2")+":8099/"); !strings.HasPrefix(two, r.out) || r.code != 0 {
@@ -97,6 +104,20 @@ func testAttached(t *testing.T, c *cluster) {
 	c.mustDocker("node2", "network", "connect", "--alias", "tre", "--ip", "10.77.0.60", "open", "third")
 	c.finds("node1", "first", third, "third", "tre", "10.77.0.60")
 	c.finds("node2", "third", one, "uno")
+
+	// Beside a network of the engine's own, as compose makes one: names of both.
+	c.mustDocker("node2", "network", "create", "own")
+	neighbour := c.mustDocker("node2", "run", "-d", "--name", "neighbour", "--network", "own", image)
+	both := c.mustDocker("node2", "create", "--name", "both", "--network", "own", image)
+	c.mustDocker("node2", "network", "connect", "open", "both")
+	c.mustDocker("node2", "start", "both")
+	c.finds("node2", "both", one, "first", "uno")
+	c.finds("node2", "both", third, "third")
+	c.finds("node2", "both", neighbour, "neighbour")
+	c.finds("node1", "first", both, "both")
+	c.reaches("node2", "both", "inner")
+	c.mustDocker("node2", "rm", "-f", "both", "neighbour")
+	c.mustDocker("node2", "network", "rm", "own")
 
 	// Neither daemon's end is the container's; a power cut is, but not its address'.
 	c.on("node2", "sh", "-c", `for p in /proc/[0-9]*; do [ "$(cat $p/comm 2>/dev/null)" = meshd ] && kill -9 ${p#/proc/}; done; true`)
