@@ -24,6 +24,7 @@ func TestNames(t *testing.T) {
 	}{
 		{"of tasks", testNamesOfTasks},
 		{"of ports", testNamesOfPorts},
+		{"of others", testNamesOfOthers},
 		{"of the unready", testNamesOfTheUnready},
 		{"of the gone", testNamesOfTheGone},
 		{"of attached containers", testAttached},
