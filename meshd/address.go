@@ -156,14 +156,21 @@ func meshSubnets(yield func(netip.Prefix) bool) {
 // freeMeshSubnet returns the first range that this machine has no other use
 // for: no route leads there, and none of its resolvers lives there. It takes
 // nothing of the pools that the user named for networks if it can be helped.
-func freeMeshSubnet(pools []netip.Prefix) (netip.Prefix, error) {
+// If a range was chosen, it has to be free of routes.
+func freeMeshSubnet(chosen netip.Prefix, pools []netip.Prefix) (netip.Prefix, error) {
 	routes, err := overlay.HostRoutes()
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("look for a free range for the routing mesh: %w", err)
 	}
 	var taken []netip.Prefix
 	for _, r := range routes {
+		if chosen.IsValid() && !r.Wide() && r.Prefix.Overlaps(chosen) {
+			return chosen, invalid("--mesh-subnet %s overlaps a route of this host: %s", chosen, r)
+		}
 		taken = append(taken, r.Prefix)
+	}
+	if chosen.IsValid() {
+		return chosen, nil
 	}
 	for _, r := range dns.SystemUpstreams(systemResolvConf) {
 		taken = append(taken, netip.PrefixFrom(r.Addr(), r.Addr().BitLen()))
@@ -172,6 +179,15 @@ func freeMeshSubnet(pools []netip.Prefix) (netip.Prefix, error) {
 		return p, nil
 	}
 	return firstFree(meshSubnets, taken)
+}
+
+// checkMeshSubnet says what is wrong with a range that was chosen for the mesh network.
+func checkMeshSubnet(p netip.Prefix) error {
+	const largest, smallest = 8, 24
+	if !p.IsValid() || p.Addr().Is4() && p == p.Masked() && p.Bits() >= largest && p.Bits() <= smallest {
+		return nil
+	}
+	return fmt.Errorf("--mesh-subnet %s: must be an IPv4 range between a /%d and a /%d, such as 10.240.0.0/12", p, largest, smallest)
 }
 
 func firstFree(candidates iter.Seq[netip.Prefix], taken []netip.Prefix) (netip.Prefix, error) {

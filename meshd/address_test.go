@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/meshd/meshd/overlay"
 )
 
 func TestResolveAddress(t *testing.T) {
@@ -52,10 +54,37 @@ func TestMeshSubnetAvoidsTheMachinesOwn(t *testing.T) {
 		t.Errorf("got %v from a machine that uses all of 10.0.0.0/8", got)
 	}
 	pool := []netip.Prefix{netip.MustParsePrefix("10.255.0.0/16")}
-	if got, err := freeMeshSubnet(pool); err != nil || got.Overlaps(pool[0]) {
+	if got, err := freeMeshSubnet(netip.Prefix{}, pool); err != nil || got.Overlaps(pool[0]) {
 		t.Errorf("got %v, %v of the pool that the user named for networks", got, err)
 	}
-	if got, err := freeMeshSubnet([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}); err != nil || !got.IsValid() {
+	if got, err := freeMeshSubnet(netip.Prefix{}, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}); err != nil || !got.IsValid() {
 		t.Errorf("got %v, %v where the pool covers all candidates", got, err)
+	}
+}
+
+func TestChosenMeshSubnet(t *testing.T) {
+	for text, valid := range map[string]bool{
+		"10.240.0.0/12": true, "10.0.0.0/8": true, "10.9.9.0/24": true,
+		"10.9.9.1/24": false, "10.9.9.0/25": false, "0.0.0.0/7": false, "fd00::/16": false,
+	} {
+		if err := checkMeshSubnet(netip.MustParsePrefix(text)); (err == nil) != valid {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	if err := checkMeshSubnet(netip.Prefix{}); err != nil {
+		t.Errorf("none: %v", err)
+	}
+	chosen := netip.MustParsePrefix("203.0.113.0/24")
+	if got, err := freeMeshSubnet(chosen, nil); err != nil || got != chosen {
+		t.Errorf("%v, %v", got, err)
+	}
+	routes, err := overlay.HostRoutes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range routes {
+		if _, err := freeMeshSubnet(r.Prefix, nil); !r.Wide() && (err == nil || !strings.Contains(err.Error(), "overlaps a route of this host: ")) {
+			t.Errorf("on route %s: %v", r, err)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package meshd
 
 import (
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 
 	"github.com/meshd/meshd/overlay/gossip"
@@ -43,6 +44,9 @@ type Config struct {
 	// PublishOn lists the interfaces, addresses and prefixes that published ports
 	// answer on where their service does not say. Empty: all.
 	PublishOn string
+	// MeshSubnet is the range of the mesh network of a swarm that begins here; the zero
+	// value leaves the choice to meshd.
+	MeshSubnet netip.Prefix
 	// MetricsAddr is where metrics are served over TCP, to anyone; empty: only on Socket.
 	MetricsAddr string
 	// AllowPrivileged lets tasks with the labels mesh.privileged and mesh.devices run here.

@@ -106,7 +106,10 @@ func Run(ctx context.Context, cfg Config) error {
 
 func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, log: cfg.Logger, ctx: ctx, addrs: make(chan struct{}, 1)}
-	var err error
+	err := checkMeshSubnet(cfg.MeshSubnet)
+	if err != nil {
+		return nil, err
+	}
 	if cfg.PublishOn != "" {
 		if err = plan.CheckAddresses(cfg.PublishOn); err != nil {
 			return nil, fmt.Errorf("addresses of published ports: %w", err)

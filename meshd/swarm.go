@@ -155,7 +155,7 @@ func (d *Daemon) Init(ctx context.Context, r swarm.InitRequest) (string, error) 
 	if err != nil {
 		return "", fmt.Errorf("ask the Docker Engine about this machine: %w", err)
 	}
-	mesh, err := freeMeshSubnet(r.DefaultAddrPool)
+	mesh, err := freeMeshSubnet(d.cfg.MeshSubnet, r.DefaultAddrPool)
 	if err != nil {
 		return "", err
 	}

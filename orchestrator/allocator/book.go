@@ -355,7 +355,7 @@ func (r *ranges) full(is6 bool) error {
 	}
 	todo := "remove tasks from it, or give services a network with a larger subnet"
 	if r.mesh {
-		todo = "every task and every service with published ports needs one: remove some"
+		todo = "every task and every service with published ports needs one: remove some, or make the swarm with a larger range (meshd --mesh-subnet)"
 	}
 	return fullError{r.id, fmt.Errorf("network %s (%s) has %w: %d of %d in use; %s",
 		r.name, strings.Join(names, ", "), ipam.ErrExhausted, taken, of, todo)}
