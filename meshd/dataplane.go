@@ -2,6 +2,7 @@ package meshd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -184,7 +185,8 @@ func (d *dataplane) Run(ctx context.Context) error {
 }
 
 // apply compiles the newest view and hands it to the parts. Routes come before
-// the balancers that lead to them, and names last.
+// the balancers that lead to them, and names last. What fails in one part does not
+// keep the others from what they must not miss: that a task is gone.
 func (d *dataplane) apply() error {
 	d.mu.Lock()
 	self, blank, view := d.self, d.blank, d.view
@@ -193,15 +195,19 @@ func (d *dataplane) apply() error {
 		return nil // nobody has told us yet; what a former daemon left goes on
 	}
 	out := d.compiler.Compile(d.input(self, view))
+	var errs []error
 	if err := d.overlay.Set(out.Overlay); err != nil {
-		return fmt.Errorf("overlay: %w", err)
+		errs = append(errs, fmt.Errorf("overlay: %w", err))
 	}
 	out.IPVS.TunnelLimit = d.overlay.TunnelLimit()
 	if err := d.ipvs.Set(out.IPVS); err != nil {
-		return fmt.Errorf("load balancer: %w", err)
+		errs = append(errs, fmt.Errorf("load balancer: %w", err))
 	}
 	d.dns.Set(out.DNS)
 	if err := d.writeResolvConf(out.DNS.Listen); err != nil {
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
 		return err
 	}
 	d.hold(self, view)

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/swarm"
+
 	"github.com/meshd/meshd/dns"
 	"github.com/meshd/meshd/ipvs/ipvstest"
 	"github.com/meshd/meshd/meshd/plan"
@@ -139,6 +141,30 @@ func TestFailureIsRetriedAndNotAcknowledged(t *testing.T) {
 	o.failWith(nil)
 	if err := ready(t, d, 3); err != nil {
 		t.Errorf("after the fault: %v", err)
+	}
+}
+
+// What the overlay cannot do yet keeps no dead task in names and load balancers.
+func TestOnePartsFailureHoldsUpNoOther(t *testing.T) {
+	d, o := startDataplane(t)
+	o.failWith(errors.New("no such device"))
+	d.join(identity{node: "a"})
+	v := view(3)
+	v.Networks[0].Services = []protocol.Service{{ID: "s", Name: "web", Ports: []swarm.PortConfig{{Protocol: "tcp", TargetPort: 80, PublishedPort: 8080}}}}
+	d.Update(v)
+	deadline := time.Now().Add(time.Minute)
+	for {
+		held, err := d.ipvs.(*ipvstest.Fake).Held()
+		if err == nil && len(held.Services) == 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the load balancer has %v, %v", held.Services, err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if held, _ := d.Held(); held["mesh"] != 0 {
+		t.Errorf("a state that failed is acknowledged: %v", held)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -191,5 +192,50 @@ func TestLargeState(t *testing.T) {
 	}
 	if left != 0 || err != nil {
 		t.Errorf("%d entries left, %v", left, err)
+	}
+}
+
+// A service that cannot be written keeps no other from being, nor old ones from going.
+func TestOneServicesFailureHoldsUpNoOther(t *testing.T) {
+	r := newRig(t)
+	at := func(vip string, backends ...ipvs.Backend) ipvs.Service {
+		return ipvs.Service{Key: ipvs.Key{VNI: net1, VIP: netip.MustParseAddr(vip)}, Backends: backends}
+	}
+	state := func(services ...ipvs.Service) ipvs.State {
+		s := vipState()
+		s.Services = services
+		s, err := ipvs.Normalize(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	r.set(state(at("10.1.0.101", backend("10.1.0.2")), at("10.1.0.109", backend("10.1.0.3"))))
+
+	maps := r.b.objects.balanceMaps
+	turns, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer turns.Close()
+	maps.Turns = turns // where new services have no room beside the one that is there
+	table, err := read(&maps, r.b.netns, r.b.config.flags())
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = table.apply(state(at("10.1.0.101", backend("10.1.0.4")), at("10.1.0.102", backend("10.1.0.2")), at("10.1.0.103", backend("10.1.0.2"))))
+	if err == nil || !strings.Contains(err.Error(), "VIP 10.1.0.102") || !strings.Contains(err.Error(), "VIP 10.1.0.103") {
+		t.Errorf("the failure does not name its services: %v", err)
+	}
+	held, err := r.b.Held()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := held.Services; len(s) != 1 || s[0].VIP.String() != "10.1.0.101" || s[0].Backends[0].Addr.String() != "10.1.0.4" {
+		t.Errorf("there are %v, want the one that could be written, and not the one that is gone", s)
+	}
+	r.set(state(at("10.1.0.102", backend("10.1.0.2")), at("10.1.0.103", backend("10.1.0.2"))))
+	if held, err := r.b.Held(); err != nil || len(held.Services) != 2 {
+		t.Errorf("once there is room: %v, %v", held.Services, err)
 	}
 }

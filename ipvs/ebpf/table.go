@@ -176,37 +176,40 @@ func (t *table) readSlots(byID map[uint32]ipvs.Key, err *error) {
 	}
 }
 
-// apply makes the maps equal to a normalized state.
+// apply makes the maps equal to a normalized state. What fails keeps nothing else
+// from being done; the maps have to be read again then.
 func (t *table) apply(want ipvs.State) error {
 	plan := ipvs.Diff(t.state, want)
-	for _, a := range plan.AddAddrs {
-		if err := t.maps.NodeAddrs.Put(addrOf(a), uint32(1)); err != nil {
-			return fmt.Errorf("node address %s: %w", a, err)
+	var errs []error
+	note := func(what any, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%v: %w", what, err))
 		}
+	}
+	for _, a := range plan.AddAddrs {
+		note(a, t.maps.NodeAddrs.Put(addrOf(a), uint32(1)))
 	}
 	for _, s := range t.alsoBroken(plan.Put, want) {
-		if err := t.put(s); err != nil {
-			return fmt.Errorf("%s: %w", s.Key, err)
+		note(s.Key, t.put(s))
+	}
+	note("node", t.putNode(want))
+	for _, c := range plan.PutClients {
+		for _, a := range c.Addrs {
+			note(a.Addr, t.maps.Clients.Put(clientKeyOf(a), clientOf(c)))
 		}
 	}
-	if err := t.putNode(want); err != nil {
-		return err
+	for _, a := range plan.RemoveClients {
+		note(a.Addr, gone(t.maps.Clients.Delete(clientKeyOf(a))))
 	}
-	if err := t.applyClients(plan); err != nil {
-		return err
-	}
-	if err := t.putBits(publishedBits(want.Services)); err != nil {
-		return err
-	}
+	note("published ports", t.putBits(publishedBits(want.Services)))
 	for _, k := range plan.Remove {
-		if err := t.remove(k); err != nil {
-			return fmt.Errorf("%s: %w", k, err)
-		}
+		note(k, t.remove(k))
 	}
 	for _, a := range plan.RemoveAddrs {
-		if err := gone(t.maps.NodeAddrs.Delete(addrOf(a))); err != nil {
-			return fmt.Errorf("node address %s: %w", a, err)
-		}
+		note(a, gone(t.maps.NodeAddrs.Delete(addrOf(a))))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
 	t.state = want
 	return t.sweep()
@@ -353,22 +356,6 @@ func (t *table) remove(k ipvs.Key) error {
 	return errors.Join(errs...)
 }
 
-func (t *table) applyClients(plan ipvs.Plan) error {
-	for _, c := range plan.PutClients {
-		for _, a := range c.Addrs {
-			if err := t.maps.Clients.Put(clientKeyOf(a), clientOf(c)); err != nil {
-				return fmt.Errorf("container %s: %w", a.Addr, err)
-			}
-		}
-	}
-	for _, a := range plan.RemoveClients {
-		if err := gone(t.maps.Clients.Delete(clientKeyOf(a))); err != nil {
-			return fmt.Errorf("container %s: %w", a.Addr, err)
-		}
-	}
-	return nil
-}
-
 func (t *table) putNode(want ipvs.State) error {
 	n := node{Netns: t.netns, MeshVNI: want.MeshVNI, Flags: t.flags, Limit: uint32(max(want.TunnelLimit, 0))}
 	if a := want.First4(); a.IsValid() {
@@ -378,7 +365,7 @@ func (t *table) putNode(want ipvs.State) error {
 		return nil
 	}
 	if err := t.maps.Node.Put(uint32(0), n); err != nil {
-		return fmt.Errorf("node: %w", err)
+		return err
 	}
 	t.node = n
 	return nil
@@ -390,7 +377,7 @@ func (t *table) putBits(bits []uint64) error {
 			continue
 		}
 		if err := t.maps.Published.Put(uint32(i), word); err != nil {
-			return fmt.Errorf("published ports: %w", err)
+			return err
 		}
 		t.bits[i] = word
 	}
