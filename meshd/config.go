@@ -1,10 +1,12 @@
 package meshd
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
 
+	"github.com/meshd/meshd/orchestrator/remote"
 	"github.com/meshd/meshd/overlay/gossip"
 )
 
@@ -54,6 +56,10 @@ type Config struct {
 	// Version is shown by the API.
 	Version string
 	Logger  *slog.Logger
+
+	// network and answers are the simulation's own; nil: TCP, and dispatcher.Answers.
+	network remote.Network
+	answers func(context.Context, netip.Addr) bool
 }
 
 // Defaults, as the package of a distribution would have them.

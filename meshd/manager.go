@@ -45,7 +45,7 @@ type manager struct {
 func openManager(cfg Config, m *membership, k *certs.Keeper, vault *certs.Vault, client *remote.Client) (*manager, error) {
 	mgr := &manager{
 		store:  store.New(),
-		server: remote.NewServer(remote.Config{Keeper: k, Logger: cfg.Logger}),
+		server: remote.NewServer(remote.Config{Keeper: k, Network: cfg.network, Logger: cfg.Logger}),
 		log:    cfg.Logger,
 		broken: make(chan error, 1),
 	}
@@ -60,13 +60,17 @@ func openManager(cfg Config, m *membership, k *certs.Keeper, vault *certs.Vault,
 	mgr.Node = raft
 	mgr.desk = admission.New(admission.Config{Store: mgr.store, Raft: raft, Client: client, Logger: cfg.Logger})
 	mgr.desk.Register(mgr.server)
+	answers := dispatcher.Answers
+	if cfg.answers != nil {
+		answers = cfg.answers
+	}
 	mgr.dispatcher = dispatcher.New(dispatcher.Config{
 		Store: mgr.store, Proposer: raft, Caller: client, Logger: cfg.Logger,
 		Leader: func() (string, string, bool) {
 			id, addr := raft.Leader()
 			return id, addr, raft.IsLeader()
 		},
-		Barrier: raft.Barrier, Members: mgr.memberAddrs, Answers: dispatcher.Answers,
+		Barrier: raft.Barrier, Members: mgr.memberAddrs, Answers: answers,
 	})
 	mgr.dispatcher.Register(mgr.server)
 	mgr.hub = tunnel.NewHub(tunnel.HubConfig{

@@ -2,6 +2,8 @@ package consensus
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/hashicorp/raft"
 )
@@ -36,22 +38,28 @@ func (n *Node) readIndex(ctx context.Context) (uint64, error) {
 	if term != n.raft.CurrentTerm() {
 		return 0, errNotLeader()
 	}
-	index := n.lastCommand(commit)
+	index, err := n.lastCommand(commit)
+	if err != nil {
+		return 0, err
+	}
 	return index, n.fsm.wait(ctx, index)
 }
 
 // lastCommand is the newest entry up to index that reaches the store; raft's
 // own entries (elections, members) never do, so nobody could wait for them.
-func (n *Node) lastCommand(index uint64) uint64 {
+func (n *Node) lastCommand(index uint64) (uint64, error) {
 	applied := n.fsm.appliedIndex()
 	for ; index > applied; index-- {
 		var l raft.Log
-		if err := n.disk.logs.GetLog(index, &l); err != nil {
-			break // compacted, so applied by now
-		}
-		if l.Type == raft.LogCommand {
-			return index
+		err := n.disk.logs.GetLog(index, &l)
+		switch {
+		case errors.Is(err, raft.ErrLogNotFound):
+			return n.fsm.appliedIndex(), nil // compacted, so applied by now
+		case err != nil:
+			return 0, fmt.Errorf("consensus: read log entry %d: %w", index, err)
+		case l.Type == raft.LogCommand:
+			return index, nil
 		}
 	}
-	return applied
+	return applied, nil
 }

@@ -119,8 +119,12 @@ func Open(cfg Config) (*Node, error) {
 	n.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:  n.stream,
 		MaxPool: 3,
-		Timeout: transportTimeout,
-		Logger:  n.conf.Logger,
+		// One at a time: raft's pipeline can stop for good when a follower refuses an
+		// entry (hashicorp/raft#612). Heartbeats go on, so nobody notices that the
+		// follower gets nothing more, and the node cannot shut down.
+		MaxRPCsInFlight: 1,
+		Timeout:         transportTimeout,
+		Logger:          n.conf.Logger,
 	})
 	n.raft, err = raft.NewRaft(n.conf, n.fsm, d.logs, d.stable, d.snapshots, n.transport)
 	if err == nil {

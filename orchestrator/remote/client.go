@@ -31,6 +31,7 @@ const (
 type Client struct {
 	tls        func(protos ...string) *tls.Config
 	generation func() uint64
+	network    Network
 
 	mu        sync.Mutex // guards what follows
 	transport *http2.Transport
@@ -39,7 +40,13 @@ type Client struct {
 
 // NewClient returns a client that presents the node's certificate.
 func NewClient(k *certs.Keeper) *Client {
-	return &Client{tls: k.ClientTLS, generation: k.Generation}
+	return &Client{tls: k.ClientTLS, generation: k.Generation, network: tcp{}}
+}
+
+// Over has the client, which has called nobody yet, dial through n.
+func (c *Client) Over(n Network) *Client {
+	c.network = n
+	return c
 }
 
 // NewJoinClient returns a client of a machine that is in no cluster: it has no
@@ -48,6 +55,7 @@ func NewJoinClient(t certs.Token) *Client {
 	return &Client{
 		tls:        func(protos ...string) *tls.Config { return certs.JoinTLS(t, protos...) },
 		generation: func() uint64 { return 0 },
+		network:    tcp{},
 	}
 }
 
@@ -206,12 +214,15 @@ func (e *dialError) Unwrap() error { return e.err }
 func (c *Client) dial(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	d := &tls.Dialer{NetDialer: &net.Dialer{KeepAliveConfig: keepAlive}, Config: cfg}
-	conn, err := d.DialContext(ctx, "tcp", addr)
+	conn, err := c.network.Dial(ctx, addr)
 	if err != nil {
 		return nil, &dialError{err}
 	}
-	tc := conn.(*tls.Conn)
+	tc := tls.Client(conn, cfg)
+	if err := tc.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, &dialError{err}
+	}
 	if got := tc.ConnectionState().NegotiatedProtocol; got != cfg.NextProtos[0] {
 		tc.Close()
 		return nil, &dialError{fmt.Errorf("it does not speak %s; is it a swarm manager?", cfg.NextProtos[0])}

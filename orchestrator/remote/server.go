@@ -36,14 +36,12 @@ const (
 	goodbye = 300 * time.Millisecond
 )
 
-// keepAlive finds a connection without pings of its own, raft's or a tunnel,
-// whose other end is gone: within 11 s.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3}
-
 // Config of a Server.
 type Config struct {
 	Keeper *certs.Keeper
-	Logger *slog.Logger
+	// Network brings the connections; nil: TCP.
+	Network Network
+	Logger  *slog.Logger
 }
 
 // Server answers on a manager's control port.
@@ -71,6 +69,9 @@ func NewServer(cfg Config) *Server {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Network == nil {
+		cfg.Network = tcp{}
+	}
 	return &Server{
 		cfg: cfg, routes: map[string]route{},
 		raft:    newConnListener(certs.RoleManager),
@@ -92,7 +93,7 @@ func (s *Server) Refuse(blocked func(nodeID string) bool) { s.cfg.Keeper.SetBloc
 
 // Listen opens the port; a busy one shows here, before Serve.
 func (s *Server) Listen(addr string) error {
-	l, err := (&net.ListenConfig{KeepAliveConfig: keepAlive}).Listen(context.Background(), "tcp", addr)
+	l, err := s.cfg.Network.Listen(context.Background(), addr)
 	if err != nil {
 		return fmt.Errorf("remote: listen on the control port: %w", err)
 	}
