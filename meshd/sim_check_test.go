@@ -90,7 +90,7 @@ func holds(v *store.View) error {
 				own(t.ID, "%s of network %s", p.Addr(), a.Network.ID)
 			}
 		}
-		if tasklife.Wanted(t) {
+		if tasklife.Wanted(t) && !startsFirst(v.Service(t.ServiceID)) {
 			own(t.ID, "slot %s of service %s in version %d, run %v", agent.Slot(t.Task), t.ServiceID, t.SpecVersion, t.JobIteration)
 		}
 		if v.Spec(t.ServiceID, t.SpecVersion) == nil {
@@ -98,6 +98,12 @@ func holds(v *store.View) error {
 		}
 	}
 	return errors.Join(problems...)
+}
+
+// startsFirst: a task of the service goes on, on a node that is drained, until the
+// one that follows it runs.
+func startsFirst(s *store.Service) bool {
+	return s != nil && s.Spec.UpdateConfig != nil && s.Spec.UpdateConfig.Order == swarm.UpdateOrderStartFirst
 }
 
 // check looks at every live manager's picture.

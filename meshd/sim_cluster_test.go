@@ -49,6 +49,8 @@ type simulation struct {
 
 // simNode is one machine. Its engine and its disk outlive its daemon.
 type simNode struct {
+	api.Node // what is not implemented below nobody asks
+
 	sim    *simulation
 	id     string
 	name   string
@@ -237,15 +239,6 @@ func (n *simNode) control() *manager {
 func (n *simNode) Status() api.Status {
 	return api.Status{State: swarm.LocalNodeStateActive, NodeID: n.id, NodeAddr: n.addr.Addr().String()}
 }
-
-// Init implements api.Node.
-func (n *simNode) Init(context.Context, swarm.InitRequest) (string, error) { return "", errInSwarm }
-
-// Join implements api.Node.
-func (n *simNode) Join(context.Context, swarm.JoinRequest) error { return errInSwarm }
-
-// Leave implements api.Node.
-func (n *simNode) Leave(context.Context, bool) error { return errInSwarm }
 
 // Manager implements api.Node.
 func (n *simNode) Manager() (api.Control, bool) {

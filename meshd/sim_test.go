@@ -295,17 +295,18 @@ func randomSpec(rng *rand.Rand, name string) swarm.ServiceSpec {
 		replicas %= 4
 		s.EndpointSpec.Ports = []swarm.PortConfig{{TargetPort: 80, PublishedPort: 8000 + uint32(name[1]), Protocol: network.TCP, PublishMode: swarm.PortConfigPublishModeHost}}
 	}
+	s.UpdateConfig = &swarm.UpdateConfig{Order: swarm.UpdateOrderStopFirst} // stays as it is
+	if rng.IntN(2) == 0 {
+		s.UpdateConfig.Order = swarm.UpdateOrderStartFirst
+	}
 	changeUpdate(rng, &s)
 	return s
 }
 
 func changeUpdate(rng *rand.Rand, s *swarm.ServiceSpec) {
 	s.UpdateConfig = &swarm.UpdateConfig{
-		Parallelism: uint64(rng.IntN(4)), Order: swarm.UpdateOrderStopFirst, Delay: time.Duration(rng.IntN(2)) * time.Second,
+		Parallelism: uint64(rng.IntN(4)), Order: s.UpdateConfig.Order, Delay: time.Duration(rng.IntN(2)) * time.Second,
 		FailureAction: []swarm.FailureAction{swarm.UpdateFailureActionPause, swarm.UpdateFailureActionContinue, swarm.UpdateFailureActionRollback}[rng.IntN(3)],
-	}
-	if rng.IntN(2) == 0 {
-		s.UpdateConfig.Order = swarm.UpdateOrderStartFirst
 	}
 }
 

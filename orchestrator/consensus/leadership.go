@@ -30,10 +30,9 @@ func (n *Node) watch() {
 			return
 		case lead := <-n.notify:
 			n.readyTerm.Store(0)
+			n.subs.set(false)
 			if lead {
 				n.takeOver()
-			} else {
-				n.subs.set(false)
 			}
 		}
 	}

@@ -37,14 +37,7 @@ func errStopped() error {
 // Propose implements store.Proposer. It waits for a leader until the context
 // ends (ten seconds if it has no deadline); then the error is errdefs.ErrUnavailable.
 func (n *Node) Propose(ctx context.Context, b store.Batch) (uint64, error) {
-	batch, err := b.Encode()
-	if err != nil {
-		return 0, err
-	}
-	if len(batch) > maxBatch {
-		return 0, remote.Errorf(errdefs.ErrInvalidArgument, "the change takes %d bytes, at most %d fit one transaction", len(batch), maxBatch)
-	}
-	id, err := newProposalID()
+	id, entry, err := newEntry(b)
 	if err != nil {
 		return 0, err
 	}
@@ -52,8 +45,47 @@ func (n *Node) Propose(ctx context.Context, b store.Batch) (uint64, error) {
 	defer cancel()
 	applied := n.fsm.await(id)
 	defer n.fsm.forget(id)
-	p := proposal{node: n, entry: encodeEntry(id, batch), applied: applied}
+	p := proposal{node: n, entry: entry, applied: applied}
 	return p.run(ctx)
+}
+
+// AsLeader returns a proposer for what is decided in the present term of this
+// node's leadership: it appends nothing once the term is over, at no other leader
+// either. So all that it ever appended is in the picture that the next leader
+// decides on, and no two of them fill the same gap.
+func (n *Node) AsLeader() store.Proposer { return termProposer{n, n.readyTerm.Load()} }
+
+type termProposer struct {
+	node *Node
+	term uint64
+}
+
+// Propose implements store.Proposer.
+func (p termProposer) Propose(ctx context.Context, b store.Batch) (uint64, error) {
+	_, entry, err := newEntry(b)
+	if err != nil {
+		return 0, err
+	}
+	if now := p.node.readyTerm.Load(); now == 0 || now != p.term {
+		return 0, errNotLeader()
+	}
+	o, err := p.node.apply(ctx, entry)
+	if err != nil {
+		return 0, err
+	}
+	return o.result()
+}
+
+func newEntry(b store.Batch) (id proposalID, entry []byte, err error) {
+	batch, err := b.Encode()
+	if err != nil {
+		return id, nil, err
+	}
+	if len(batch) > maxBatch {
+		return id, nil, remote.Errorf(errdefs.ErrInvalidArgument, "the change takes %d bytes, at most %d fit one transaction", len(batch), maxBatch)
+	}
+	id, err = newProposalID()
+	return id, encodeEntry(id, batch), err
 }
 
 // proposal is one Propose under way.

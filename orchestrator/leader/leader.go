@@ -89,16 +89,14 @@ func Run(ctx context.Context, cfg Config) error {
 			if !ok {
 				return errors.New("leader: no more news of who leads")
 			}
-			if leads == leading {
-				continue
+			if leading { // the same again: it was lost and won before anybody looked
+				stop()
+				stop = func() {}
+				cfg.Log.Info("this node's term as the leader is over")
 			}
 			if leading = leads; leading {
 				cfg.Log.Info("this node leads the swarm now")
 				stop = start(ctx, cfg)
-			} else {
-				stop()
-				stop = func() {}
-				cfg.Log.Info("this node does not lead the swarm any more")
 			}
 		}
 	}
