@@ -172,10 +172,12 @@ func (n *simNode) start() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.manages() {
-		mgr, err := openManager(
-			Config{StateDir: n.dir, Logger: log, network: network, answers: func(context.Context, netip.Addr) bool { return false }},
+		cfg := Config{StateDir: n.dir, Logger: log, network: network, answers: func(context.Context, netip.Addr) bool { return false }}
+		vault, err := certs.OpenVault(cfg.raftDir(), nil, true)
+		s.must(err)
+		mgr, err := openManager(cfg,
 			&membership{NodeID: n.id, ClusterID: s.cluster, ListenAddr: n.addr.String(), AdvertiseAddr: n.addr, DataAddr: n.addr.Addr()},
-			n.keeper, client)
+			n.keeper, vault, client)
 		s.must(err)
 		n.manager = mgr
 		g.Go(func() error { return mgr.Run(ctx) })
