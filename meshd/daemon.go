@@ -159,6 +159,7 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 		Sources: observe.Sources{
 			Overlay: d.overlay, Keeper: d.balancer, Balancer: balancer, Resolver: d.resolver,
 			View: d.data.look, Member: d.member, Sockets: observe.Sockets, Overlap: d.data.Overlap,
+			Maps: func() ([]observe.MapFill, error) { return mapFills(d.overlay, balancer) },
 		},
 		Version: cfg.Version, Logger: cfg.Logger,
 	})

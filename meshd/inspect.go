@@ -5,9 +5,11 @@ import (
 	"maps"
 	"time"
 
+	"github.com/meshd/meshd/ipvs/ebpf"
 	"github.com/meshd/meshd/meshd/observe"
 	"github.com/meshd/meshd/meshd/plan"
 	"github.com/meshd/meshd/orchestrator/agent"
+	"github.com/meshd/meshd/overlay"
 )
 
 // look tells what the managers said, what that means for each part, and how far
@@ -25,6 +27,19 @@ func (d *dataplane) look() observe.View {
 		v.Desired = plan.Compile(d.input(self, view))
 	}
 	return v
+}
+
+// mapFills says how full the kernel's maps of both halves of the data path are.
+func mapFills(o *overlay.Overlay, b *ebpf.Balancer) ([]observe.MapFill, error) {
+	var out []observe.MapFill
+	for name, f := range o.Fill() {
+		out = append(out, observe.MapFill{Part: "overlay", Map: name, Entries: f.Entries, Capacity: f.Capacity})
+	}
+	fill, err := b.Fill()
+	for name, f := range fill {
+		out = append(out, observe.MapFill{Part: "balancer", Map: name, Entries: f.Entries, Capacity: f.Capacity})
+	}
+	return out, err
 }
 
 // noteBehind keeps since when the kernel has held less than was told. d.mu is held.

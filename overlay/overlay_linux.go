@@ -52,6 +52,8 @@ func (k *linuxKernel) close() error {
 
 func (k *linuxKernel) drops() (map[string]uint64, error) { return k.path.Drops() }
 
+func (k *linuxKernel) capacities() map[string]int { return k.path.Capacities() }
+
 func (k *linuxKernel) addPort(a Attachment, mtu int) error {
 	v, err := vethOf(a, mtu)
 	if err != nil {

@@ -107,7 +107,7 @@ func (b *Balancer) recount(t *table) error {
 	for _, e := range t.held {
 		for _, v := range e.Backends {
 			key := backendKeyOf(e.id.ID, v)
-			if err := t.maps.Loads.Put(key, found[key]); err != nil {
+			if err := put(t.maps.Loads, key, found[key]); err != nil {
 				return fmt.Errorf("connections of %s: %w", v.Addr, err)
 			}
 		}

@@ -187,7 +187,7 @@ func (t *table) apply(want ipvs.State) error {
 		}
 	}
 	for _, a := range plan.AddAddrs {
-		note(a, t.maps.NodeAddrs.Put(addrOf(a), uint32(1)))
+		note(a, put(t.maps.NodeAddrs, addrOf(a), uint32(1)))
 	}
 	for _, s := range t.alsoBroken(plan.Put, want) {
 		note(s.Key, t.put(s))
@@ -195,7 +195,7 @@ func (t *table) apply(want ipvs.State) error {
 	note("node", t.putNode(want))
 	for _, c := range plan.PutClients {
 		for _, a := range c.Addrs {
-			note(a.Addr, t.maps.Clients.Put(clientKeyOf(a), clientOf(c)))
+			note(a.Addr, put(t.maps.Clients, clientKeyOf(a), clientOf(c)))
 		}
 	}
 	for _, a := range plan.RemoveClients {
@@ -251,11 +251,11 @@ func (t *table) put(s ipvs.Service) error {
 	slots := slotsOf(s)
 	now.id.Count = uint32(len(slots))
 	for i, v := range slots {
-		if err := t.maps.Slots.Put(slotKey{now.id.ID, now.id.Generation, uint32(i)}, v); err != nil {
+		if err := put(t.maps.Slots, slotKey{now.id.ID, now.id.Generation, uint32(i)}, v); err != nil {
 			return fmt.Errorf("slot %d: %w", i, err)
 		}
 	}
-	if err := t.maps.Services.Put(keyOf(s.Key), now.id); err != nil {
+	if err := put(t.maps.Services, keyOf(s.Key), now.id); err != nil {
 		return err
 	}
 	t.held[s.Key] = now
@@ -272,7 +272,7 @@ func returned(old entry, b ipvs.Backend) bool {
 // ifNew puts a value where there is none.
 func ifNew(m *ebpf.Map, k, v any) error {
 	if err := m.Update(k, v, ebpf.UpdateNoExist); !errors.Is(err, ebpf.ErrKeyExist) {
-		return err
+		return full(m, err)
 	}
 	return nil
 }
@@ -296,11 +296,11 @@ func (t *table) putBackend(of entry, b ipvs.Backend, onTrial bool) error {
 	}
 	var have health
 	if err := t.maps.Health.Lookup(k, &have); err != nil || onTrial || have.Limit != want.Limit || have.Window != want.Window {
-		if err := t.maps.Health.Put(k, want); err != nil {
+		if err := put(t.maps.Health, k, want); err != nil {
 			return err
 		}
 	}
-	return t.maps.Backends.Put(k, stateOf(b))
+	return put(t.maps.Backends, k, stateOf(b))
 }
 
 // drop deletes what a service had and does not have any more.

@@ -201,6 +201,7 @@ func (f *fakes) observer(t *testing.T) *Observer {
 		Sources: Sources{
 			Overlay: f, Keeper: fakeKeeper{f}, Balancer: fakeBalancer{f}, Resolver: fakeResolver{f.resolver, f},
 			View: func() View { return f.view }, Member: func() Member { return f.member },
+			Maps: func() ([]MapFill, error) { return []MapFill{{"balancer", "slots", 7, 100}}, nil },
 		},
 		Version: "1.2.3", Clock: func() time.Time { return time.Unix(1000, 0) },
 	})

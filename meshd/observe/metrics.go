@@ -25,6 +25,7 @@ type descs struct {
 	backendConnections, backendBytes, backendFailures     *prometheus.Desc
 	ejected, ejections                                    *prometheus.Desc
 	drops, repairs, peers                                 *prometheus.Desc
+	entries, capacity                                     *prometheus.Desc
 	endpoints, revision, toldRevision, lagTime            *prometheus.Desc
 	answers, answerTime                                   *prometheus.Desc
 	tasks, certificate                                    *prometheus.Desc
@@ -52,6 +53,8 @@ func newCollector(o *Observer, version string) *collector {
 		ejections:          d("service_ejections_total", "How often a backend of the service was ejected because it failed.", append(service, "failure")...),
 		drops:              d("dropped_packets_total", "Packets that were dropped or refused.", "part", "reason"),
 		repairs:            d("repairs_total", "Objects in the kernel that were put right after somebody else changed them.", "part", "kind"),
+		entries:            d("map_entries", "Entries of one of the data path's maps in the kernel.", "part", "map"),
+		capacity:           d("map_capacity", "The most entries that the map can have.", "part", "map"),
 		peers:              d("peers", "Nodes that packets are sent to, by how.", "transport"),
 		endpoints:          d("network_endpoints", "Tasks on the network, on all nodes.", "network", "state"),
 		revision:           d("network_revision", "Revision of the network that this node's kernel holds.", "network"),
@@ -83,6 +86,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	v := c.o.View()
 	c.readable(s, "overlay", c.overlay(s))
 	c.readable(s, "balancer", c.balancer(s, v))
+	c.readable(s, "maps", c.maps(s))
 	c.networks(s, v)
 	c.resolver(s)
 	c.member(s, v)
@@ -105,6 +109,18 @@ func (c *collector) overlay(s sink) error {
 	drops, err := c.o.Overlay.Drops()
 	for reason, n := range drops {
 		s.counter(c.descs.drops, n, "overlay", reason)
+	}
+	return err
+}
+
+func (c *collector) maps(s sink) error {
+	if c.o.Maps == nil {
+		return nil
+	}
+	fills, err := c.o.Maps()
+	for _, f := range fills {
+		s.gauge(c.descs.entries, float64(f.Entries), f.Part, f.Map)
+		s.gauge(c.descs.capacity, float64(f.Capacity), f.Part, f.Map)
 	}
 	return err
 }

@@ -61,6 +61,8 @@ func TestMetrics(t *testing.T) {
 		`meshd_dropped_packets_total{part="resolver",reason="share"} 0`,
 		`meshd_repairs_total{kind="route",part="overlay"} 3`,
 		`meshd_peers{transport="direct"} 2`,
+		`meshd_map_entries{map="slots",part="balancer"} 7`,
+		`meshd_map_capacity{map="slots",part="balancer"} 100`,
 		`meshd_repairs_total{kind="service",part="balancer"} 1`,
 		`meshd_network_endpoints{network="front",state="serving"} 3`,
 		`meshd_network_revision{network="front"} 18`,

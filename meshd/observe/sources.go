@@ -29,8 +29,16 @@ type Sources struct {
 	Sockets func() ([]Socket, error)
 	// Overlap says which route of the node leads to a network's addresses; nil: not looked at.
 	Overlap func(protocol.Network) error
+	// Maps says how full the kernel's maps are that grow with the swarm; nil: not looked at.
+	Maps func() ([]MapFill, error)
 	// Member is the node's own part in the swarm.
 	Member func() Member
+}
+
+// MapFill is how full one of a part's maps in the kernel is: Entries of at most Capacity.
+type MapFill struct {
+	Part, Map         string
+	Entries, Capacity int
 }
 
 // Overlay is what is asked of the overlay networks.

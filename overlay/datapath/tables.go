@@ -150,10 +150,11 @@ type Table[K, V comparable] struct {
 	m    *ebpf.Map
 }
 
-// Put inserts or replaces atomically: a packet sees the old value or the new.
+// Put inserts or replaces atomically: a packet sees the old value or the new. Where
+// there is no room the error is a FullError.
 func (t Table[K, V]) Put(k K, v V) error {
 	if err := t.m.Put(k, v); err != nil {
-		return fmt.Errorf("%s: put %v: %w", t.name, k, err)
+		return fmt.Errorf("%s: put %v: %w", t.name, k, full(t.name, t.m, err))
 	}
 	return nil
 }
