@@ -18,7 +18,7 @@ type Plan struct {
 	Put []Service
 	// PublishedChanged tells that the set of published ports is another.
 	PublishedChanged bool
-	// MeshChanged tells that MeshVNI, or the first of NodeAddrs, is another.
+	// MeshChanged tells that MeshVNI, TunnelAddr, or the first of NodeAddrs, is another.
 	MeshChanged bool
 	// PutClients are containers that are new or have other addresses than before.
 	PutClients []Client
@@ -59,13 +59,13 @@ func Diff(have, want State) Plan {
 	p.AddAddrs = without(want.NodeAddrs, have.NodeAddrs)
 	p.RemoveAddrs = without(have.NodeAddrs, want.NodeAddrs)
 	p.diffClients(have.Clients, want.Clients)
-	p.MeshChanged = have.MeshVNI != want.MeshVNI || have.First4() != want.First4()
+	p.MeshChanged = have.MeshVNI != want.MeshVNI || have.First4() != want.First4() || have.TunnelAddr != want.TunnelAddr
 	return p
 }
 
 func sameBalance(a, b Service) bool {
 	return a.Algorithm == b.Algorithm && a.Affinity == b.Affinity && a.PreferLocal == b.PreferLocal && a.LocalOnly == b.LocalOnly &&
-		a.Ejection == b.Ejection && slices.Equal(a.Backends, b.Backends)
+		a.DirectReturn == b.DirectReturn && a.Ejection == b.Ejection && slices.Equal(a.Backends, b.Backends)
 }
 
 func (p *Plan) diffClients(have, want []Client) {
@@ -124,6 +124,9 @@ func Normalize(s State) (State, error) {
 		if a = a.Unmap(); a.IsValid() && !slices.Contains(out.NodeAddrs, a) {
 			out.NodeAddrs = append(out.NodeAddrs, a)
 		}
+	}
+	if a := s.TunnelAddr.Unmap(); slices.Contains(out.NodeAddrs, a) {
+		out.TunnelAddr = a
 	}
 	seen := make(map[Key]string, len(s.Services))
 	for _, svc := range s.Services {

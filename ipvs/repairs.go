@@ -149,6 +149,9 @@ func spreadText(s Service) string {
 	if s.LocalOnly {
 		text += ", this node's only"
 	}
+	if s.DirectReturn {
+		text += ", answers return directly"
+	}
 	return text
 }
 

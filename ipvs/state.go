@@ -12,6 +12,9 @@ type State struct {
 	NodeAddrs []netip.Addr
 	// MeshVNI is the network that published ports reach their tasks through.
 	MeshVNI uint32
+	// TunnelAddr is the one of NodeAddrs that other nodes send tunnelled packets to,
+	// and get them from.
+	TunnelAddr netip.Addr
 	// TunnelLimit is the largest packet, in bytes, that reaches tasks on other nodes;
 	// who sends a longer one to a published port is told so. Zero: longer ones travel
 	// in parts.
@@ -74,6 +77,9 @@ type Service struct {
 	// LocalOnly, of a published port, leads new connections to backends on this node
 	// and nowhere else: without one the node refuses them.
 	LocalOnly bool
+	// DirectReturn, of a published port, lets tasks' nodes answer clients themselves, in
+	// the name of the node that a connection entered by, where their links allow it.
+	DirectReturn bool
 	// Ejection says when a backend that fails gets no new connections for a while;
 	// the zero value: never.
 	Ejection Ejection

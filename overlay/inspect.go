@@ -113,6 +113,8 @@ type Path struct {
 	NoWay string
 	// Direct: packets go to Node without the tunnel.
 	Direct bool
+	// Returns: answers to this node's clients may be sent from Node in its name.
+	Returns bool
 	// Overhead is what the tunnel adds to a packet, in bytes; none if Direct.
 	Overhead int
 	// MTU is that of the containers' interfaces on this node, in bytes.
@@ -176,7 +178,8 @@ func (o *Overlay) Path(vni uint32, to netip.Addr) (Path, error) {
 	case e.Node != datapath.Addr{}:
 		p.Place, p.Node = PlaceNode, e.Node.Netip()
 		_, p.Peer = held[peerObject{e.Node}]
-		if _, direct := held[directObject{e.Node}]; direct && !e.Tunnelled() {
+		_, p.Returns = held[directObject{e.Node}]
+		if p.Returns && !e.Tunnelled() {
 			p.Direct, p.Overhead = true, 0
 		}
 		p.findWay(o.kernel)

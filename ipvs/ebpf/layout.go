@@ -194,8 +194,15 @@ func (k backendKey) backend(state uint32) ipvs.Backend {
 
 // What service.Local says.
 const (
-	preferLocal = 1
-	localOnly   = 2
+	preferLocal  = 1
+	localOnly    = 2
+	directReturn = 4 // SERVICE_RETURN, beside one of them
+)
+
+// What an address of the node is: one, or NODE_ADDR_TUNNEL.
+const (
+	nodeAddr   uint32 = 1
+	tunnelAddr uint32 = 2
 )
 
 // serviceOf is how a service is written, but for who it is and its slots.
@@ -208,6 +215,9 @@ func serviceOf(s ipvs.Service) service {
 	case s.PreferLocal:
 		out.Local = preferLocal
 	}
+	if s.DirectReturn {
+		out.Local |= directReturn
+	}
 	out.EjectAfter = uint16(s.Ejection.After)
 	out.EjectWithin, out.EjectFirst, out.EjectLongest = seconds(s.Ejection.Within), seconds(s.Ejection.First), seconds(s.Ejection.Longest)
 	return out
@@ -218,7 +228,8 @@ func seconds(d time.Duration) uint32 { return uint32(d / time.Second) }
 func duration(seconds uint32) time.Duration { return time.Duration(seconds) * time.Second }
 
 func (v service) read(k ipvs.Key) ipvs.Service {
-	out := ipvs.Service{Key: k, Affinity: duration(v.Affinity), PreferLocal: v.Local == preferLocal, LocalOnly: v.Local == localOnly}
+	out := ipvs.Service{Key: k, Affinity: duration(v.Affinity), PreferLocal: v.Local&preferLocal != 0, LocalOnly: v.Local&localOnly != 0}
+	out.DirectReturn = v.Local&directReturn != 0
 	out.Ejection = ipvs.Ejection{
 		After: int(v.EjectAfter), Within: duration(v.EjectWithin), First: duration(v.EjectFirst), Longest: duration(v.EjectLongest),
 	}

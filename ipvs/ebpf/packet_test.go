@@ -23,6 +23,7 @@ type frame struct {
 	whole        bool   // IPv4: not to be fragmented
 	sumOK, ipOK  bool   // read only
 	transportLen int
+	note         [4]byte // the end of the source MAC, if not zero
 }
 
 const (
@@ -139,8 +140,19 @@ func (f frame) bytes6() []byte {
 }
 
 func (f frame) bytes() []byte {
+	b := f.bytes4()
 	if f.src.Addr().Is6() {
-		return f.bytes6()
+		b = f.bytes6()
+	}
+	if f.note != [4]byte{} {
+		copy(b[8:], f.note[:])
+	}
+	return b
+}
+
+func (f frame) bytes4() []byte {
+	if !f.src.Addr().Is4() {
+		return nil
 	}
 	l4 := f.transport()
 	b := make([]byte, 34, 34+len(f.options)+len(l4))

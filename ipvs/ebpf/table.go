@@ -55,8 +55,11 @@ func read(maps *balanceMaps, netns uint64, flags uint32) (*table, error) {
 	t.readHealth(&err)
 	t.readCounters(&err)
 	t.readSlots(byID, &err)
-	for k := range all[addr, uint32](maps.NodeAddrs, &err) {
+	for k, v := range all[addr, uint32](maps.NodeAddrs, &err) {
 		t.state.NodeAddrs = append(t.state.NodeAddrs, k.netip())
+		if v == tunnelAddr {
+			t.state.TunnelAddr = k.netip()
+		}
 	}
 	t.readClients(&err)
 	if err == nil {
@@ -186,9 +189,7 @@ func (t *table) apply(want ipvs.State) error {
 			errs = append(errs, fmt.Errorf("%v: %w", what, err))
 		}
 	}
-	for _, a := range plan.AddAddrs {
-		note(a, put(t.maps.NodeAddrs, addrOf(a), uint32(1)))
-	}
+	note("addresses of the node", t.putNodeAddrs(plan, want))
 	for _, s := range t.alsoBroken(plan.Put, want) {
 		note(s.Key, t.put(s))
 	}
@@ -213,6 +214,27 @@ func (t *table) apply(want ipvs.State) error {
 	}
 	t.state = want
 	return t.sweep()
+}
+
+// putNodeAddrs writes addresses that are new, or are what others know the node by, or were.
+func (t *table) putNodeAddrs(plan ipvs.Plan, want ipvs.State) error {
+	var errs []error
+	for _, a := range want.NodeAddrs {
+		was, is := nodeAddr, nodeAddr
+		if a == t.state.TunnelAddr {
+			was = tunnelAddr
+		}
+		if a == want.TunnelAddr {
+			is = tunnelAddr
+		}
+		if was == is && !slices.Contains(plan.AddAddrs, a) {
+			continue
+		}
+		if err := put(t.maps.NodeAddrs, addrOf(a), is); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", a, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // alsoBroken adds the services that look right but are not.

@@ -35,8 +35,9 @@ func Conform(t *testing.T, setup func(t *testing.T) (open func() Holder)) {
 func example(last byte, draining bool) ipvs.State {
 	task := netip.AddrFrom4([4]byte{10, 255, 0, last})
 	return ipvs.State{
-		MeshVNI:   4096,
-		NodeAddrs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
+		MeshVNI:    4096,
+		NodeAddrs:  []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
+		TunnelAddr: netip.MustParseAddr("192.0.2.1"),
 		Clients: []ipvs.Client{
 			{Addrs: []ipvs.ClientAddr{{VNI: 4097, Addr: netip.MustParseAddr("10.0.1.7")}, {VNI: 4096, Addr: netip.MustParseAddr("10.255.9.9")}}},
 			{Addrs: []ipvs.ClientAddr{{VNI: 4096, Addr: task}, {VNI: 4097, Addr: netip.MustParseAddr("fd00::9")}}},
@@ -121,7 +122,10 @@ func changes(t *testing.T, open func() Holder) {
 		empty.Services[i].Backends = nil
 	}
 	other := example(4, false)
-	other.MeshVNI = 5000
+	other.MeshVNI, other.TunnelAddr = 5000, other.NodeAddrs[1]
+	for i := range other.Services {
+		other.Services[i].DirectReturn = other.Services[i].Published()
+	}
 	rr := example(9, true)
 	for i := range rr.Services {
 		rr.Services[i].Algorithm, rr.Services[i].Backends[0].Weight = ipvs.RoundRobin, 3

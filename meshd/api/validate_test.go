@@ -30,7 +30,7 @@ func TestValidateService(t *testing.T) {
 		{`{"Labels":{"mesh.stable-ip":"true"}}`, ok},
 		{`{"Labels":{"mesh.stable-ip":"maybe"}}`, "must be true or false"},
 		{`{"Labels":{"mesh.ingress":"local"}}`, ok},
-		{`{"Labels":{"mesh.ingress":"near"}}`, "mesh.ingress=near: must be mesh, prefer or local"},
+		{`{"Labels":{"mesh.ingress":"near"}}`, "mesh.ingress=near: must be mesh, prefer, local or dsr"},
 		{`{"Labels":{"mesh.publish":"eth1, 192.168.0.0/16,fd00::1"}}`, ok},
 		{`{"Labels":{"mesh.publish":"192.168.0.0/33"}}`, "neither an interface nor an address nor a prefix"},
 		{`{"Labels":{"mesh.publish":""}}`, "neither an interface"},

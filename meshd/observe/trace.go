@@ -319,7 +319,22 @@ func (t *tracer) balanced(hop, what string, n protocol.Network, s ipvs.Service) 
 		}
 		if !b.Draining {
 			t.endpoint(n, b.Addr)
+			t.answer(n, s, b)
 		}
+	}
+}
+
+// answer says how what a backend answers to clients outside gets to them, where that was chosen.
+func (t *tracer) answer(n protocol.Network, s ipvs.Service, b ipvs.Backend) {
+	path, err := t.o.Overlay.Path(n.VNI, b.Addr)
+	switch {
+	case err != nil || !s.DirectReturn || b.Local:
+	case !t.held.TunnelAddr.IsValid() || t.held.TunnelAddr.Is4() != b.Addr.Is4():
+		t.ok("answer", "answers come back by this node: clients of this IP version do not call the address that the other nodes know it by")
+	case path.Returns:
+		t.ok("answer", "answers return directly to clients outside that call %s and that the task's node reaches by the nodes' common link", t.held.TunnelAddr)
+	default:
+		t.ok("answer", "answers come back by this node: it does not send to the task's node directly (meshctl net trace between two tasks, meshd_peers)")
 	}
 }
 

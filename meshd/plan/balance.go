@@ -47,6 +47,7 @@ const (
 	ingressMesh   = "mesh"
 	ingressPrefer = "prefer"
 	ingressLocal  = "local"
+	ingressDirect = "dsr"
 )
 
 // CheckBalance says what is wrong with the labels that tell how a service's
@@ -99,10 +100,10 @@ func balanceOf(labels map[string]string) (balance, error) {
 		failed = err
 	}
 	switch v := labels[labelIngress]; v {
-	case "", ingressMesh, ingressPrefer, ingressLocal:
+	case "", ingressMesh, ingressPrefer, ingressLocal, ingressDirect:
 		b.ingress = v
 	default:
-		failed = fmt.Errorf("label %s=%s: must be %s, %s or %s", labelIngress, v, ingressMesh, ingressPrefer, ingressLocal)
+		failed = fmt.Errorf("label %s=%s: must be %s, %s, %s or %s", labelIngress, v, ingressMesh, ingressPrefer, ingressLocal, ingressDirect)
 	}
 	return b, failed
 }
@@ -152,8 +153,9 @@ func spread(services []ipvs.Service, labels map[string]string) []ipvs.Service {
 		services[i].Algorithm, services[i].Affinity, services[i].PreferLocal = b.algorithm, b.affinity, b.local
 		services[i].Ejection = b.ejection
 		if services[i].Published() {
-			services[i].PreferLocal = b.ingress == ingressPrefer || b.local && b.ingress == ""
+			services[i].PreferLocal = b.ingress == ingressPrefer || b.local && (b.ingress == "" || b.ingress == ingressDirect)
 			services[i].LocalOnly = b.ingress == ingressLocal
+			services[i].DirectReturn = b.ingress == ingressDirect
 		}
 	}
 	return services

@@ -129,7 +129,7 @@ func remotes(n protocol.Network, nodes map[string]node, self string) []overlay.E
 }
 
 func assembleIPVS(in Input, nodes map[string]node, parts map[string]*part) ipvs.State {
-	s := ipvs.State{NodeAddrs: nodeAddrs(in.Interfaces), Clients: clients(in)}
+	s := ipvs.State{NodeAddrs: nodeAddrs(in.Interfaces), TunnelAddr: in.SelfAddr, Clients: clients(in)}
 	for _, n := range in.Networks {
 		if n.Ingress {
 			s.MeshVNI = n.VNI

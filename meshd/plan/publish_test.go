@@ -101,7 +101,7 @@ func publishedOn(s ipvs.State) string {
 }
 
 func TestIngressLabel(t *testing.T) {
-	for label, want := range map[string]string{"": "", "mesh": "", "prefer": "prefer", "local": "local", "odd": ""} {
+	for label, want := range map[string]string{"": "", "mesh": "", "prefer": "prefer", "local": "local", "dsr": "dsr", "odd": ""} {
 		in := fixture()
 		if label != "" {
 			in.Networks[0].Services[0].Labels = map[string]string{"mesh.ingress": label}
@@ -114,6 +114,8 @@ func TestIngressLabel(t *testing.T) {
 				got = "prefer"
 			case s.LocalOnly:
 				got = "local"
+			case s.DirectReturn:
+				got = "dsr"
 			}
 			if s.Published() && got != want || !s.Published() && got != "" {
 				t.Errorf("label %q: %s leads by %q, want %q, and nothing for the VIP", label, s.Key, got, want)
@@ -124,6 +126,10 @@ func TestIngressLabel(t *testing.T) {
 	in.Networks[0].Services[0].Labels = map[string]string{"mesh.lb.locality": "node", "mesh.ingress": "mesh"}
 	if s := Compile(in).IPVS.Services[0]; s.PreferLocal {
 		t.Error("mesh.ingress does not go before mesh.lb.locality")
+	}
+	in.Networks[0].Services[0].Labels["mesh.ingress"] = "dsr"
+	if s := Compile(in).IPVS.Services[0]; !s.PreferLocal || !s.DirectReturn {
+		t.Errorf("mesh.ingress=dsr says nothing of where to, and mesh.lb.locality does: %+v", s)
 	}
 }
 

@@ -30,7 +30,10 @@ func TestDirectRouting(t *testing.T) {
 	c.travels("node2", 1, 1)
 	c.travels("node3", 0, 2)
 
-	k := c.call("node1", "node3").vip("node1").vip("node3")
+	testDirectReturn(t, c)
+	testDirectReturnDrains(t, c)
+
+	k := c.call("node1", "node3").vip("node1").vip("node3").straight("node1")
 	for from, to := range map[string]string{"node1": "node2", "node2": "node1", "node3": "node1"} {
 		k.task(from, to)
 	}
@@ -57,7 +60,7 @@ func TestDirectRouting(t *testing.T) {
 	}
 	c.travels("node1", 0, 2)
 	c.travels("node2", 0, 2)
-	k = c.call("node1").vip("node1")
+	k = c.call("node1").vip("node1").straight("node1")
 	k.task("node1", "node2")
 	k.task("node2", "node1")
 	began = time.Now()

@@ -53,17 +53,58 @@ static __always_inline int to_client(struct __sk_buff *skb, const struct flow *f
 	return bpf_redirect_neigh(ifindex, 0, 0, 0);
 }
 
+/* to_node names the node that the overlay's half is to send to. */
+static __always_inline void to_node(struct __sk_buff *skb, __u32 vni, enum mesh_verdict verdict, const struct mesh_addr *node)
+{
+	skb->cb[0] = MESH_CB(vni, verdict);
+	skb->cb[1] = node->w[0];
+	skb->cb[2] = node->w[1];
+	skb->cb[3] = node->w[2];
+	skb->cb[4] = node->w[3];
+}
+
+/* restored gives an answer the address and port that its client spoke to: s->flow. Verified by itself, see choose. */
+__noinline int restored(struct __sk_buff *skb)
+{
+	struct scratch *s = room();
+
+	return s ? rewrite(skb, &s->p, &s->flow) : -1;
+}
+
+/* to_return answers in the entry node's name. */
+static __always_inline int to_return(struct __sk_buff *skb, struct scratch *s, const struct flow *f, enum mesh_slot hook)
+{
+	s->flow = *f;
+	s->flow.src = f->entry;
+	s->flow.sport = f->backend_port;
+	if (restored(skb))
+		return drop(DROP_REWRITE);
+	to_node(skb, s->key.vni, MESH_RETURN, &s->flow.entry);
+	return forward(skb, hook);
+}
+
+/*
+ * passed_on looks whether the packet is an answer that another node gave in this
+ * node's name, and could not send to the client itself.
+ */
+static __always_inline int passed_on(struct __sk_buff *skb, struct scratch *s, __u32 vni, enum mesh_slot hook, int *verdict)
+{
+	struct flow *f;
+
+	answer_to(&s->key, &s->p, vni, FORWARD);
+	f = bpf_map_lookup_elem(&flows, &s->key);
+	if (!f || !(f->flags & FLOW_RETURN))
+		return 0;
+	touch(s, f, REVERSE);
+	*verdict = to_client(skb, f, vni, hook);
+	return 1;
+}
+
 static __always_inline int to_entry(struct __sk_buff *skb, struct scratch *s, const struct flow *f, enum mesh_slot hook)
 {
-	__u32 vni = s->key.vni;
-
 	if (set_port(skb, &s->p, s->p.l4 + 2, s->p.dport, f->dport))
 		return drop(DROP_REWRITE);
-	skb->cb[0] = MESH_CB(vni, MESH_TO_NODE);
-	skb->cb[1] = f->entry.w[0];
-	skb->cb[2] = f->entry.w[1];
-	skb->cb[3] = f->entry.w[2];
-	skb->cb[4] = f->entry.w[3];
+	to_node(skb, s->key.vni, MESH_TO_NODE, &f->entry);
 	return forward(skb, hook);
 }
 
@@ -86,7 +127,7 @@ static __always_inline int answered(struct __sk_buff *skb, struct scratch *s, __
 		if (hook != MESH_BALANCE_CONTAINER)
 			return 0;
 		touch(s, f, ENTERED); /* no such entry: it has no other half here */
-		*verdict = to_entry(skb, s, f, hook);
+		*verdict = f->flags & FLOW_RETURN ? to_return(skb, s, f, hook) : to_entry(skb, s, f, hook);
 		return 1;
 	}
 	answers_on(skb, s, f);
@@ -107,11 +148,7 @@ static __always_inline int error_to_entry(struct __sk_buff *skb, struct scratch 
 {
 	if (set_quoted_port(skb, s, 0, s->key.dport, f->dport))
 		return drop(DROP_REWRITE);
-	skb->cb[0] = MESH_CB(s->key.vni, MESH_TO_NODE);
-	skb->cb[1] = f->entry.w[0];
-	skb->cb[2] = f->entry.w[1];
-	skb->cb[3] = f->entry.w[2];
-	skb->cb[4] = f->entry.w[3];
+	to_node(skb, s->key.vni, MESH_TO_NODE, &f->entry);
 	return forward(skb, hook);
 }
 

@@ -7,6 +7,7 @@
  * Only destinations are rewritten, so a task sees the client's real address. An
  * answer is turned back on the client's node (VIPs) or on the node where the
  * connection entered (published ports); the backend's node remembers which.
+ * Where answers may return directly, it has told the backend's node what the client called, and that one turns them.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -56,6 +57,8 @@ int balance_tunnel(struct __sk_buff *skb)
 		return forward(skb, MESH_BALANCE_TUNNEL);
 	remember(&s->p, vni);
 	if (answered(skb, s, vni, MESH_BALANCE_TUNNEL, &verdict))
+		return verdict;
+	if (vni == n->mesh_vni && passed_on(skb, s, vni, MESH_BALANCE_TUNNEL, &verdict))
 		return verdict;
 	if (vni == n->mesh_vni && note_entry(skb, s, vni))
 		return drop(DROP_REWRITE);

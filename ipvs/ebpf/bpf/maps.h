@@ -25,13 +25,15 @@ struct service {
 	__u32 count;    /* of slots; zero: nobody takes new connections */
 	__u32 affinity; /* seconds */
 	__u8 algorithm;
-	__u8 local; /* user space prefers backends of this node; told for its own sake */
+	__u8 local; /* user space prefers backends of this node; told for its own sake. And SERVICE_RETURN */
 	/* Also told for user space's sake: when backends are ejected, for how many seconds. */
 	__u16 eject_after;
 	__u32 eject_within;
 	__u32 eject_first;
 	__u32 eject_longest;
 };
+
+#define SERVICE_RETURN 4 /* of a published port: answers return directly where they can */
 
 /* A published port that is not everywhere: 127.0.0.1 stands for the node's own processes. */
 #define LOOPBACK4 bpf_htonl(0x7f000001)
@@ -68,7 +70,8 @@ struct backend_key {
 #define BACKEND_EJECTED 4
 #define BACKEND_AWAY 8 /* draining, and what can move at once does */
 #define BACKEND_OUT (BACKEND_DRAINING | BACKEND_EJECTED) /* gets no new connections */
-/* For user space alone: 2 = on this node; the weight is in the upper half. */
+#define BACKEND_HERE 2 /* on this node */
+/* For user space alone: the weight is in the upper half. */
 
 /* Ways to fail. A backend that accepts and resets has accepted: so they are counted apart. */
 enum failure {
@@ -189,6 +192,7 @@ struct flow_key {
 #define FLOW_SERVED 32        /* ... and has sent something */
 #define FLOW_LATE 64          /* it had not when the SYN came again */
 #define FLOW_RESET 128        /* RST was seen: nobody keeps its ports for a while */
+#define FLOW_RETURN 256       /* answers need not come by the node where it entered */
 
 /* What the packet's addresses become. */
 struct flow {
@@ -198,7 +202,7 @@ struct flow {
 	struct mesh_addr entry;
 	__be16 sport;
 	__be16 dport;
-	__be16 backend_port; /* as in backend_key */
+	__be16 backend_port; /* as in backend_key; where entry is set, the published port if FLOW_RETURN */
 	__u16 flags;
 	__u32 ifindex; /* where it entered */
 	__u32 service; /* zero: none, only a source port is changed */
@@ -330,6 +334,9 @@ struct {
 	__type(value, struct affinity);
 	PINNED;
 } affinities SEC(".maps");
+
+/* The value: NODE_ADDR_TUNNEL, or less. */
+#define NODE_ADDR_TUNNEL 2 /* other nodes know this one by it */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -5,6 +5,17 @@
 
 #include "flow.h"
 
+/* note_port reads the entry node's note that answers may return directly, and from which port. */
+static __always_inline void note_port(struct __sk_buff *skb, struct scratch *s)
+{
+	__u32 note;
+
+	if (bpf_skb_load_bytes(skb, MESH_NOTE_AT, &note, sizeof(note)) || (note & MESH_NOTE_MASK) != MESH_NOTE_RETURN)
+		return;
+	s->back.flags |= FLOW_RETURN;
+	s->back.backend_port = bpf_htons(bpf_ntohl(note) & 0xffff);
+}
+
 /* entry_of makes s->back: the answer to this packet goes to the node that sent it. */
 static __always_inline void entry_of(struct __sk_buff *skb, struct scratch *s)
 {
@@ -18,6 +29,7 @@ static __always_inline void entry_of(struct __sk_buff *skb, struct scratch *s)
 	s->back.entry = entry;
 	s->back.flags = FLOW_INGRESS;
 	s->back.seen = now();
+	note_port(skb, s);
 }
 
 static __always_inline int is_entry_of(const struct flow *have, const struct scratch *s)
@@ -39,6 +51,10 @@ static __always_inline void follow(struct scratch *s, struct flow *have)
 {
 	if (have->flags & FLOW_CLOSING && opens(&s->p))
 		have->flags &= ~(FLOW_CLOSING | FLOW_RESET);
+	if ((have->flags ^ s->back.flags) & FLOW_RETURN || have->backend_port != s->back.backend_port) {
+		have->flags = (have->flags & ~FLOW_RETURN) | (s->back.flags & FLOW_RETURN);
+		have->backend_port = s->back.backend_port;
+	}
 	touch(s, have, ENTERED);
 }
 

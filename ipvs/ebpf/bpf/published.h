@@ -52,6 +52,31 @@ static __always_inline int serves(const struct scratch *s, __u16 from, struct se
 	return bpf_map_lookup_elem(&services, k) ? 0 : -1;
 }
 
+/*
+ * returns_directly says whether the task's node may answer the client itself: it can
+ * tell only the address that it knows this node by, and the port that the note tells.
+ */
+static __always_inline int returns_directly(const struct scratch *s, __u16 from)
+{
+	struct service *service = bpf_map_lookup_elem(&services, &s->service);
+	__u32 *own = bpf_map_lookup_elem(&node_addrs, &s->p.dst);
+	struct backend_key k = { .service = s->flow.service, .addr = s->flow.dst, .port = s->flow.backend_port };
+	__u32 *state;
+
+	if (from || !service || !(service->local & SERVICE_RETURN) || !own || *own != NODE_ADDR_TUNNEL)
+		return 0;
+	state = bpf_map_lookup_elem(&backends, &k);
+	return state && !(*state & BACKEND_HERE);
+}
+
+/* note_of is the note to the task's node: a source port that was changed is changed back here only. */
+static __always_inline __u32 note_of(const struct scratch *s, const struct flow *f)
+{
+	if (!(f->flags & FLOW_RETURN) || f->sport != s->p.sport)
+		return 0;
+	return MESH_NOTE_RETURN | bpf_htonl(bpf_ntohs(s->p.dport));
+}
+
 /* enter chooses a backend for a new connection to a published port: s->flow. */
 static __always_inline int enter(struct scratch *s, __u16 from)
 {
@@ -68,6 +93,8 @@ static __always_inline int enter(struct scratch *s, __u16 from)
 	if (same_addr(&s->p.src, &s->flow.dst) || is_loopback(&s->p))
 		s->flow.src = s->p.dst;
 	s->flow.flags = FLOW_INGRESS | from;
+	if (returns_directly(s, from)) /* what is not seen cannot be judged, nor be missed */
+		s->flow.flags |= FLOW_RETURN | FLOW_ACCEPTED;
 	s->flow.ifindex = s->ifindex;
 	keep();
 	count_begin(s);
@@ -116,7 +143,7 @@ static __always_inline __u16 came_in(struct __sk_buff *skb, struct scratch *s, _
 static __always_inline int ingress(struct __sk_buff *skb, struct scratch *s, __u32 mesh, __u16 from, enum mesh_slot hook)
 {
 	struct flow *f;
-	__u32 limit = limit_for(&s->p);
+	__u32 note, limit = limit_for(&s->p);
 	/* What is merged from several packets goes out as several. */
 	int too_long = limit && s->p.length > limit && !skb->gso_size;
 	int again = 0;
@@ -148,9 +175,11 @@ static __always_inline int ingress(struct __sk_buff *skb, struct scratch *s, __u
 	}
 	if (too_long && !s->admitted)
 		return too_big(skb, &s->p, limit);
+	note = note_of(s, f);
 	if (rewrite(skb, &s->p, f))
 		return drop(DROP_REWRITE);
 	skb->cb[0] = MESH_CB(mesh, MESH_DELIVER);
+	skb->cb[1] = note;
 	return forward(skb, hook);
 }
 

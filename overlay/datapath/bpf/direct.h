@@ -6,6 +6,7 @@
 #include "packet.h"
 
 #define AF_INET 2
+#define AF_INET6 10
 
 static __always_inline int switched(__u32 what)
 {
@@ -64,6 +65,25 @@ static __always_inline int send_direct(struct __sk_buff *skb, const struct mesh_
 	if (bpf_skb_store_bytes(skb, 0, way.mac, 12, 0))
 		return drop(DROP_NO_ENDPOINT);
 	return bpf_redirect(way.ifindex, 0);
+}
+
+/* leaves_by says whether what the device brought in with these addresses would leave by the same device. */
+static __always_inline int leaves_by(struct __sk_buff *skb, const struct packet *p, __u32 ifindex)
+{
+	struct bpf_fib_lookup fib = { .ifindex = ifindex };
+	int found;
+
+	if (p->v6) {
+		fib.family = AF_INET6;
+		__builtin_memcpy(fib.ipv6_src, &p->src, 16);
+		__builtin_memcpy(fib.ipv6_dst, &p->dst, 16);
+	} else {
+		fib.family = AF_INET;
+		fib.ipv4_src = p->src.w[3];
+		fib.ipv4_dst = p->dst.w[3];
+	}
+	found = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	return (found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_NO_NEIGH) && fib.ifindex == ifindex;
 }
 
 /* is_sender says whether the frame came from that peer over our common link. */

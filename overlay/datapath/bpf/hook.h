@@ -43,7 +43,19 @@ enum mesh_verdict {
 	MESH_NEXT    = 0, /* forward by destination address; underlay, local: not ours, let it pass */
 	MESH_DELIVER = 1, /* the destination address is an endpoint on the VNI in cb[0]: forward there */
 	MESH_TO_NODE = 2, /* tunnel on the VNI in cb[0] to the node whose address is cb[1..4] */
+	MESH_RETURN  = 3, /* container: an answer of the node whose address is cb[1..4], in its name: to the client itself if
+	                   * this node and that one send each other direct frames, and the way there is the link; else as MESH_TO_NODE */
 };
+
+/*
+ * With MESH_DELIVER, a packet of the node itself may bear a note to the node that it is
+ * tunnelled to: cb[1], which becomes the last four bytes of the frame's source MAC there.
+ * This one says that answers may return directly, from the port in its lower half
+ * (network byte order: the last two bytes).
+ */
+#define MESH_NOTE_RETURN bpf_htonl(0xd5000000)
+#define MESH_NOTE_MASK bpf_htonl(0xffff0000)
+#define MESH_NOTE_AT 8 /* offset in the frame */
 
 #define MESH_CB(vni, verdict) (((__u32)(vni) << 8) | (verdict))
 #define MESH_CB_VNI(cb0) ((cb0) >> 8)

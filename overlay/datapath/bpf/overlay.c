@@ -94,6 +94,23 @@ static __always_inline int to_node(struct __sk_buff *skb)
 	return tunnel(skb, MESH_CB_VNI(skb->cb[0]), &node);
 }
 
+/*
+ * give_back sends what a container answers in the name of the node where its client
+ * came in. Such a source address is good on a link where that node is sent to
+ * directly, since frames with others' addresses are seen to arrive there. It goes out
+ * there only if the client is reached by that link anyway.
+ */
+static __always_inline int give_back(struct __sk_buff *skb, const struct packet *p)
+{
+	struct mesh_addr entry = {{skb->cb[1], skb->cb[2], skb->cb[3], skb->cb[4]}};
+	__u32 *link = switched(SWITCH_DIRECT) ? bpf_map_lookup_elem(&mesh_direct, &entry) : NULL;
+	__u32 ifindex = link ? *link : 0;
+
+	if (ifindex && leaves_by(skb, p, ifindex))
+		return bpf_redirect_neigh(ifindex, NULL, 0, 0);
+	return to_node(skb);
+}
+
 /* to_endpoint delivers here or sends to the endpoint's node. */
 static __always_inline int to_endpoint(struct __sk_buff *skb, __u32 vni, const struct endpoint *to)
 {
@@ -177,6 +194,8 @@ static __always_inline int forward_from(struct __sk_buff *skb, const struct ifac
 
 	if (verdict == MESH_TO_NODE)
 		return to_node(skb);
+	if (verdict == MESH_RETURN)
+		return give_back(skb, p);
 
 	struct endpoint *to = endpoint(vni, &p->dst);
 
@@ -320,7 +339,7 @@ int from_tunnel(struct __sk_buff *skb)
 
 static __always_inline int forward_node(struct __sk_buff *skb)
 {
-	__u32 vni = MESH_CB_VNI(skb->cb[0]), verdict = MESH_CB_VERDICT(skb->cb[0]);
+	__u32 vni = MESH_CB_VNI(skb->cb[0]), verdict = MESH_CB_VERDICT(skb->cb[0]), note = skb->cb[1];
 	struct config *c = config();
 	struct packet p;
 	__u8 macs[12];
@@ -331,6 +350,8 @@ static __always_inline int forward_node(struct __sk_buff *skb)
 	/* On lo there are no MACs, and a VXLAN device takes none from nobody. */
 	__builtin_memcpy(macs, c->router_mac, 6);
 	__builtin_memcpy(macs + 6, c->router_mac, 6);
+	if (verdict == MESH_DELIVER && note)
+		__builtin_memcpy(macs + MESH_NOTE_AT, &note, sizeof(note));
 	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
 		return drop(DROP_NO_ENDPOINT);
 	if (verdict == MESH_TO_NODE)
