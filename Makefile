@@ -39,7 +39,7 @@ bench: setup build
 	go run ./test/bench create
 
 bench-net: setup build
-	go run ./test/bench net
+	go run ./test/bench -rounds 3 net
 
 bench-dns: setup build
 	@test/bench/dns/setup.sh

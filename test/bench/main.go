@@ -49,11 +49,22 @@ func run(ctx context.Context) (err error) {
 	if measure == nil {
 		return errors.New("say what to measure: create or net")
 	}
+	runs := *meshd
+	if flag.Arg(0) == "net" {
+		dir, err := os.MkdirTemp("", "meshd-bench")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		if runs, err = tunnelling(dir, *meshd); err != nil {
+			return err
+		}
+	}
 	const name = "bench"
 	if err := lab.Down(ctx, name, os.Stderr); err != nil {
 		return err
 	}
-	l, err := lab.Up(ctx, lab.Options{Name: name, Nodes: 3, Managers: 3, Meshd: *meshd, Progress: os.Stderr})
+	l, err := lab.Up(ctx, lab.Options{Name: name, Nodes: 3, Managers: 3, Meshd: runs, Progress: os.Stderr})
 	defer func() {
 		err = errors.Join(err, lab.Down(context.WithoutCancel(ctx), name, os.Stderr))
 	}()

@@ -17,6 +17,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/client"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/meshd/meshd/test/lab"
 )
@@ -25,10 +26,12 @@ const (
 	netPort   = 7000        // of the server, in containers and on nodes
 	published = 7001        // of the service
 	onHost    = 7002        // of its task, in mode host
+	returning = 7003        // of the one whose answers return directly
 	netTime   = time.Second // of one measurement
 
 	firstOther  = 20000 // published port of the first of many services
 	maxServices = 10000
+	atOnce      = 16               // services are made at once
 	netFirst    = 30 * time.Second // bounds the start of what is measured
 )
 
@@ -54,6 +57,8 @@ type way struct {
 	target string
 	// against are the ways that this one is compared to.
 	against []string
+	// again: also beside many services.
+	again bool
 	// lab is another one than meshd's, if not nil.
 	lab *lab.Lab
 }
@@ -131,6 +136,20 @@ func (b *netBench) serveOn(node string) (stop func() error) {
 	}
 }
 
+// tunnelOnly is the node that takes no packets without VXLAN.
+const tunnelOnly = "node3"
+
+// tunnelling gives a program that runs meshd, without direct routing on tunnelOnly. It is in dir.
+func tunnelling(dir, meshd string) (string, error) {
+	meshd, err := filepath.Abs(meshd)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "meshd")
+	script := fmt.Sprintf("#!/bin/sh\ncase \"$*\" in */%s/*) exec '%s' \"$@\" --direct-routing=off;; esac\nexec '%[2]s' \"$@\"\n", tunnelOnly, meshd)
+	return path, os.WriteFile(path, []byte(script), 0o755)
+}
+
 // deploy starts the services and says which ways there are.
 func (b *netBench) deploy(ctx context.Context) ([]way, error) {
 	n, err := b.api.NetworkCreate(ctx, "bench", client.NetworkCreateOptions{Driver: "overlay", Scope: "swarm"})
@@ -140,6 +159,13 @@ func (b *netBench) deploy(ctx context.Context) ([]way, error) {
 	b.network = n.ID
 	far, err := b.service(ctx, "far", "node2", "sample", "bench-serve")
 	if err != nil {
+		return nil, err
+	}
+	tunnelled, err := b.service(ctx, "tunnelled", tunnelOnly, "sample", "bench-serve")
+	if err != nil {
+		return nil, err
+	}
+	if _, err := b.service(ctx, "returning", "node2", "sample", "bench-serve"); err != nil {
 		return nil, err
 	}
 	near, err := b.service(ctx, "near", "node1", "sample", "bench-serve")
@@ -152,14 +178,19 @@ func (b *netBench) deploy(ctx context.Context) ([]way, error) {
 	}
 	at := func(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
 	return []way{
-		{name: bareNodes, node: "node1", target: at(b.address["node2"], netPort)},
-		{name: acrossNodes, node: "node1", pid: caller.pid, target: at(far.addr, netPort), against: []string{bareNodes}},
+		{name: bareNodes, again: true, node: "node1", target: at(b.address["node2"], netPort)},
+		{name: acrossNodes, again: true, node: "node1", pid: caller.pid, target: at(far.addr, netPort), against: []string{bareNodes}},
+		{name: "container to container, across nodes, by VXLAN", node: "node1", pid: caller.pid, target: at(tunnelled.addr, netPort), against: []string{bareNodes, acrossNodes}},
 		{name: "container to container, same node", node: "node1", pid: caller.pid, target: at(near.addr, netPort), against: []string{bareNodes}},
-		{name: "VIP, across nodes", node: "node1", pid: caller.pid, target: at(far.vip, netPort), against: []string{acrossNodes}},
-		{name: bareOutside, node: lab.Client, target: at(b.address["node2"], netPort)},
+		{name: "VIP, across nodes", again: true, node: "node1", pid: caller.pid, target: at(far.vip, netPort), against: []string{acrossNodes}},
+		{name: bareOutside, again: true, node: lab.Client, target: at(b.address["node2"], netPort)},
 		{name: hostMode, node: lab.Client, target: at(b.address["node2"], onHost), against: []string{bareOutside}},
 		{name: "published port, task on the entry node", node: lab.Client, target: at(b.address["node2"], published), against: []string{bareOutside, hostMode}},
-		{name: "published port, task on another node", node: lab.Client, target: at(b.address["node1"], published), against: []string{bareOutside, hostMode}},
+		{name: farPort, again: true, node: lab.Client, target: at(b.address["node1"], published), against: []string{bareOutside, hostMode}},
+		{
+			name: "published port, task on another node, mesh.ingress=dsr", node: lab.Client, target: at(b.address["node1"], returning),
+			against: []string{bareOutside, farPort},
+		},
 	}, nil
 }
 
@@ -169,6 +200,7 @@ const (
 	acrossNodes = "container to container, across nodes"
 	bareOutside = "outside to node, bare"
 	hostMode    = "published in mode host"
+	farPort     = "published port, task on another node"
 )
 
 // instance is a service of one task.
@@ -188,7 +220,11 @@ func (b *netBench) service(ctx context.Context, name, node string, args ...strin
 		},
 		Mode: swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: &one}},
 	}
-	if name == "far" {
+	switch name {
+	case "returning":
+		spec.Labels = map[string]string{"mesh.ingress": "dsr"}
+		spec.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{{Protocol: network.TCP, TargetPort: netPort, PublishedPort: returning}}}
+	case "far":
 		spec.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{
 			{Protocol: network.TCP, TargetPort: netPort, PublishedPort: published},
 			{Protocol: network.TCP, TargetPort: netPort, PublishedPort: onHost, PublishMode: swarm.PortConfigPublishModeHost},
@@ -241,28 +277,25 @@ func (b *netBench) pid(ctx context.Context, node, container string) (int, error)
 
 // manyServices adds services to the network that have no task, and returns the ways to measure again.
 func (b *netBench) manyServices(ctx context.Context, ways []way) ([]way, error) {
-	none := uint64(0)
 	start := time.Now()
+	making, mctx := errgroup.WithContext(ctx)
+	making.SetLimit(atOnce)
 	for i := range b.services {
-		port := swarm.PortConfig{Protocol: network.TCP, TargetPort: netPort, PublishedPort: uint32(firstOther + i)}
-		_, err := b.api.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: swarm.ServiceSpec{
-			Annotations: swarm.Annotations{Name: fmt.Sprintf("other%d", i)},
-			TaskTemplate: swarm.TaskSpec{
-				ContainerSpec: &swarm.ContainerSpec{Image: benchImage},
-				Networks:      []swarm.NetworkAttachmentConfig{{Target: b.network}},
-			},
-			Mode:         swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: &none}},
-			EndpointSpec: &swarm.EndpointSpec{Ports: []swarm.PortConfig{port}},
-		}})
-		if err != nil {
-			return nil, fmt.Errorf("service %d of %d: %w", i, b.services, err)
-		}
+		making.Go(func() error {
+			if err := b.idleService(mctx, i); err != nil {
+				return fmt.Errorf("service %d of %d: %w", i, b.services, err)
+			}
+			return nil
+		})
+	}
+	if err := making.Wait(); err != nil {
+		return nil, err
 	}
 	fmt.Fprintf(os.Stderr, "%d services made in %.1fs\n", b.services, time.Since(start).Seconds())
 	suffix := fmt.Sprintf(", beside %d services", b.services)
 	var out []way
 	for _, w := range ways {
-		if strings.HasSuffix(w.name, "same node") || strings.HasSuffix(w.name, "entry node") || w.name == hostMode || w.lab != nil {
+		if !w.again {
 			continue
 		}
 		w.name += suffix
@@ -276,6 +309,22 @@ func (b *netBench) manyServices(ctx context.Context, ways []way) ([]way, error) 
 		out = append(out, w)
 	}
 	return out, nil
+}
+
+// idleService makes the i-th of many: without a task, with a virtual address and a published port.
+func (b *netBench) idleService(ctx context.Context, i int) error {
+	none := uint64(0)
+	port := swarm.PortConfig{Protocol: network.TCP, TargetPort: netPort, PublishedPort: uint32(firstOther + i)}
+	_, err := b.api.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: swarm.ServiceSpec{
+		Annotations: swarm.Annotations{Name: fmt.Sprintf("other%d", i)},
+		TaskTemplate: swarm.TaskSpec{
+			ContainerSpec: &swarm.ContainerSpec{Image: benchImage},
+			Networks:      []swarm.NetworkAttachmentConfig{{Target: b.network}},
+		},
+		Mode:         swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: &none}},
+		EndpointSpec: &swarm.EndpointSpec{Ports: []swarm.PortConfig{port}},
+	}})
+	return err
 }
 
 // measure takes all ways in turn, so that what the machine does besides hits all alike.
