@@ -59,14 +59,15 @@ func (k *calls) straight(entry string) *calls {
 
 // A task that goes finishes what it has begun, and gets nothing new.
 func testDirectReturnDrains(_ *testing.T, c *cluster) {
+	c.mustDocker("node1", "service", "scale", "-d", "straight=3")
+	c.running("node1", "straight", 3)
 	k := (&calls{c: c}).straight("node1").straight("node2")
 	c.t.Cleanup(func() { k.stop() })
+	k.hear(time.Second)
 	began := time.Now()
-	for _, replicas := range []int{3, 1} {
-		c.mustDocker("node1", "service", "scale", "-d", fmt.Sprintf("straight=%d", replicas))
-		c.running("node1", "straight", replicas)
-		k.hear(time.Second)
-	}
+	c.mustDocker("node1", "service", "scale", "-d", "straight=1")
+	c.running("node1", "straight", 1)
+	k.hear(time.Second)
 	k.none(began)
 }
 
