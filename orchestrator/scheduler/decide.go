@@ -1,12 +1,8 @@
 package scheduler
 
 import (
-	"cmp"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
-	"time"
 
 	"github.com/moby/moby/api/types/swarm"
 
@@ -24,6 +20,8 @@ type demand struct {
 	preferences []string
 	// meshed are ports of the routing mesh, not to be given to a task.
 	meshed map[hostPort]bool
+	// filters are tried in order; a node counts for the first that it fails.
+	filters []filter
 	// names are those of services by ID.
 	names map[string]publications
 }
@@ -32,7 +30,7 @@ func (d *demand) nameOf(service string) string { return d.names[service].name }
 
 // demandOf reads a template; the host-mode ports are its service's.
 func demandOf(v version, template *swarm.TaskSpec, ports []swarm.PortConfig) demand {
-	d := demand{version: v, ports: ports}
+	d := demand{version: v, ports: ports, filters: filters()}
 	d.rules, d.broken = placement.RulesOf(template)
 	if r := template.Resources; r != nil && r.Reservations != nil {
 		d.reservation = *r.Reservations
@@ -54,7 +52,6 @@ type filter struct {
 	say  func(failed []*node, d *demand) string
 }
 
-// filters are tried in order; a node counts for the first that it fails.
 func filters() []filter {
 	on := func(what string) func([]*node, *demand) string {
 		return func(failed []*node, _ *demand) string { return what + nodes(len(failed)) }
@@ -93,67 +90,35 @@ func hasResources(n *node, d *demand) bool {
 	return ok
 }
 
-// qualify returns the nodes that pass all filters, and if none does, why not.
-func qualify(all []*node, d *demand) ([]*node, string) {
-	fs := filters()
-	failed := make([][]*node, len(fs))
-	var out []*node
-	for _, n := range all {
-		i := slices.IndexFunc(fs, func(f filter) bool { return !f.pass(n, d) })
-		if i < 0 {
-			out = append(out, n)
-			continue
+// fits says that a node passes all filters.
+func (d *demand) fits(n *node) bool { return d.failed(n) < 0 }
+
+// failed is the first filter that a node fails, -1 if none.
+func (d *demand) failed(n *node) int {
+	for i := range d.filters {
+		if !d.filters[i].pass(n, d) {
+			return i
 		}
-		failed[i] = append(failed[i], n)
 	}
-	if len(out) > 0 {
-		return out, ""
+	return -1
+}
+
+// refusal says why none of these nodes, by ID, qualifies.
+func (d *demand) refusal(all []*node) string {
+	failed := make([][]*node, len(d.filters))
+	for _, n := range all {
+		if i := d.failed(n); i >= 0 {
+			failed[i] = append(failed[i], n)
+		}
 	}
 	var reasons []string
 	for i, ns := range failed {
 		if len(ns) > 0 {
-			reasons = append(reasons, fs[i].say(ns, d))
+			reasons = append(reasons, d.filters[i].say(ns, d))
 		}
 	}
 	if len(reasons) == 0 {
-		return nil, "no suitable node"
+		return "no suitable node"
 	}
-	return nil, "no suitable node (" + strings.Join(reasons, "; ") + ")"
-}
-
-// choose picks one of the nodes that qualify.
-func choose(candidates []*node, d *demand, now time.Time) *node {
-	for _, key := range d.preferences {
-		candidates = lightest(candidates, key, d.version.service)
-	}
-	return slices.MinFunc(candidates, func(a, b *node) int {
-		return cmp.Or(
-			cmp.Compare(a.penalty(d.version, now), b.penalty(d.version, now)),
-			cmp.Compare(a.byService[d.version.service], b.byService[d.version.service]),
-			cmp.Compare(a.active, b.active),
-			cmp.Compare(a.ID, b.ID),
-		)
-	})
-}
-
-// lightest keeps the nodes of the branch, by their value under key, that has the
-// fewest tasks of the service. Nodes without the label are a branch of their own.
-func lightest(candidates []*node, key, service string) []*node {
-	branches := map[string][]*node{}
-	for _, n := range candidates {
-		value, _ := placement.Value(key, n.Node)
-		branches[value] = append(branches[value], n)
-	}
-	var best []*node
-	least := -1
-	for _, value := range slices.Sorted(maps.Keys(branches)) {
-		sum := 0
-		for _, n := range branches[value] {
-			sum += n.byService[service]
-		}
-		if least < 0 || sum < least {
-			best, least = branches[value], sum
-		}
-	}
-	return best
+	return "no suitable node (" + strings.Join(reasons, "; ") + ")"
 }

@@ -1,17 +1,13 @@
 package scheduler
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
-	"maps"
 	"slices"
-	"time"
 
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/control"
-	"github.com/meshd/meshd/orchestrator/placement"
 	"github.com/meshd/meshd/orchestrator/store"
 	"github.com/meshd/meshd/orchestrator/tasklife"
 )
@@ -27,16 +23,27 @@ type Config struct {
 type Loop struct {
 	cfg   Config
 	nodes map[string]*node
-	// placed says on which node a task is entered.
-	placed map[string]string
+	// orders are the nodes in order, by the rules that they satisfy.
+	orders map[string]*order
+	// tasks are those entered on nodes.
+	tasks  map[string]entry
 	specs  map[version]*store.Spec
+	shares map[version]*share
 	// services are the ports of the services.
 	services map[string]publications
-	// pending are the tasks to place, stuck those for which no node qualified.
+	// pending are the tasks to place, queue their IDs in the order in which they
+	// came, which may name some that are not; stuck those for which no node qualified.
 	pending map[string]*store.Task
+	queue   []string
 	stuck   map[string]*store.Task
 	// retry says that something changed which may help those that are stuck.
 	retry bool
+}
+
+// entry is a task that is entered on a node.
+type entry struct {
+	use
+	on *node
 }
 
 // New returns the loop. It belongs to the leader.
@@ -52,11 +59,11 @@ func (l *Loop) Run(ctx context.Context) error {
 
 // Reset implements control.Loop.
 func (l *Loop) Reset(v *store.View) {
-	l.nodes, l.placed = map[string]*node{}, map[string]string{}
-	l.specs, l.services = map[version]*store.Spec{}, map[string]publications{}
-	l.pending, l.stuck = map[string]*store.Task{}, map[string]*store.Task{}
+	l.nodes, l.orders, l.tasks = map[string]*node{}, map[string]*order{}, map[string]entry{}
+	l.specs, l.shares, l.services = map[version]*store.Spec{}, map[version]*share{}, map[string]publications{}
+	l.pending, l.stuck, l.queue = map[string]*store.Task{}, map[string]*store.Task{}, nil
 	for _, n := range v.Nodes() {
-		l.nodes[n.ID] = newNode(n)
+		l.observeNode(n, false)
 	}
 	for _, s := range v.Services() {
 		l.observeService(s)
@@ -70,6 +77,7 @@ func (l *Loop) Reset(v *store.View) {
 		}
 		l.observeTask(nil, t)
 	}
+	slices.SortFunc(l.queue, func(a, b string) int { return byVersion(l.pending[a], l.pending[b]) })
 }
 
 // Observe implements control.Loop.
@@ -77,19 +85,12 @@ func (l *Loop) Observe(e store.Event) {
 	gone := e.New == nil
 	switch o := e.Object().(type) {
 	case *store.Node:
-		l.retry = true
-		switch {
-		case gone:
-			delete(l.nodes, o.ID)
-		case l.nodes[o.ID] == nil:
-			l.nodes[o.ID] = newNode(o)
-		default:
-			l.nodes[o.ID].Node = o
-		}
+		l.observeNode(o, gone)
 	case *store.Spec:
 		v := version{o.ServiceID, o.Number}
 		if l.specs[v] = o; gone {
 			delete(l.specs, v)
+			delete(l.shares, v)
 		}
 	case *store.Service:
 		if l.observeService(o); gone {
@@ -102,6 +103,24 @@ func (l *Loop) Observe(e store.Event) {
 		}
 		old, _ := e.Old.(*store.Task)
 		l.observeTask(old, o)
+	}
+}
+
+func (l *Loop) observeNode(o *store.Node, gone bool) {
+	l.retry = true
+	n := l.nodes[o.ID]
+	switch {
+	case n == nil:
+		n = newNode(o)
+		l.nodes[o.ID] = n
+	default:
+		n.Node = o
+	}
+	if gone {
+		delete(l.nodes, o.ID)
+	}
+	for _, o := range l.orders {
+		o.look(n, gone)
 	}
 }
 
@@ -118,7 +137,7 @@ func (l *Loop) observeTask(old, t *store.Task) {
 			l.stuck[t.ID] = t // as it is now; retried when something helps
 			return
 		}
-		l.pending[t.ID] = t
+		l.await(t)
 		return
 	}
 	delete(l.pending, t.ID)
@@ -130,6 +149,14 @@ func (l *Loop) observeTask(old, t *store.Task) {
 	l.enter(t)
 }
 
+// await puts a task among those to place.
+func (l *Loop) await(t *store.Task) {
+	if l.pending[t.ID] == nil {
+		l.queue = append(l.queue, t.ID)
+	}
+	l.pending[t.ID] = t
+}
+
 // waits says whether the task is to be placed.
 func waits(t *store.Task) bool {
 	return t.Status.State == swarm.TaskStatePending && tasklife.Wanted(t)
@@ -137,176 +164,74 @@ func waits(t *store.Task) bool {
 
 func versionOf(t *store.Task) version { return version{t.ServiceID, t.SpecVersion} }
 
+// share is what tasks of a version take.
+func (l *Loop) share(v version) *share {
+	s := l.shares[v]
+	if s != nil {
+		return s
+	}
+	s = &share{version: v}
+	spec := l.specs[v]
+	if spec == nil {
+		return s
+	}
+	if r := spec.Template.Resources; r != nil && r.Reservations != nil {
+		s.cpus, s.memory = r.Reservations.NanoCPUs, r.Reservations.MemoryBytes
+	}
+	l.shares[v] = s
+	return s
+}
+
 // enter counts the task on its node.
 func (l *Loop) enter(t *store.Task) {
-	if on := l.placed[t.ID]; on != "" && on != t.NodeID {
-		l.forget(t.ID)
+	n, before := l.nodes[t.NodeID], l.tasks[t.ID]
+	if before.on != nil && before.on != n {
+		l.leave(t.ID)
+		before = entry{}
 	}
-	n := l.nodes[t.NodeID]
 	if n == nil {
 		return
 	}
-	u := use{version: versionOf(t), active: tasklife.Wanted(t), generics: t.GenericResources, ports: portsOf(t.Status.PortStatus.Ports)}
-	if len(u.ports) == 0 { // placed by an earlier version
-		u.ports = portsOf(l.services[t.ServiceID].host)
+	u := use{share: l.share(versionOf(t)), active: tasklife.Wanted(t)}
+	if before.on == nil {
+		ports := portsOf(t.Status.PortStatus.Ports)
+		if len(ports) == 0 { // placed by an earlier version
+			ports = portsOf(l.services[t.ServiceID].host)
+		}
+		u.own = ownOf(t.GenericResources, ports)
+	} else {
+		if before.active == u.active && before.version == u.version {
+			return
+		}
+		u.own = before.own // the task keeps what it started with
+		n.put(t.ID, before.use, -1)
+		l.retry = l.retry || before.active && !u.active
 	}
-	if before, known := n.tasks[t.ID]; known {
-		u.ports = before.ports // the task keeps what it started with
+	n.put(t.ID, u, 1)
+	l.tasks[t.ID] = entry{u, n}
+	l.move(n)
+}
+
+func (l *Loop) move(n *node) {
+	for _, o := range l.orders {
+		o.move(n)
 	}
-	if s := l.specs[u.version]; s != nil && s.Template.Resources != nil && s.Template.Resources.Reservations != nil {
-		u.cpus = s.Template.Resources.Reservations.NanoCPUs
-		u.memory = s.Template.Resources.Reservations.MemoryBytes
+}
+
+// leave takes a task off its node, and says whether it was on one.
+func (l *Loop) leave(id string) bool {
+	e := l.tasks[id]
+	if e.on == nil {
+		return false
 	}
-	if before, known := n.tasks[t.ID]; known && before.active && !u.active {
-		l.retry = true
-	}
-	n.put(t.ID, u)
-	l.placed[t.ID] = t.NodeID
+	delete(l.tasks, id)
+	e.on.put(id, e.use, -1)
+	l.move(e.on)
+	return true
 }
 
 func (l *Loop) forget(id string) {
 	delete(l.pending, id)
 	delete(l.stuck, id)
-	if n := l.nodes[l.placed[id]]; n != nil && n.drop(id) {
-		l.retry = true
-	}
-	delete(l.placed, id)
-}
-
-// Round implements control.Loop.
-func (l *Loop) Round(ctx context.Context) (time.Time, error) {
-	if l.retry {
-		maps.Copy(l.pending, l.stuck)
-		clear(l.stuck)
-		l.retry = false
-	}
-	for len(l.pending) > 0 {
-		if err := l.batch(ctx); err != nil {
-			return time.Time{}, err
-		}
-	}
-	return time.Time{}, nil
-}
-
-// result is what became of a task: a placed copy, or one that says why not.
-type result struct {
-	task   *store.Task
-	reason string
-}
-
-// batch places some of the pending tasks, those of one version together.
-func (l *Loop) batch(ctx context.Context) error {
-	tasks := slices.SortedFunc(maps.Values(l.pending), func(a, b *store.Task) int {
-		return cmp.Or(cmp.Compare(a.ServiceID, b.ServiceID), cmp.Compare(a.SpecVersion, b.SpecVersion),
-			cmp.Compare(a.Slot, b.Slot), cmp.Compare(a.ID, b.ID))
-	})
-	tasks = tasks[:min(len(tasks), control.MaxBatch)]
-	results := l.place(tasks, time.Now().UTC())
-	err := l.propose(ctx, results)
-	for _, r := range results {
-		id := r.task.ID
-		placed := err == nil && r.reason == "" && l.stored(r.task)
-		if !placed {
-			l.undo(id)
-		}
-		if err == nil {
-			delete(l.pending, id)
-			if !placed {
-				l.stuck[id] = r.task
-			}
-		}
-	}
-	return err
-}
-
-// stored says whether the placement is in the store now. If not, the task or its
-// node changed meanwhile, and the event of that change brings it up again.
-func (l *Loop) stored(t *store.Task) (ok bool) {
-	l.cfg.Store.View(func(v *store.View) {
-		now := v.Task(t.ID)
-		ok = now != nil && tasklife.Placed(now) && now.NodeID == t.NodeID
-	})
-	return ok
-}
-
-// undo takes a task off the node that it was entered on.
-func (l *Loop) undo(id string) {
-	if n := l.nodes[l.placed[id]]; n != nil {
-		n.drop(id)
-	}
-	delete(l.placed, id)
-}
-
-// place decides where the tasks go and enters them there.
-func (l *Loop) place(tasks []*store.Task, now time.Time) []result {
-	all := slices.SortedFunc(maps.Values(l.nodes), func(a, b *node) int { return cmp.Compare(a.ID, b.ID) })
-	demands := map[version]*demand{}
-	out := make([]result, 0, len(tasks))
-	for _, t := range tasks {
-		v := versionOf(t)
-		d := demands[v]
-		if d == nil {
-			d = l.demand(v)
-			demands[v] = d
-		}
-		out = append(out, l.placeOne(t, d, all, now))
-	}
-	return out
-}
-
-func (l *Loop) demand(v version) *demand {
-	s := l.specs[v]
-	if s == nil {
-		return &demand{version: v}
-	}
-	d := demandOf(v, &s.Template, l.services[v.service].host)
-	d.names = l.services
-	if len(d.ports) > 0 {
-		d.meshed = meshed(l.services)
-	}
-	return &d
-}
-
-func (l *Loop) placeOne(t *store.Task, d *demand, all []*node, now time.Time) result {
-	next := *t
-	if t.NodeID != "" { // a global service's
-		all = slices.DeleteFunc(slices.Clone(all), func(n *node) bool { return n.ID != t.NodeID })
-	}
-	candidates, reason := qualify(all, d)
-	if reason != "" {
-		next.Status.Err = reason
-		return result{&next, reason}
-	}
-	n := choose(candidates, d, now)
-	next.NodeID = n.ID
-	next.GenericResources, _ = n.generics(d.reservation.GenericResources)
-	next.Status = swarm.TaskStatus{Timestamp: now, State: swarm.TaskStateAssigned, Message: "scheduler assigned task to node"}
-	next.Status.PortStatus.Ports, _ = n.give(d)
-	l.enter(&next)
-	return result{task: &next}
-}
-
-// propose stores the results, leaving out what is not so any more.
-func (l *Loop) propose(ctx context.Context, results []result) error {
-	return store.Transact(ctx, l.cfg.Store, l.cfg.Proposer, func(tx *store.Tx) error {
-		for _, r := range results {
-			now := tx.Task(r.task.ID)
-			if now == nil || !waits(now) || now.NodeID != "" && now.NodeID != r.task.NodeID {
-				continue
-			}
-			next := *now
-			switch {
-			case r.reason == "" && !placement.Open(tx.Node(r.task.NodeID)):
-				continue
-			case r.reason == "":
-				next.NodeID, next.Status, next.GenericResources = r.task.NodeID, r.task.Status, r.task.GenericResources
-			case now.Status.Err == r.reason:
-				continue
-			default:
-				next.Status.Err = r.reason
-			}
-			tx.Update(&next)
-		}
-		return nil
-	})
+	l.retry = l.leave(id) || l.retry
 }

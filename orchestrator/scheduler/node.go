@@ -22,55 +22,58 @@ type version struct {
 	number  uint64
 }
 
+// share is what each task of a version takes of its node.
+type share struct {
+	version version
+	cpus    int64
+	memory  int64
+}
+
 // use is what a task takes of its node.
 type use struct {
-	version version
+	*share
 	// active: it runs or shall run. What is being stopped holds its resources, but
 	// does not count when tasks are spread.
-	active   bool
-	cpus     int64
-	memory   int64
+	active bool
+	// own is what no other task of the version takes; nil: nothing.
+	own *own
+}
+
+// own are things of a node that only one task can have.
+type own struct {
 	generics []swarm.GenericResource
 	ports    []hostPort
+}
+
+func ownOf(generics []swarm.GenericResource, ports []hostPort) *own {
+	if len(generics)+len(ports) == 0 {
+		return nil
+	}
+	return &own{generics, ports}
 }
 
 // node is a node with what its tasks take of it.
 type node struct {
 	*store.Node
-	tasks     map[string]use
 	active    int
 	byService map[string]int
 	cpus      int64
 	memory    int64
 	ports     map[hostPort]int
-	failures  map[version][]time.Time
+	// special are the tasks that have something of their own, by ID.
+	special  map[string]use
+	failures map[version][]time.Time
 }
 
 func newNode(n *store.Node) *node {
 	return &node{
-		Node: n, tasks: map[string]use{}, byService: map[string]int{},
-		ports: map[hostPort]int{}, failures: map[version][]time.Time{},
+		Node: n, byService: map[string]int{},
+		ports: map[hostPort]int{}, special: map[string]use{}, failures: map[version][]time.Time{},
 	}
 }
 
-// put enters a task, or replaces what was known of it.
-func (n *node) put(id string, u use) {
-	n.drop(id)
-	n.tasks[id] = u
-	n.count(u, 1)
-}
-
-// drop forgets a task and says whether it was there.
-func (n *node) drop(id string) bool {
-	u, ok := n.tasks[id]
-	if ok {
-		delete(n.tasks, id)
-		n.count(u, -1)
-	}
-	return ok
-}
-
-func (n *node) count(u use, sign int) {
+// put enters a task (sign 1), or takes it out again (-1).
+func (n *node) put(id string, u use, sign int) {
 	if u.active {
 		n.active += sign
 		if n.byService[u.version.service] += sign; n.byService[u.version.service] == 0 {
@@ -79,7 +82,13 @@ func (n *node) count(u use, sign int) {
 	}
 	n.cpus += int64(sign) * u.cpus
 	n.memory += int64(sign) * u.memory
-	for _, p := range u.ports {
+	if u.own == nil {
+		return
+	}
+	if n.special[id] = u; sign < 0 {
+		delete(n.special, id)
+	}
+	for _, p := range u.own.ports {
 		if n.ports[p] += sign; n.ports[p] == 0 {
 			delete(n.ports, p)
 		}
@@ -140,8 +149,8 @@ func (n *node) freeGenerics(kind string) (count int64, names []string) {
 			count += c
 		}
 	}
-	for _, u := range n.tasks {
-		for _, r := range u.generics {
+	for _, u := range n.special {
+		for _, r := range u.own.generics {
 			if k, c, name := generic(r); k == kind && name != "" {
 				names = slices.DeleteFunc(names, func(s string) bool { return s == name })
 			} else if k == kind {

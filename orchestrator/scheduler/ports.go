@@ -83,6 +83,9 @@ func portsOf(ports []swarm.PortConfig) []hostPort {
 // give resolves the host-mode ports of a task on this node; ok is false if one is
 // taken, or none is left.
 func (n *node) give(d *demand) (ports []swarm.PortConfig, ok bool) {
+	if len(d.ports) == 0 {
+		return nil, true
+	}
 	given := map[hostPort]bool{}
 	for _, p := range d.ports {
 		key := hostPortOf(p)
@@ -113,8 +116,8 @@ func hasPorts(n *node, d *demand) bool {
 func sayPorts(failed []*node, d *demand) string {
 	owners := map[string]bool{}
 	for _, n := range failed {
-		for _, u := range n.tasks {
-			for _, p := range u.ports {
+		for _, u := range n.special {
+			for _, p := range u.own.ports {
 				if slices.Contains(portsOf(d.ports), p) {
 					owners[fmt.Sprintf("%s by service %s", p, cmp.Or(d.nameOf(u.version.service), u.version.service))] = true
 				}
