@@ -15,15 +15,17 @@ import (
 type parameters struct {
 	time  *time.Duration
 	seed  *uint64
+	seeds *int
 	limit *time.Duration
 	bin   *string
 }
 
 func flags() parameters {
 	return parameters{
-		time:  flag.Duration("churn.time", time.Minute, "how long to go on with steps"),
+		time:  flag.Duration("churn.time", time.Minute, "how long to go on with the steps of one seed"),
 		seed:  flag.Uint64("churn.seed", 0, "which steps; 0: others each time"),
-		limit: flag.Duration("churn.limit", 5*time.Second, "how long an answer may be wrong after a step has settled"),
+		seeds: flag.Int("churn.seeds", 1, "how many seeds to try, one after the other, each with a cluster of its own"),
+		limit: flag.Duration("churn.limit", time.Second, "how long an answer may be wrong after all nodes have acknowledged a change"),
 		bin:   flag.String("churn.bin", "../../bin", "where the programs are"),
 	}
 }
@@ -38,15 +40,27 @@ func TestChurn(t *testing.T) {
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
 	}
-	t.Logf("to take the same steps again: -churn.seed=%d -churn.time=%v", seed, *given.time)
 	bin, err := filepath.Abs(*given.bin)
 	if err != nil {
 		t.Fatal(err)
 	}
+	if *given.seeds == 1 {
+		churn(t, bin, seed)
+		return
+	}
+	for i := range uint64(*given.seeds) {
+		t.Run(fmt.Sprint("seed ", seed+i), func(t *testing.T) { churn(t, bin, seed+i) })
+	}
+}
+
+// churn shakes one cluster. Half of the seeds balance by chance alone, half as services do by default.
+func churn(t *testing.T, bin string, seed uint64) {
+	t.Logf("to take the same steps again: -churn.seed=%d -churn.time=%v", seed, *given.time)
 	ctx, cancel := context.WithTimeout(t.Context(), *given.time+8*time.Minute)
 	defer cancel()
-	s := newScene(ctx, t, bin)
 	rng := rand.New(rand.NewPCG(seed, seed))
+	s := newScene(ctx, t, bin, []string{maglev, random2}[rng.IntN(2)])
+	t.Logf("connections are spread by %s", s.algorithm)
 	report := newReport()
 	for end := time.Now().Add(*given.time); time.Now().Before(end) && !t.Failed(); {
 		step := chooseStep(rng, s.replicas, longestCut(*given.time))
@@ -54,12 +68,13 @@ func TestChurn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		from := time.Now()
+		c := change{step: step, from: time.Now()}
 		if err := step.do(s); err != nil {
 			t.Fatalf("%v: %v", step, err)
 		}
-		settled := s.settle(step)
-		o := s.judge(step, before, from, settled, *given.limit)
+		c.settled = s.settle(step)
+		c.known = s.acknowledged(step)
+		o := s.judge(c, before, *given.limit)
 		t.Log(o)
 		report.add(o)
 	}
@@ -71,7 +86,7 @@ func TestChurn(t *testing.T) {
 
 // chooseStep depends on the seed alone, and on what the steps before made of the number of replicas.
 func chooseStep(rng *rand.Rand, replicas int, longest time.Duration) step {
-	switch rng.IntN(6) {
+	switch rng.IntN(7) {
 	case 0, 1:
 		n := lowest + rng.IntN(highest-lowest+1)
 		if n == replicas {
@@ -84,6 +99,8 @@ func chooseStep(rng *rand.Rand, replicas int, longest time.Duration) step {
 		return update()
 	case 4:
 		return kill(rng.IntN(replicas))
+	case 5:
+		return restart(shaken[rng.IntN(len(shaken))])
 	}
 	return cut(shaken[rng.IntN(len(shaken))], time.Second+time.Duration(rng.Int64N(int64(longest-time.Second))))
 }
@@ -109,7 +126,7 @@ func TestStepsFollowTheSeed(t *testing.T) {
 		}
 		kinds[kindOf(a[i])] = true
 	}
-	if len(kinds) != 5 {
-		t.Errorf("50 steps are of the kinds %v, want all 5", kinds)
+	if len(kinds) != 6 {
+		t.Errorf("50 steps are of the kinds %v, want all 6", kinds)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,9 +19,11 @@ import (
 )
 
 const (
-	labName  = "churn"
-	port     = 8080
-	datagram = 9000
+	labName = "churn"
+	// maglev spreads by chance alone, random2 is the default.
+	maglev, random2 = "maglev", "random2"
+	port            = 8080
+	datagram        = 9000
 	// datagrams begins the targets that get some.
 	datagrams = "udp://"
 	// held is how many connections such a client has.
@@ -30,15 +31,11 @@ const (
 	beat = 25 * time.Millisecond
 	// slowBeat is that of clients of UDP, and of those which keep connections: these are idle for some seconds between two calls.
 	slowBeat = 100 * time.Millisecond
+	// callTimeout leaves a call the time to be lost by chance, twice (a SYN is repeated after one second and three).
+	callTimeout = 4 * time.Second
 	// holdTimeout is as long as a machine with too much to do may take over a call on a connection that stands.
 	holdTimeout = 20 * time.Second
 	patience    = 3 * time.Minute
-)
-
-// What daemons say when they are late, or take others for dead.
-const (
-	hurriedMessage = "stopping a task that some nodes may still send connections to"
-	maskedMessage  = "a node does not answer any more"
 )
 
 // quiet are the nodes where clients in containers live.
@@ -59,15 +56,19 @@ type scene struct {
 	api *client.Client
 	// hosts gives a node's name by its ID, ids the other way round.
 	hosts, ids map[string]string
-	web        string // ID of the service
-	network    string // ID of the network
-	replicas   int
-	probes     []*probe.Probe
+	// addresses are those of the nodes by name.
+	addresses map[string]string
+	// algorithm is how the service's connections are spread.
+	algorithm string
+	web       string // ID of the service
+	network   string // ID of the network
+	replicas  int
+	probes    []*probe.Probe
 }
 
-func newScene(ctx context.Context, t *testing.T, bin string) *scene {
+func newScene(ctx context.Context, t *testing.T, bin, algorithm string) *scene {
 	t.Helper()
-	s := &scene{t: t, ctx: ctx, hosts: map[string]string{}, ids: map[string]string{}, replicas: 5}
+	s := &scene{t: t, ctx: ctx, hosts: map[string]string{}, ids: map[string]string{}, addresses: map[string]string{}, algorithm: algorithm, replicas: 5}
 	for _, err := range []error{s.up(bin), s.deploy(), s.callFromOutside(bin), s.callFromInside()} {
 		if err != nil {
 			t.Fatal(err)
@@ -106,27 +107,6 @@ func (s *scene) up(bin string) error {
 	return err
 }
 
-// overloaded says that the machine had too much to do for what is promised: a task was stopped before all nodes had acknowledged that it
-// drains (those that are late for two seconds are not waited for), or a node with clients took another for dead that was not cut off.
-func (s *scene) overloaded(since time.Time, cut string) bool {
-	logs, _ := filepath.Glob(filepath.Join("/run/meshd", labName, "*", "meshd.log"))
-	for _, l := range logs {
-		text, _ := os.ReadFile(l)
-		here := slices.Contains(quiet, filepath.Base(filepath.Dir(l)))
-		for line := range strings.Lines(string(text)) {
-			stamp, _, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
-			if at, err := time.Parse(time.RFC3339Nano, stamp); err != nil || at.Before(since) {
-				continue
-			}
-			alarm := here && strings.Contains(line, maskedMessage) && (cut == "" || !strings.Contains(line, "node="+s.ids[cut]))
-			if alarm || strings.Contains(line, hurriedMessage) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // showLogs prints the warnings of all daemons: nothing else is kept.
 func (s *scene) showLogs() {
 	logs, _ := filepath.Glob(filepath.Join("/run/meshd", labName, "*", "meshd.log"))
@@ -159,8 +139,7 @@ func (s *scene) deploy() error {
 		}
 	}
 	web := spec("web", swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: &replicas}})
-	// By chance alone: by connections, a task that has kept more of them than the others would hardly be seen.
-	web.Labels = map[string]string{"mesh.lb": "maglev"}
+	web.Labels = map[string]string{"mesh.lb": s.algorithm}
 	web.UpdateConfig = &swarm.UpdateConfig{Parallelism: 2, Order: swarm.UpdateOrderStartFirst, Monitor: 100 * time.Millisecond}
 	web.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{
 		{Protocol: network.TCP, TargetPort: port, PublishedPort: port}, {Protocol: network.UDP, TargetPort: datagram, PublishedPort: datagram},
@@ -182,6 +161,7 @@ func (s *scene) callFromOutside(bin string) error {
 	nodes, err := s.lab.Ls(s.ctx)
 	outside := probe.Spec{Node: lab.Client, Sample: filepath.Join(bin, "sample")}
 	for _, n := range nodes {
+		s.addresses[n.Name] = n.Address
 		if err := s.startAll(outside, fmt.Sprintf("http://%s:%d/", n.Address, port)); err != nil {
 			return err
 		}
@@ -257,7 +237,7 @@ func (s *scene) clientOn(node string) (pid int, err error) {
 }
 
 func (s *scene) startAll(spec probe.Spec, targets ...string) error {
-	spec.Every, spec.Timeout = beat, 2*time.Second
+	spec.Every, spec.Timeout = beat, callTimeout
 	if spec.Hold > 0 {
 		spec.Every, spec.Timeout = slowBeat, holdTimeout
 	} else if strings.HasPrefix(targets[0], datagrams) {

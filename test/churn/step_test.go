@@ -3,10 +3,13 @@ package churn
 import (
 	"fmt"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/client"
+
+	"github.com/meshd/meshd/test/lab"
 )
 
 const (
@@ -115,5 +118,18 @@ func cut(node string, d time.Duration) step {
 		case <-time.After(d):
 		}
 		return s.lab.Heal()
+	}}
+}
+
+// restart ends a node's daemon at once, and starts it again: the data plane and the tasks go on, so nothing is lost.
+func restart(node string) step {
+	return step{name: "restart meshd of " + node, orderly: true, do: func(s *scene) error {
+		if err := s.lab.Signal(s.ctx, node, lab.Meshd, syscall.SIGKILL); err != nil {
+			return err
+		}
+		if err := s.lab.WaitEnded(s.ctx, node, lab.Meshd); err != nil {
+			return err
+		}
+		return s.lab.Start(s.ctx, node)
 	}}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"slices"
 	"strings"
@@ -113,7 +114,12 @@ func lookupAll(name string) func(context.Context) (string, error) {
 func callOnce(timeout time.Duration, url string) func(context.Context) (string, error) {
 	client := &http.Client{Timeout: timeout, Transport: &http.Transport{DisableKeepAlives: true}}
 	return func(ctx context.Context) (string, error) {
+		connected := false
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected = true }})
 		body, err := getOnce(ctx, client, url+"?text")
+		if err != nil && connected {
+			return "", fmt.Errorf("after it was connected: %w", err)
+		}
 		if err != nil {
 			return "", err
 		}
