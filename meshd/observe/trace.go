@@ -93,14 +93,19 @@ type place struct {
 	addr    netip.Addr
 }
 
-// on finds the container's address on a network.
-func (c container) on(id string) (netip.Addr, bool) {
+// on finds the address that the container sends from to another one on a network;
+// one of the other IP version if it has no better.
+func (c container) on(id string, to netip.Addr) (from netip.Addr, member bool) {
 	for _, p := range c.places {
-		if p.network.ID == id {
+		if p.network.ID != id {
+			continue
+		}
+		if p.addr.Is4() == to.Is4() {
 			return p.addr, true
 		}
+		from, member = p.addr, true
 	}
-	return netip.Addr{}, false
+	return from, member
 }
 
 // tracer collects the steps of one trace.
@@ -220,7 +225,7 @@ func (t *tracer) to(addr netip.Addr) {
 		if !inside {
 			continue
 		}
-		own, member := t.from.on(n.ID)
+		own, member := t.from.on(n.ID, addr)
 		switch {
 		case !member:
 			t.broken("network", fmt.Sprintf("docker service update --network-add %s gives the container's service that network", n.Name),

@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/meshd/meshd/dns"
+	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/overlay"
 )
 
@@ -137,6 +138,26 @@ func TestTraceFindsItsContainer(t *testing.T) {
 	for _, to := range []string{"web:0", "web:http", "[fd00::1", "a:b:c"} {
 		if _, err := o.Trace(t.Context(), "t3", to); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%s: %v", to, err)
+		}
+	}
+}
+
+func TestTraceLeavesFromTheSameIPVersion(t *testing.T) {
+	four, six := netip.MustParseAddr("10.0.1.13"), netip.MustParseAddr("fd00::13")
+	front := protocol.Network{ID: "front"}
+	both := container{places: []place{{front, four}, {front, six}}}
+	for _, c := range []struct {
+		from     container
+		to, want string
+		member   bool
+	}{
+		{both, "10.0.1.2", "10.0.1.13", true},
+		{both, "fd00::2", "fd00::13", true},
+		{container{places: both.places[:1]}, "fd00::2", "10.0.1.13", true},
+		{container{}, "10.0.1.2", "invalid IP", false},
+	} {
+		if got, member := c.from.on("front", netip.MustParseAddr(c.to)); got.String() != c.want || member != c.member {
+			t.Errorf("to %s: from %s, %v", c.to, got, member)
 		}
 	}
 }
