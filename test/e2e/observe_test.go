@@ -107,15 +107,21 @@ func testEjection(t *testing.T, c *cluster) {
 	victim := c.tasks("node1", "worn")[0]
 	c.mustDocker(victim.Node, "kill", "--signal", "USR1", victim.Name+"."+victim.ID)
 	from := c.taskOf("client", "node2")
+	ejected := 0
 	for what, get := range map[string]func() result{
 		"a container": func() result { return c.in(from, "sample", "get", "-n", "40", "http://worn:8080/") },
 		"outside": func() result {
 			return c.outside("sample", "get", "-n", "40", "http://"+c.address("node2")+":8090/")
 		},
 	} {
+		ejected++
 		c.eventually("nothing from "+what+" goes to a task that refuses", func() error {
 			if r := get(); r.code != 0 {
 				return errors.New(r.err)
+			}
+			// Others may have got all forty by chance, or before that task had closed its port.
+			if n := c.metrics("node2", "meshd_service_ejections_total{"); len(n) < ejected {
+				return fmt.Errorf("it is not ejected: %v", n)
 			}
 			return nil
 		})
