@@ -25,11 +25,13 @@ type Spec struct {
 	// PID is a process of the container to call from, as the node counts; zero: the node itself, with Sample as program.
 	PID    int
 	Sample string
-	// Target is a URL (http or udp://HOST:PORT), or a name to look up.
+	// Target is a URL (http, udp://HOST:PORT or stream://HOST:PORT), or a name to look up.
 	Target string
 	Lookup bool
-	// Hold is how many connections stay open and are used in turn; zero: each call has its own.
+	// Hold is how many connections stay open and are used in turn; zero: each call has its own. Idle: they are used once in the beginning and
+	// once in the end.
 	Hold int
+	Idle bool
 	// Every is the beat, Timeout the longest time for a call.
 	Every, Timeout time.Duration
 }
@@ -41,6 +43,9 @@ func (s Spec) String() string {
 	}
 	if s.Hold > 0 {
 		from += fmt.Sprintf(" over %d connections", s.Hold)
+	}
+	if s.Idle {
+		from += " that are idle"
 	}
 	return from + " -> " + s.Target
 }
@@ -57,6 +62,9 @@ func (s Spec) command() []string {
 	}
 	if s.Hold > 0 {
 		args = append(args, "-hold", strconv.Itoa(s.Hold))
+	}
+	if s.Idle {
+		args = append(args, "-idle")
 	}
 	return append(args, s.Target)
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -44,6 +45,70 @@ func datagramTo(address string) func(context.Context) (string, error) {
 			failed = err
 		}
 		return "", failed
+	}
+}
+
+// flow sends numbered datagrams from one socket, one after the other, and wants the answer to each from the same task.
+type flow struct {
+	address string
+
+	mu   sync.Mutex // guards all below
+	conn net.Conn
+	host string
+	sent int
+}
+
+func (f *flow) call(ctx context.Context) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	end, _ := ctx.Deadline()
+	if err := ctx.Err(); err != nil {
+		return "", errors.New("not begun: the datagram before took too long")
+	}
+	if err := f.dial(ctx); err != nil {
+		return "", err
+	}
+	f.sent++
+	if _, err := f.conn.Write(strconv.AppendInt(nil, int64(f.sent), 10)); err != nil {
+		return "", fmt.Errorf("send datagram %d: %w", f.sent, err)
+	}
+	host, err := f.answer(end)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("datagram %d was lost: %w", f.sent, err)
+	case f.host != "" && host != f.host:
+		return "", fmt.Errorf("broke %s: datagram %d went to %s", f.host, f.sent, host)
+	}
+	f.host = host
+	return host, nil
+}
+
+func (f *flow) dial(ctx context.Context) error {
+	if f.conn != nil {
+		return nil
+	}
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "udp", f.address)
+	if err == nil {
+		f.conn = conn
+	}
+	return err
+}
+
+// answer waits for the newest datagram's answer; those to earlier ones are late.
+func (f *flow) answer(until time.Time) (host string, err error) {
+	if err := f.conn.SetReadDeadline(until); err != nil {
+		return "", err
+	}
+	buffer := make([]byte, 1500)
+	for {
+		n, err := f.conn.Read(buffer)
+		if err != nil {
+			return "", err
+		}
+		if words := strings.Fields(string(buffer[:n])); len(words) == 3 && words[2] == strconv.Itoa(f.sent) {
+			return words[0], nil
+		}
 	}
 }
 

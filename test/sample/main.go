@@ -3,7 +3,7 @@
 //
 //	sample serve              HTTP on :8080 (or $PORT), UDP on :9000 (or $UDP_PORT); SIGUSR1: refuse TCP from now on
 //	sample get URL            call a server; status 1 unless every answer is 200 (-n N, -timeout D, -field NAME of the JSON answer)
-//	sample probe URL|NAME     call or look up in a steady beat, a line for each (-every D, -timeout D, -for D, -stdin, -lookup, -hold N)
+//	sample probe URL|NAME     call or look up in a steady beat, a line for each (-every D, -timeout D, -for D, -stdin, -lookup, -hold N, -idle)
 //	sample bench-serve        what bench-client measures the way to (-listen ADDR)
 //	sample bench-client HOST:PORT  bytes, round trips or connections per second (-mode stream|echo|connect, -for D)
 //	sample transfer URL ...   send bytes to servers and have them back (-bytes N, -timeout D)

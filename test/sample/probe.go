@@ -25,7 +25,9 @@ const atOnce = 200
 //	START TOOK fail REASON
 //
 // Each call has a connection of its own; with -hold they take turns on as many that stay open, and a call that finds its connection
-// broken fails with "broke HOSTNAME", of the task that it led to. A target udp://HOST:PORT gets datagrams. It ends with -for, when asked to, or, with -stdin, when its standard input ends.
+// broken fails with "broke HOSTNAME", of the task that it led to. With -idle each of these is called once in the beginning and once in the end.
+// A target udp://HOST:PORT gets datagrams, with -hold numbered ones from one socket. A target stream://HOST:PORT gets bytes without end over one
+// connection, and a call is until what was sent then has come back. It ends with -for, when asked to, or, with -stdin, when its standard input ends.
 func probe(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("probe", flag.ContinueOnError)
 	every := flags.Duration("every", 20*time.Millisecond, "the beat")
@@ -33,12 +35,13 @@ func probe(ctx context.Context, args []string) error {
 	last := flags.Duration("for", 0, "end after this time")
 	lookup := flags.Bool("lookup", false, "look a name up instead of calling a URL")
 	hold := flags.Int("hold", 0, "use this many connections, again and again")
+	idle := flags.Bool("idle", false, "leave these connections alone between a first call and a last one")
 	stdin := flags.Bool("stdin", false, "end when the standard input ends")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if flags.NArg() != 1 {
-		return errors.New("usage: sample probe [-every D] [-timeout D] [-for D] [-stdin] [-lookup] [-hold N] URL|NAME")
+		return errors.New("usage: sample probe [-every D] [-timeout D] [-for D] [-stdin] [-lookup] [-hold N [-idle]] URL|NAME")
 	}
 	call := caller(flags.Arg(0), *timeout, *lookup, *hold)
 	ctx, cancel := context.WithCancel(ctx)
@@ -53,32 +56,57 @@ func probe(ctx context.Context, args []string) error {
 			cancel()
 		}()
 	}
-	beat(ctx, *every, *timeout, call)
+	r := reporter{timeout: *timeout}
+	if *idle {
+		r.round(*hold, call)
+		<-ctx.Done()
+		r.round(*hold, call)
+		return nil
+	}
+	r.beat(ctx, *every, call)
 	return nil
 }
 
+// reporter makes calls and prints a line for each.
+type reporter struct {
+	timeout time.Duration
+	out     sync.Mutex
+}
+
+func (r *reporter) do(call func(context.Context) (string, error)) {
+	ctx, cancel := context.WithTimeout(context.Background(), r.timeout)
+	defer cancel()
+	start := time.Now()
+	word := "ok"
+	what, err := call(ctx)
+	if err != nil {
+		word, what = "fail", strings.ReplaceAll(err.Error(), "\n", " ")
+	}
+	r.out.Lock()
+	defer r.out.Unlock()
+	fmt.Printf("%d %d %s %s\n", start.UnixMicro(), time.Since(start).Microseconds(), word, what)
+}
+
+// round makes n calls at the same time.
+func (r *reporter) round(n int, call func(context.Context) (string, error)) {
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	for range n {
+		calls.Go(func() { r.do(call) })
+	}
+}
+
 // beat starts calls until ctx ends, then waits for those under way.
-func beat(ctx context.Context, every, timeout time.Duration, call func(context.Context) (string, error)) {
+func (r *reporter) beat(ctx context.Context, every time.Duration, call func(context.Context) (string, error)) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	slots := make(chan struct{}, atOnce)
 	var calls sync.WaitGroup
-	var out sync.Mutex
 	for ctx.Err() == nil {
 		slots <- struct{}{}
 		calls.Go(func() {
 			defer func() { <-slots }()
-			limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
-			defer cancel()
-			start := time.Now()
-			word := "ok"
-			what, err := call(limit)
-			if err != nil {
-				word, what = "fail", strings.ReplaceAll(err.Error(), "\n", " ")
-			}
-			out.Lock()
-			defer out.Unlock()
-			fmt.Printf("%d %d %s %s\n", start.UnixMicro(), time.Since(start).Microseconds(), word, what)
+			r.do(call)
 		})
 		select {
 		case <-ctx.Done():
@@ -90,9 +118,14 @@ func beat(ctx context.Context, every, timeout time.Duration, call func(context.C
 
 func caller(target string, timeout time.Duration, lookup bool, hold int) func(context.Context) (string, error) {
 	address, datagram := strings.CutPrefix(target, "udp://")
+	to, endless := strings.CutPrefix(target, "stream://")
 	switch {
 	case lookup:
 		return lookupAll(target)
+	case endless:
+		return newStream("http://"+to+"/echo", timeout).call
+	case datagram && hold > 0:
+		return (&flow{address: address}).call
 	case datagram:
 		return datagramTo(address)
 	case hold > 0:

@@ -16,7 +16,7 @@ func TestBeat(t *testing.T) {
 	var started, ended atomic.Int32
 	release := make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
-	beat(ctx, time.Millisecond, time.Minute, func(context.Context) (string, error) {
+	(&reporter{timeout: time.Minute}).beat(ctx, time.Millisecond, func(context.Context) (string, error) {
 		if started.Add(1) == 5 { // though none has ended
 			cancel()
 			close(release)

@@ -96,6 +96,7 @@ func newHandler() http.Handler {
 		fmt.Fprintln(w, "ok")
 	})
 	mux.HandleFunc("POST /mirror", mirror)
+	mux.HandleFunc("GET /echo", echoStream)
 	mux.HandleFunc("POST /sick", func(http.ResponseWriter, *http.Request) { sick.Store(true) })
 	mux.HandleFunc("POST /well", func(http.ResponseWriter, *http.Request) { sick.Store(false) })
 	// GET /slow?for=2s answers at the end of that time: a request that an update must not lose.
