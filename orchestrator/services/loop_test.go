@@ -8,6 +8,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/store"
+	"github.com/meshd/meshd/orchestrator/tasklife"
 )
 
 func TestReplicatedScales(t *testing.T) {
@@ -96,6 +97,20 @@ func TestRestartWaitsForTheDelay(t *testing.T) {
 		w.pass(300 * time.Millisecond)
 		w.want(1, "running", running)
 		w.want(2, "in all", all)
+	})
+}
+
+func TestTaskThatEndsBeforeItsStartKeepsTheDelay(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.nodes(1)
+		w.create(replicas(1), nil)
+		for range 110 { // 22 s: at 0 (twice: the first one waits for nothing), 5, 10, 15 and 20
+			w.pass(200 * time.Millisecond)
+			for _, t := range w.tasks(func(t *store.Task) bool { return !tasklife.Ended(t) }) {
+				w.end(t, swarm.TaskStateRejected)
+			}
+		}
+		w.want(6, "in all", all)
 	})
 }
 

@@ -95,7 +95,7 @@ func (c *scene) settle(s *slot, fill bool, d *decision) {
 		case fill && c.moves(t):
 			moving = append(moving, t)
 		// Two of one version: a change of leader at a bad moment. The newest stays.
-		case !c.over(t) && !versions[t.SpecVersion]:
+		case (!c.over(t) || c.early(s, t)) && !versions[t.SpecVersion]:
 			versions[t.SpecVersion] = true
 			stay = append(stay, t)
 		default:
@@ -121,6 +121,13 @@ func (c *scene) settle(s *slot, fill bool, d *decision) {
 func (c *scene) moves(t *store.Task) bool {
 	return placement.Draining(c.nodes[t.NodeID]) && t.Status.State == swarm.TaskStateRunning && c.mayFollow(t) &&
 		config(c.service, swarm.UpdateStateUpdating).Order == swarm.UpdateOrderStartFirst
+}
+
+// early says that a task ended by itself before it should have started, such as one whose
+// image nobody has: its slot stays its own until then, or tasks would follow one
+// another without the policy's delay.
+func (c *scene) early(s *slot, t *store.Task) bool {
+	return t.DesiredState == swarm.TaskStateReady && endedByItself(t) && c.startAt(s, t).After(c.now)
 }
 
 // preparing says that a task does not run yet.
