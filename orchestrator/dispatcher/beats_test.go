@@ -129,6 +129,7 @@ func TestLeases(t *testing.T) {
 			t.Errorf("leader's manager status: %+v", m)
 		}
 		d.beat("n3")
+		time.Sleep(d.cfg.Coalesce)
 		synctest.Wait()
 		if got := w.node("n3").Status; got.State != swarm.NodeStateReady || got.Message != "" {
 			t.Errorf("n3 is back: %+v", got)
@@ -147,6 +148,7 @@ func TestLeases(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		d.beat("n2")
+		time.Sleep(d.cfg.Coalesce)
 		synctest.Wait()
 		if got := w.node("n2").Status.State; got != swarm.NodeStateReady {
 			t.Errorf("n2 came back and is %s", got)

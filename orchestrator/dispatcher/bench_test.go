@@ -62,7 +62,11 @@ func BenchmarkFanOut(b *testing.B) {
 			t.DesiredState = states[i%2]
 			tx.Update(&t)
 		})
-		c.apply(<-w.C)
+		commit, touch := <-w.C, newTouched()
+		c.apply(commit, touch)
+		for _, s := range sessions {
+			s.note(commit.Index, touch)
+		}
 		var wg sync.WaitGroup
 		for _, part := range [][]*session{sessions[:nodes/2], sessions[nodes/2:]} {
 			wg.Go(func() {

@@ -14,6 +14,10 @@ import (
 // first asked for after it. That happens inside a view, so entries are never
 // older than another's; the lock order is store, cache.
 type cache struct {
+	// turn keeps sessions from looking while a commit is taken in, so that feeds and
+	// marks of sessions are always at the same one. It comes before mu.
+	turn sync.RWMutex
+
 	mu sync.Mutex
 	// done is the newest commit taken in: what is cached is true up to it.
 	done   uint64
@@ -46,11 +50,10 @@ func (c *cache) reset(index uint64, services []*store.Service) {
 	}
 }
 
-// apply takes in a commit.
-func (c *cache) apply(commit store.Commit) *touched {
+// apply takes in a commit and notes what it touched.
+func (c *cache) apply(commit store.Commit, t *touched) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	t := newTouched()
 	publishes := func(id string) bool { return c.publishers[id] }
 	for _, e := range commit.Events {
 		if s, ok := e.New.(*store.Service); ok && len(published(s)) > 0 {
@@ -81,7 +84,6 @@ func (c *cache) apply(commit store.Commit) *touched {
 		delete(c.serving, id)
 	}
 	c.done = commit.Index
-	return t
 }
 
 func (c *cache) processed() uint64 {

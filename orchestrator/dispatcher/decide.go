@@ -115,10 +115,8 @@ func networksOf(v *store.View, nodeID string) []*store.Network {
 
 // Networks is all that a node must know of its networks.
 func Networks(v *store.View, nodeID string) []protocol.Network {
-	c, s := newCache(time.Now), newSession(nodeID, v.Index(), nil)
-	changes, _ := s.nextNetworks(v, c)
 	var out []protocol.Network
-	for _, change := range changes {
+	for _, change := range newSession(nodeID, v.Index(), nil).next(v, newCache(time.Now)).Networks {
 		n, _ := change.On(protocol.Network{})
 		out = append(out, n)
 	}

@@ -395,10 +395,12 @@ func TestTouchedMissesNothing(t *testing.T) {
 	for step := range 3000 {
 		w.change(func(tx *store.Tx) { changeSomething(tx, rng, step) })
 		commit := <-watcher.C
-		touch := c.apply(commit)
+		touch := newTouched()
+		w.store.View(func(v *store.View) { touch.spread(v, commit) })
+		c.apply(commit, touch)
 		for _, id := range nodes {
-			if s := sessions[id]; s != nil && (touch.all || touch.nodes[id]) {
-				s.changed(commit.Index)
+			if s := sessions[id]; s != nil {
+				s.note(commit.Index, touch)
 			}
 			if sessions[id] == nil || rng.IntN(100) == 0 {
 				sessions[id], replicas[id] = newSession(id, c.processed(), nil), newReplica()

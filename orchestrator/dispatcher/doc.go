@@ -8,9 +8,9 @@
 // (feed.go), and the sessions concerned are marked and woken. A session
 // (session.go) is one goroutine, the handler of its HTTP request: woken, it takes
 // from the feeds what changed since its last message (subscription.go), and
-// compares the rest of what its node should know with what it has sent. Nothing is
-// queued per session, so a slow one costs no memory and holds up nobody: it just
-// gets a larger difference, at worst a snapshot.
+// compares the node's tasks that were marked with what it has sent. Nothing is
+// queued per session but the names of these, so a slow one costs next to no memory
+// and holds up nobody: it just gets a larger difference, at worst a snapshot.
 //
 // Revision: "all changes up to this index, and perhaps some later ones": a feed is
 // built from a view of the moment. It stays true until a commit touches the
@@ -30,5 +30,5 @@
 // | Run: beats (lead or relay) | what was relayed, own tick              | ctx of Run     |
 // | session, one per HTTP call | what it has sent                        | request or Run |
 //
-// Locks: store's, then cache.mu; Dispatcher.mu, ledger.mu, session.mu are leaves.
+// Locks: store's, then cache.turn, then cache.mu; Dispatcher.mu, ledger.mu, session.mu are leaves.
 package dispatcher

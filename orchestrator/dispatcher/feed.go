@@ -43,6 +43,8 @@ type feed struct {
 	dropped int
 	// whole are all keys, sorted; nil: not known.
 	whole []key
+	// sharing counts the times that a service came or went.
+	sharing int
 }
 
 // moment is when a revision came up.
@@ -177,6 +179,9 @@ func (f *feed) refreshService(v *store.View, n *store.Network, id string) {
 		f.now.services[id] = s
 	} else {
 		delete(f.now.services, id)
+	}
+	if had != has {
+		f.sharing++
 	}
 	f.note(key{id: id}, had != has)
 }

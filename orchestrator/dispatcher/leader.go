@@ -19,7 +19,8 @@ type term struct {
 	patience time.Duration
 }
 
-// beats judges leases on the leader and relays beats to it elsewhere.
+// beats judges leases on the leader and relays beats to it elsewhere, at most once
+// per Coalesce.
 func (d *Dispatcher) beats(ctx context.Context) error {
 	tick := time.NewTicker(d.cfg.Relay)
 	defer tick.Stop()
@@ -38,6 +39,11 @@ func (d *Dispatcher) beats(ctx context.Context) error {
 			d.lead(ctx, &t, leader, addr)
 		default:
 			d.relay(ctx, &t, addr)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(d.cfg.Coalesce):
 		}
 	}
 }

@@ -47,15 +47,12 @@ func (d *Dispatcher) fanOut(c store.Commit) {
 	for _, e := range c.Events {
 		d.noteNode(e)
 	}
-	t := d.cache.apply(c)
-	d.each(func(s *session) {
-		switch {
-		case t.all || t.nodes[s.node]:
-			s.changed(c.Index)
-		case len(t.members) > 0 || t.keys || t.mesh || s.knowsAny(t.networks):
-			s.wakeUp()
-		}
-	})
+	t := newTouched()
+	d.cfg.Store.View(func(v *store.View) { t.spread(v, c) })
+	d.cache.turn.Lock()
+	defer d.cache.turn.Unlock()
+	d.cache.apply(c, t)
+	d.each(func(s *session) { s.note(c.Index, t) })
 }
 
 // noteNode tells the ledger of nodes that others declared down, and of removed ones.

@@ -80,8 +80,10 @@ func (d *Dispatcher) handleAck(w http.ResponseWriter, r *http.Request) {
 	}
 	node := remote.Peer(r.Context()).NodeID
 	d.beat(node)
-	if d.ledger.ack(node, req.Networks) {
-		d.poke() // somebody may wait for it at the leader
+	if news := d.ledger.ack(node, req.Networks); news {
+		if _, _, me := d.cfg.Leader(); !me {
+			d.poke() // somebody may wait for it there
+		}
 	}
 	remote.Reply(w, struct{}{})
 }

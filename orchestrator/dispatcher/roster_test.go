@@ -34,7 +34,7 @@ func TestRosterAddsUp(t *testing.T) {
 	for step := range 300 {
 		storetest.Do(t, s, prop, func(tx *store.Tx) { changeNode(tx, rng) })
 		for len(w.C) > 0 {
-			c.apply(<-w.C)
+			c.apply(<-w.C, newTouched())
 		}
 		if step == 150 {
 			s.View(func(v *store.View) { c.reset(v.Index(), nil) })
@@ -125,7 +125,7 @@ func TestRosterTellsOnlyWhatChanged(t *testing.T) {
 		tx.Remove(tx.Node("n8"))
 	})
 	for len(w.C) > 0 {
-		c.apply(<-w.C)
+		c.apply(<-w.C, newTouched())
 	}
 	s.View(func(v *store.View) { c.roll(v, at, &second) })
 	if len(first.Nodes) != 100 || len(second.Nodes) != 1 || second.Nodes[0].ID != "n7" || !slices.Equal(second.NodesGone, []string{"n8"}) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -29,8 +30,8 @@ type session struct {
 	end  context.CancelCauseFunc
 
 	mu sync.Mutex
-	// own is the newest commit that may have changed the node's own tasks.
-	own uint64
+	// stale is what to look at again.
+	stale stale
 	// known are the networks that the node was told of, and since when.
 	known map[string]time.Time
 	// tunnels are invitations not sent yet.
@@ -40,15 +41,27 @@ type session struct {
 	started  bool
 	tasks    map[string]sentTask
 	networks map[string]subscription
+	// uses counts the node's live tasks on each network, by ID.
+	uses map[string]int
 	// position is how far it knows the other nodes; see roster.
 	position uint64
 }
 
+// stale is what commits changed of a node's picture since it was looked at, so that
+// a look costs what has changed and not what the node has.
+type stale struct {
+	// own is the newest commit that may have changed the node's own tasks.
+	own uint64
+	// all: every task; else those named, and the networks, by ID.
+	all             bool
+	tasks, networks map[string]bool
+}
+
 func newSession(node string, base uint64, end context.CancelCauseFunc) *session {
 	return &session{
-		node: node, base: base, own: base, end: end,
+		node: node, base: base, end: end, stale: stale{own: base, all: true},
 		wake: make(chan struct{}, 1), known: map[string]time.Time{},
-		tasks: map[string]sentTask{}, networks: map[string]subscription{},
+		tasks: map[string]sentTask{}, networks: map[string]subscription{}, uses: map[string]int{},
 	}
 }
 
@@ -59,12 +72,55 @@ func (s *session) wakeUp() {
 	}
 }
 
-// changed says that the node's own tasks may differ since a commit.
+// changed says that anything of the node's own may differ since a commit.
 func (s *session) changed(index uint64) {
 	s.mu.Lock()
-	s.own = max(s.own, index)
+	s.stale.own, s.stale.all = max(s.stale.own, index), true
 	s.mu.Unlock()
 	s.wakeUp()
+}
+
+// note takes in what a commit touched, and wakes the session if that concerns it.
+func (s *session) note(index uint64, t *touched) {
+	s.mu.Lock()
+	news := len(t.members)+len(t.defined) > 0 || t.keys
+	if t.members[s.node] { // tasks may be named after their node
+		s.stale.own, s.stale.all = max(s.stale.own, index), true
+	}
+	if ids := t.nodes[s.node]; len(ids) > 0 {
+		news = true
+		s.stale.own = max(s.stale.own, index)
+		s.stale.tasks = with(s.stale.tasks, ids...)
+	}
+	for id := range t.fed {
+		if _, knows := s.known[id]; knows {
+			news = true
+			s.stale.networks = with(s.stale.networks, id)
+		}
+	}
+	s.mu.Unlock()
+	if news {
+		s.wakeUp()
+	}
+}
+
+func with(set map[string]bool, ids ...string) map[string]bool {
+	if set == nil {
+		set = make(map[string]bool, len(ids))
+	}
+	for _, id := range ids {
+		set[id] = true
+	}
+	return set
+}
+
+// takeStale returns what is to be looked at now.
+func (s *session) takeStale() stale {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := s.stale
+	s.stale = stale{own: out.own}
+	return out
 }
 
 func (s *session) invite(t protocol.Tunnel) {
@@ -82,17 +138,6 @@ func (s *session) invitations() []protocol.Tunnel {
 	return out
 }
 
-func (s *session) knowsAny(networks map[string]bool) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for id := range networks {
-		if _, knows := s.known[id]; knows {
-			return true
-		}
-	}
-	return false
-}
-
 // since is when the node was first told of a network; now if it was not.
 func (s *session) since(network string, now time.Time) time.Time {
 	s.mu.Lock()
@@ -106,9 +151,18 @@ func (s *session) since(network string, now time.Time) time.Time {
 // next is the difference between what the node should know and what it was
 // sent; nil when there is none. It takes for granted that it will be sent.
 func (s *session) next(v *store.View, c *cache) *protocol.Message {
-	m := &protocol.Message{Tasks: s.nextTasks(v)}
+	c.turn.RLock()
+	defer c.turn.RUnlock()
+	look := s.takeStale()
+	if look.all {
+		look.tasks = with(nil, slices.Collect(maps.Keys(s.tasks))...)
+		for _, t := range v.TasksOnNode(s.node) {
+			look.tasks[t.ID] = true
+		}
+	}
+	m := &protocol.Message{Tasks: s.nextTasks(v, look)}
 	s.position = c.roll(v, s.position, m)
-	m.Networks, m.NetworksGone = s.nextNetworks(v, c)
+	m.Networks, m.NetworksGone = s.nextNetworks(v, c, look)
 	m.Tunnels = s.invitations()
 	s.started = true
 	if m.Tasks == nil && len(m.Nodes)+len(m.NodesGone)+len(m.Managers)+len(m.GossipKeys)+
@@ -118,26 +172,24 @@ func (s *session) next(v *store.View, c *cache) *protocol.Message {
 	return m
 }
 
-func (s *session) nextTasks(v *store.View) *protocol.Tasks {
+func (s *session) nextTasks(v *store.View, look stale) *protocol.Tasks {
 	out := &protocol.Tasks{Full: !s.started, Index: v.Index()}
-	wanted := map[string]bool{}
-	for _, t := range v.TasksOnNode(s.node) {
-		if !assigned(t) {
+	for _, id := range slices.Sorted(maps.Keys(look.tasks)) {
+		t, sent := v.Task(id), s.tasks[id]
+		s.use(sent.task, -1)
+		if t == nil || t.NodeID != s.node || !assigned(t) {
+			if sent.task != nil {
+				delete(s.tasks, id)
+				out.Remove = append(out.Remove, id)
+			}
 			continue
 		}
-		wanted[t.ID] = true
+		s.use(t, 1)
 		service := v.Service(t.ServiceID)
-		sent, ok := s.tasks[t.ID]
-		if !ok || !sent.same(t, service) {
+		if sent.task == nil || !sent.same(t, service) {
 			out.Set = append(out.Set, assign(v, t))
 		}
-		s.tasks[t.ID] = sentTask{task: t, service: service}
-	}
-	for id := range s.tasks {
-		if !wanted[id] {
-			delete(s.tasks, id)
-			out.Remove = append(out.Remove, id)
-		}
+		s.tasks[id] = sentTask{task: t, service: service}
 	}
 	if !out.Full && len(out.Set)+len(out.Remove) == 0 {
 		return nil
@@ -145,16 +197,45 @@ func (s *session) nextTasks(v *store.View) *protocol.Tasks {
 	return out
 }
 
-func (s *session) nextNetworks(v *store.View, c *cache) (set []protocol.NetworkChange, gone []string) {
-	s.mu.Lock()
-	at := marks{base: s.base, own: s.own}
-	s.mu.Unlock()
+// use counts the networks of a task, if it is live.
+func (s *session) use(t *store.Task, sign int) {
+	if t == nil || !live(t) {
+		return
+	}
+	for _, a := range t.NetworksAttachments {
+		if s.uses[a.Network.ID] += sign; s.uses[a.Network.ID] == 0 {
+			delete(s.uses, a.Network.ID)
+		}
+	}
+}
+
+// follows are the networks that the node must know: the mesh network, first, and
+// those it has live tasks on.
+func (s *session) follows(v *store.View) []*store.Network {
+	mesh := ingress(v)
+	out := make([]*store.Network, 0, len(s.uses)+1)
+	for _, id := range slices.Sorted(maps.Keys(s.uses)) {
+		if n := v.Network(id); n != nil && n.Ready && n != mesh {
+			out = append(out, n)
+		}
+	}
+	if mesh != nil {
+		out = slices.Insert(out, 0, mesh)
+	}
+	return out
+}
+
+func (s *session) nextNetworks(v *store.View, c *cache, look stale) (set []protocol.NetworkChange, gone []string) {
 	wanted := map[string]time.Time{}
-	for _, n := range networksOf(v, s.node) {
+	for _, n := range s.follows(v) {
 		wanted[n.ID] = s.since(n.ID, c.clock())
-		change, now, tell := c.follow(v, n, s.node, at, s.networks[n.ID])
+		old, told := s.networks[n.ID]
+		if told && !look.all && !look.networks[n.ID] && !(n.Spec.Ingress && len(look.tasks) > 0) {
+			continue
+		}
+		change, now, tell := c.follow(v, n, s.node, marks{base: s.base, look: look}, old)
+		s.networks[n.ID] = now
 		if tell {
-			s.networks[n.ID] = now
 			set = append(set, change)
 		}
 	}

@@ -14,8 +14,8 @@ import (
 
 // touched is what a commit changed for nodes. It may say too much, never too little.
 type touched struct {
-	// nodes have changed assignments.
-	nodes map[string]bool
+	// nodes are the tasks that changed, by the nodes that have or had them.
+	nodes map[string][]string
 	// networks, by ID or name, changed for everyone on them.
 	networks map[string]bool
 	// defined are the network objects that changed; false: gone.
@@ -24,13 +24,11 @@ type touched struct {
 	tasks map[string]map[string]string
 	// services changed; also networks that only their tasks are on show them.
 	services map[string]bool
-	// mesh: the mesh network's shared part changed.
-	mesh bool
 	// members are nodes that changed as others know them; keys: those of their gossip.
 	members map[string]bool
 	keys    bool
-	// all: something that any session may depend on changed.
-	all bool
+	// fed are the networks whose feeds have something to look at.
+	fed map[string]bool
 	// serving are tasks that began to serve.
 	serving []string
 	// left are tasks that stopped being offered to clients.
@@ -41,8 +39,8 @@ type touched struct {
 
 func newTouched() *touched {
 	return &touched{
-		nodes: map[string]bool{}, networks: map[string]bool{}, defined: map[string]bool{},
-		tasks: map[string]map[string]string{}, services: map[string]bool{}, members: map[string]bool{},
+		nodes: map[string][]string{}, networks: map[string]bool{}, defined: map[string]bool{},
+		tasks: map[string]map[string]string{}, services: map[string]bool{}, members: map[string]bool{}, fed: map[string]bool{},
 	}
 }
 
@@ -61,7 +59,6 @@ func (c *touched) add(e store.Event, publishes func(serviceID string) bool) {
 	case store.KindNetwork:
 		id := e.Object().Key()
 		c.networks[id], c.defined[id] = true, e.New != nil
-		c.mesh, c.all = true, true
 	case store.KindNode:
 		oldNode, _ := e.Old.(*store.Node)
 		newNode, _ := e.New.(*store.Node)
@@ -95,7 +92,7 @@ func (c *touched) task(old, next *store.Task, publishes func(string) bool) {
 			continue
 		}
 		if t.NodeID != "" {
-			c.nodes[t.NodeID] = true
+			c.nodes[t.NodeID] = append(c.nodes[t.NodeID], t.ID)
 		}
 		if !moved || was == "" && is == "" {
 			continue
@@ -107,7 +104,21 @@ func (c *touched) task(old, next *store.Task, publishes func(string) bool) {
 			}
 			c.tasks[a.Network.ID][t.ID] = t.ServiceID
 		}
-		c.mesh = c.mesh || publishes(t.ServiceID)
+	}
+}
+
+// spread adds the tasks of services that a commit changed: names and labels are part
+// of assignments.
+func (c *touched) spread(v *store.View, commit store.Commit) {
+	for _, e := range commit.Events {
+		old, was := e.Old.(*store.Service)
+		next, is := e.New.(*store.Service)
+		if !was && !is || was && is && sameService(old, next) {
+			continue
+		}
+		for _, t := range v.TasksOfService(e.Object().Key()) {
+			c.nodes[t.NodeID] = append(c.nodes[t.NodeID], t.ID)
+		}
 	}
 }
 
@@ -125,6 +136,7 @@ func (c *touched) mark(f *feed, index uint64, now time.Time, publishes func(serv
 		}
 	}
 	if len(tasks)+len(services) > 0 || c.defined[f.id] {
+		c.fed[f.id] = true
 		f.mark(index, now, tasks, services)
 	}
 }
@@ -158,13 +170,11 @@ func (c *touched) service(old, next *store.Service) {
 	if old != nil && next != nil && sameService(old, next) {
 		return
 	}
-	c.all = true // names and labels are part of assignments
 	for _, s := range []*store.Service{old, next} {
 		if s == nil {
 			continue
 		}
 		c.services[s.ID] = true
-		c.mesh = c.mesh || len(published(s)) > 0
 		for _, vip := range s.Endpoint.VirtualIPs {
 			c.networks[vip.NetworkID] = true
 		}
