@@ -16,6 +16,7 @@ import (
 	"github.com/meshd/meshd/orchestrator/admission"
 	"github.com/meshd/meshd/orchestrator/consensus"
 	"github.com/meshd/meshd/orchestrator/dispatcher"
+	"github.com/meshd/meshd/orchestrator/journal"
 	"github.com/meshd/meshd/orchestrator/remote"
 	"github.com/meshd/meshd/orchestrator/store"
 	"github.com/meshd/meshd/orchestrator/tunnel"
@@ -35,6 +36,7 @@ type manager struct {
 	desk       *admission.Desk
 	dispatcher *dispatcher.Dispatcher
 	hub        *tunnel.Hub
+	journal    *journal.Journal
 	log        *slog.Logger
 	// broken gets the reason when this replica can apply nothing any more.
 	broken chan error
@@ -49,6 +51,7 @@ func openManager(cfg Config, m *membership, k *certs.Keeper, vault *certs.Vault,
 		log:    cfg.Logger,
 		broken: make(chan error, 1),
 	}
+	mgr.journal = journal.New(mgr.store) // before there is anything: raft's log is its past
 	raft, err := consensus.Open(consensus.Config{
 		Dir: cfg.raftDir(), Vault: vault, NodeID: m.NodeID, Addr: m.AdvertiseAddr.String(),
 		Store: mgr.store, Server: mgr.server, Client: client, Logger: cfg.Logger,
@@ -88,6 +91,9 @@ func openManager(cfg Config, m *membership, k *certs.Keeper, vault *certs.Vault,
 // Store implements api.Control.
 func (m *manager) Store() *store.Store { return m.store }
 
+// Journal implements api.Control.
+func (m *manager) Journal() *journal.Journal { return m.journal }
+
 // Nodes implements api.Control.
 func (m *manager) Nodes() http.RoundTripper { return m.hub }
 
@@ -122,6 +128,7 @@ func (m *manager) Run(ctx context.Context) error {
 	g.Go(func() error { return m.Node.Run(ctx) })
 	g.Go(func() error { return m.dispatcher.Run(ctx) })
 	g.Go(func() error { return m.hub.Run(ctx) })
+	g.Go(func() error { return m.journal.Run(ctx) })
 	g.Go(func() error { return m.lead(ctx) })
 	g.Go(func() error {
 		select {

@@ -320,7 +320,7 @@ func (s *Server) networkConnect(w http.ResponseWriter, r *http.Request) error {
 	if !ours {
 		return s.engine.forward(w, r)
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := wholeBody(w, r)
 	if err != nil {
 		return err
 	}
@@ -367,7 +367,7 @@ func (s *Server) networkDisconnect(w http.ResponseWriter, r *http.Request) error
 	if !ours {
 		return s.engine.forward(w, r)
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := wholeBody(w, r)
 	if err != nil {
 		return err
 	}

@@ -69,12 +69,14 @@ type auditor struct {
 
 // entry is a line of the audit log.
 type entry struct {
-	Time   time.Time `json:"time"` // when it began
-	Who    peer      `json:"who"`
-	Method string    `json:"method"`
-	Path   string    `json:"path"` // without the API's version
-	Name   string    `json:"name,omitempty"`
-	Status int       `json:"status"`
+	Time time.Time `json:"time"` // when it began
+	Who  peer      `json:"who"`
+	// Request is its ID, which the log and the client have, too.
+	Request string `json:"request"`
+	Method  string `json:"method"`
+	Path    string `json:"path"` // without the API's version
+	Name    string `json:"name,omitempty"`
+	Status  int    `json:"status"`
 	// Error is what the client was told.
 	Error   string  `json:"error,omitempty"`
 	Seconds float64 `json:"seconds"`
@@ -94,7 +96,7 @@ func (a *auditor) watch(w http.ResponseWriter, r *http.Request, serve http.Handl
 		return
 	}
 	_, path, _ := splitVersion(r.URL.Path)
-	e := entry{Time: time.Now().UTC(), Who: peerOf(r), Method: r.Method, Path: path, Name: r.URL.Query().Get("name")}
+	e := entry{Time: time.Now().UTC(), Who: peerOf(r), Request: w.Header().Get(requestID), Method: r.Method, Path: path, Name: r.URL.Query().Get("name")}
 	body := &head{ReadCloser: r.Body}
 	if e.Name == "" && strings.HasSuffix(path, "/create") {
 		r.Body = body

@@ -2,7 +2,6 @@ package api
 
 import (
 	"encoding/json"
-	"io"
 	"net/http"
 )
 
@@ -14,7 +13,7 @@ var endpointMAC = apiVersion{1, 44}
 // containerCreate puts containers on the swarm's networks (attachment.go), and
 // translates for an engine that is older than the version we advertise.
 func (s *Server) containerCreate(w http.ResponseWriter, r *http.Request) error {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := wholeBody(w, r)
 	if err != nil {
 		return err
 	}

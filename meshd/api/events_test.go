@@ -3,15 +3,15 @@ package api
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/moby/moby/api/types/events"
-	"github.com/moby/moby/api/types/swarm"
-
-	"github.com/meshd/meshd/orchestrator/store"
 )
 
 // stream opens /events and returns a function that reads the next one.
@@ -73,7 +73,7 @@ func TestMatchEvent(t *testing.T) {
 	for raw, want := range map[string]bool{
 		``: true, `{"type":["service","node"]}`: true, `{"type":["container"]}`: false, `{"scope":["local"]}`: false,
 		`{"event":["update"]}`: true, `{"event":["create"]}`: false, `{"service":["web"]}`: true, `{"service":["id"]}`: true,
-		`{"service":["other"]}`: false, `{"container":["x"]}`: false, `{"node":["n"],"service":["web"]}`: true, `{"label":["a"]}`: false,
+		`{"service":["other"]}`: false, `{"container":["x"]}`: false, `{"node":["n"],"service":["web"]}`: false, `{"service":["we","x"]}`: true, `{"label":["a"]}`: false,
 	} {
 		f, err := decodeFilters(raw)
 		if err != nil {
@@ -85,31 +85,60 @@ func TestMatchEvent(t *testing.T) {
 	}
 }
 
-func TestEventMessages(t *testing.T) {
-	was := testNode("n", "node9", swarm.NodeRoleWorker, swarm.NodeStateReady)
-	is := testNode("n", "node9", swarm.NodeRoleManager, swarm.NodeStateDown)
-	m, ok := message(store.Event{Action: store.Update, Old: was, New: is}, time.Unix(5, 0))
-	for k, want := range map[string]string{
-		"name": "node9", "role.old": "worker", "role.new": "manager", "state.new": "down", "reachability.new": "reachable", "availability.new": "",
-	} {
-		if got := m.Actor.Attributes[k]; !ok || got != want {
-			t.Errorf("node: %s is %q, want %q", k, got, want)
+// TestEventsOfThePast: what was comes in order, the engine's and ours, nothing twice and
+// nothing missing where it goes over into what happens now.
+func TestEventsOfThePast(t *testing.T) {
+	r := newRig(t)
+	engine := func(id string, at time.Time) string {
+		return fmt.Sprintf(`{"Type":"container","Action":"start","Actor":{"ID":%q},"scope":"local","timeNano":%d}`, id, at.UnixNano())
+	}
+	stamp := func(at time.Time) string { return fmt.Sprintf("%d.%09d", at.Unix(), at.Nanosecond()) }
+	for _, id := range []string{"a", "b", "c"} {
+		r.engine.past = append(r.engine.past, engine(id, time.Now()))
+		r.do("POST", "/secrets/create", `{"Name":"`+id+`s","Data":"aGk="}`).want(201, "")
+	}
+	began := time.Now()
+	all := r.stream("?since=" + stamp(began.Add(-time.Hour)) + "&filters=" + url.QueryEscape(`{"type":["container","secret"]}`))
+	for _, id := range []string{"a", "b", "c"} {
+		if m := all(); m.Actor.ID != id {
+			t.Fatalf("got %+v, want the start of %s", m, id)
+		}
+		if m := all(); m.Type != "secret" || m.Actor.Attributes["name"] != id+"s" {
+			t.Fatalf("got %+v, want secret %ss", m, id)
 		}
 	}
-	service := func(image string, replicas uint64, state swarm.UpdateState) *store.Service {
-		s := &store.Service{}
-		s.Spec.TaskTemplate.ContainerSpec = &swarm.ContainerSpec{Image: image}
-		s.Spec.Mode.Replicated = &swarm.ReplicatedService{Replicas: &replicas}
-		s.UpdateStatus = &swarm.UpdateStatus{State: state}
-		return s
+	r.engine.events <- engine("d", time.Now())
+	if m := all(); m.Actor.ID != "d" {
+		t.Fatalf("got %+v, want the start of d", m)
 	}
-	m, _ = message(store.Event{Action: store.Update, Old: service("a", 1, ""), New: service("b", 2, "updating")}, time.Unix(5, 0))
-	for k, want := range map[string]string{"image.old": "a", "image.new": "b", "replicas.new": "2", "updatestate.new": "updating"} {
-		if got := m.Actor.Attributes[k]; got != want {
-			t.Errorf("service: %s is %q, want %q", k, got, want)
+	r.do("DELETE", "/secrets/as", nil).want(204, "")
+	if m := all(); m.Action != "remove" || m.Actor.Attributes["name"] != "as" {
+		t.Fatalf("got %+v, want the removal of as", m)
+	}
+
+	get := func(query string) []string {
+		t.Helper()
+		var out []string
+		for _, line := range strings.Split(strings.TrimSpace(string(r.do("GET", "/events?"+query, nil).want(200, "").body)), "\n") {
+			var m events.Message
+			if json.Unmarshal([]byte(line), &m) == nil && m.Scope == "swarm" { // this engine knows no filters
+				out = append(out, string(m.Type)+" "+string(m.Action)+" "+m.Actor.Attributes["name"])
+			}
 		}
+		return out
 	}
-	if _, ok := message(store.Event{Action: store.Create, New: &store.Task{}}, time.Unix(5, 0)); ok {
-		t.Error("Docker tells nothing of tasks")
+	secrets := "&filters=" + url.QueryEscape(`{"type":["secret"]}`)
+	want := []string{"secret create as", "secret create bs", "secret create cs"}
+	if got := get("until=" + stamp(began) + secrets); !slices.Equal(got, want) {
+		t.Errorf("until then: %q", got)
 	}
+	if got := get("since=" + stamp(began) + "&until=" + stamp(time.Now()) + secrets); !slices.Equal(got, []string{"secret remove as"}) {
+		t.Errorf("since then: %q", got)
+	}
+	if got := get("since=1&until=2"); len(got) != 0 {
+		t.Errorf("long ago: %q", got)
+	}
+	r.do("GET", "/events?since=5&until=4", nil).want(400, "cannot be after")
+	r.do("GET", "/events?since=yesterday", nil).want(400, "seconds since 1970")
+	r.do("GET", "/events?filters=x", nil).want(400, "invalid filters")
 }

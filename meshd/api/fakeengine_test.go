@@ -11,7 +11,17 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/moby/moby/api/types/events"
 )
+
+// diskBefore is the disk usage that it tells.
+const diskBefore = `{"LayersSize":100,
+	"Images":[{"Id":"i1","Containers":1,"Size":60,"SharedSize":10},{"Id":"i2","Containers":0,"Size":50,"SharedSize":10},{"Id":"i3","Containers":-1,"Size":9}],
+	"Containers":[{"Id":"c1","State":"running","SizeRw":3},{"Id":"c2","State":"exited","SizeRw":4}],
+	"Volumes":[{"Name":"v1","UsageData":{"RefCount":1,"Size":7}},{"Name":"v2","UsageData":{"RefCount":0,"Size":8}},{"Name":"v3","UsageData":{"RefCount":0,"Size":-1}},{"Name":"v4"}],
+	"BuildCache":[{"ID":"b1","InUse":true,"Size":1},{"ID":"b2","Size":2},{"ID":"b3","Shared":true,"Size":60}]}`
 
 // fakeEngine is a Docker Engine that speaks 1.25 to 1.41 and refuses others.
 type fakeEngine struct {
@@ -24,6 +34,8 @@ type fakeEngine struct {
 	// containers are what their inspections answer, by reference.
 	containers map[string]string
 	events     chan string
+	// past are events that it keeps.
+	past []string
 	// registry answers /distribution; nil: it never does.
 	registry func(w http.ResponseWriter)
 	// images are the names that the engine has.
@@ -80,6 +92,10 @@ func (e *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		reply(w, http.StatusOK, e.list(r))
 	case strings.HasPrefix(path, "/networks/") && r.Method == http.MethodGet:
 		e.network(w, strings.TrimPrefix(path, "/networks/"))
+	case path == "/networks/prune":
+		reply(w, http.StatusOK, map[string]any{"NetworksDeleted": []string{"mine"}})
+	case path == "/system/df":
+		_, _ = io.WriteString(w, diskBefore)
 	case path == "/events":
 		e.stream(w, r)
 	case strings.HasPrefix(path, "/distribution/"):
@@ -152,6 +168,23 @@ func (e *fakeEngine) stream(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusOK)
 	flush := http.NewResponseController(w)
 	_ = flush.Flush()
+	asked, err := readSpan(r)
+	if err != nil {
+		panic(err)
+	}
+	for _, text := range e.past {
+		var m events.Message
+		if err := json.Unmarshal([]byte(text), &m); err != nil {
+			panic(err)
+		}
+		if asked != (span{}) && asked.holds(m.TimeNano) {
+			_, _ = io.WriteString(w, text+"\n")
+		}
+	}
+	_ = flush.Flush()
+	if !asked.until.IsZero() && asked.until.Before(time.Now()) {
+		return
+	}
 	for {
 		select {
 		case <-r.Context().Done():

@@ -79,6 +79,19 @@ func isSet(r *http.Request, key string) bool {
 	return true
 }
 
+// flag reads a boolean query parameter that Docker is strict about.
+func flag(r *http.Request, key string) (bool, error) {
+	raw := r.URL.Query().Get(key)
+	if raw == "" {
+		return false, nil
+	}
+	on, err := strconv.ParseBool(raw)
+	if err != nil {
+		return false, invalid("invalid value for %s: %s", key, raw)
+	}
+	return on, nil
+}
+
 // orEmpty makes an absent map show as {}, the form in which Docker stores it.
 func orEmpty(m map[string]string) map[string]string {
 	if m == nil {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/meshd/meshd/orchestrator/agent"
 	"github.com/meshd/meshd/orchestrator/dispatcher"
+	"github.com/meshd/meshd/orchestrator/journal"
 	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/orchestrator/store"
 	"github.com/meshd/meshd/orchestrator/store/storetest"
@@ -104,6 +105,7 @@ func (n *fakeNode) become(st swarm.LocalNodeState, c Control) {
 type fakeControl struct {
 	*storetest.Proposer
 	store      *store.Store
+	journal    *journal.Journal
 	barrierErr error
 	barriers   int
 	mu         sync.Mutex
@@ -131,6 +133,8 @@ func (c *fakeControl) Nodes() http.RoundTripper { return c.nodes }
 
 func (c *fakeControl) Store() *store.Store { return c.store }
 
+func (c *fakeControl) Journal() *journal.Journal { return c.journal }
+
 func (c *fakeControl) Barrier(context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -154,7 +158,11 @@ type rig struct {
 func newRig(t testing.TB) *rig {
 	t.Helper()
 	st, p := storetest.New()
-	r := &rig{t: t, control: &fakeControl{Proposer: p, store: st}, engine: newFakeEngine(t)}
+	r := &rig{t: t, control: &fakeControl{Proposer: p, store: st, journal: journal.New(st)}, engine: newFakeEngine(t)}
+	ctx, cancel := context.WithCancel(context.Background())
+	written := make(chan error, 1)
+	go func() { written <- r.control.journal.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-written })
 	r.node = &fakeNode{control: r.control, status: Status{
 		State: swarm.LocalNodeStateActive, NodeID: "node1id", NodeAddr: "192.0.2.1",
 		Managers: []swarm.Peer{{NodeID: "anotherid", Addr: "192.0.2.2:2377"}, {NodeID: "node1id", Addr: "192.0.2.1:2377"}},

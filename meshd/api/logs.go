@@ -15,49 +15,49 @@ import (
 	"github.com/meshd/meshd/orchestrator/store"
 )
 
+// source finds whose logs are asked for: its task template, and its tasks, which for a
+// service may become more while they are read.
+type source func(v *store.View, ref string) (*store.Spec, func(*store.View) []*store.Task, error)
+
 func (s *Server) serviceLogs(w http.ResponseWriter, r *http.Request, c Control) error {
-	var service *store.Service
-	tty := false
-	err := look(c.Store(), func(v *store.View) (err error) {
-		if service, err = findService(v, r.PathValue("id")); err == nil {
-			tty = hasTTY(v, service.ID, service.SpecVersion)
+	return s.logs(w, r, c, func(v *store.View, ref string) (*store.Spec, func(*store.View) []*store.Task, error) {
+		o, err := findService(v, ref)
+		if err != nil {
+			return nil, nil, err
 		}
-		return err
+		return v.Spec(o.ID, o.SpecVersion), func(v *store.View) []*store.Task { return v.TasksOfService(o.ID) }, nil
 	})
-	if err != nil {
-		return err
-	}
-	return s.logs(w, r, c, tty, func(v *store.View) []*store.Task { return v.TasksOfService(service.ID) })
 }
 
 func (s *Server) taskLogs(w http.ResponseWriter, r *http.Request, c Control) error {
-	var task *store.Task
-	tty := false
-	err := look(c.Store(), func(v *store.View) (err error) {
-		if task, err = findTask(v, r.PathValue("id")); err == nil {
-			tty = hasTTY(v, task.ServiceID, task.SpecVersion)
+	return s.logs(w, r, c, func(v *store.View, ref string) (*store.Spec, func(*store.View) []*store.Task, error) {
+		o, err := findTask(v, ref)
+		if err != nil {
+			return nil, nil, err
 		}
+		return v.Spec(o.ServiceID, o.SpecVersion), func(v *store.View) []*store.Task {
+			if t := v.Task(o.ID); t != nil {
+				return []*store.Task{t}
+			}
+			return nil
+		}, nil
+	})
+}
+
+// logs streams what the tasks of a source write, in the form of the engine's own
+// GET /containers/{id}/logs.
+func (s *Server) logs(w http.ResponseWriter, r *http.Request, c Control, of source) error {
+	var choose func(*store.View) []*store.Task
+	tty := false
+	err := look(c.Store(), func(v *store.View) error {
+		spec, tasks, err := of(v, r.PathValue("id"))
+		tty = spec != nil && spec.Template.ContainerSpec != nil && spec.Template.ContainerSpec.TTY
+		choose = tasks
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	return s.logs(w, r, c, tty, func(v *store.View) []*store.Task {
-		if t := v.Task(task.ID); t != nil {
-			return []*store.Task{t}
-		}
-		return nil
-	})
-}
-
-func hasTTY(v *store.View, service string, version uint64) bool {
-	spec := v.Spec(service, version)
-	return spec != nil && spec.Template.ContainerSpec != nil && spec.Template.ContainerSpec.TTY
-}
-
-// logs streams what the chosen tasks write, in the form of the engine's own
-// GET /containers/{id}/logs.
-func (s *Server) logs(w http.ResponseWriter, r *http.Request, c Control, tty bool, choose func(*store.View) []*store.Task) error {
 	o, err := logOptions(r)
 	if err != nil {
 		return err
@@ -108,7 +108,7 @@ func logOptions(r *http.Request) (logs.Options, error) {
 	}
 	if tail := r.URL.Query().Get("tail"); tail != "" && tail != "all" {
 		n, err := strconv.Atoi(tail)
-		if err != nil {
+		if err != nil || n < 0 {
 			return o, invalid("tail is %q: a number of lines or \"all\" is needed", tail)
 		}
 		o.Tail = n

@@ -122,8 +122,15 @@ func (s *Server) swarmNetwork(ctx context.Context, ref string) (*store.Network, 
 	return found, err
 }
 
+// statusVersion is the version since which a network's inspection counts its addresses.
+var statusVersion = apiVersion{1, 52}
+
 func (s *Server) networkInspect(w http.ResponseWriter, r *http.Request) error {
 	ref, scope := r.PathValue("id"), r.URL.Query().Get("scope")
+	verbose, err := flag(r, "verbose")
+	if err != nil {
+		return err
+	}
 	if scope != "" && scope != "swarm" {
 		return s.engine.forward(w, r)
 	}
@@ -153,8 +160,11 @@ func (s *Server) networkInspect(w http.ResponseWriter, r *http.Request) error {
 		}
 		if c, ok := s.node.Manager(); ok {
 			c.Store().View(func(v *store.View) {
-				out.Status, out.Peers = usage(v, n), peersOn(v, n)
-				if verbose, _ := strconv.ParseBool(r.URL.Query().Get("verbose")); verbose {
+				out.Peers = peersOn(v, n)
+				if asked, versioned := requestVersion(r.Context()); !versioned || !asked.less(statusVersion) {
+					out.Status = usage(v, n)
+				}
+				if verbose {
 					out.Services = servicesOn(v, n)
 				}
 			})
@@ -279,20 +289,4 @@ func matchNetwork(f filters, n network.Network, used bool) bool {
 	}
 	return partly("name", n.Name) && partly("id", n.ID) && f.exact("driver", n.Driver) && f.exact("scope", n.Scope) &&
 		f.exact("type", "custom") && f.labels("label", n.Labels)
-}
-
-// networkPrune keeps the engine from removing what stands for our networks:
-// one without a container now is still the swarm's.
-func (s *Server) networkPrune(w http.ResponseWriter, r *http.Request) error {
-	q := r.URL.Query()
-	f, err := decodeFilters(q.Get("filters"))
-	if err != nil {
-		return err
-	}
-	f["label!"] = append(f["label!"], meshLabel)
-	q.Set("filters", f.encode())
-	u := *r.URL
-	u.RawQuery = q.Encode()
-	r.URL = &u
-	return s.engine.forward(w, r)
 }

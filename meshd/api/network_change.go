@@ -23,7 +23,7 @@ func queryEscape(s string) string { return url.QueryEscape(s) }
 
 // networkCreate makes overlay networks here and leaves the others to the engine.
 func (s *Server) networkCreate(w http.ResponseWriter, r *http.Request) error {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := wholeBody(w, r)
 	if err != nil {
 		return err
 	}
@@ -188,7 +188,7 @@ func (s *Server) networkRemove(w http.ResponseWriter, r *http.Request) error {
 		case err != nil && (localErr != nil || mesh):
 			return err
 		case mesh && !manager:
-			return refuse(http.StatusServiceUnavailable, textWorker)
+			return s.onlyWorker()
 		}
 		return s.engine.forward(w, r)
 	}

@@ -25,12 +25,12 @@ func TestProxyRewritesTheVersion(t *testing.T) {
 		if got := strings.Fields(string(a.body)); got[1] != want || got[2] != "4" {
 			t.Errorf("%s reached the engine as %v, want %s", path, got, want)
 		}
-		if got := a.header.Values("Api-Version"); len(got) != 1 || got[0] != "1.51" {
+		if got := a.header.Values("Api-Version"); len(got) != 1 || got[0] != "1.52" {
 			t.Errorf("the answer to %s names version %v", path, got)
 		}
 	}
 	r.do("GET", "/version", nil).want(200, "1.25")
-	r.do("GET", "/v1.99/containers/json", nil).want(400, "client version 1.99 is too new. Maximum supported API version is 1.51")
+	r.do("GET", "/v1.99/containers/json", nil).want(400, "client version 1.99 is too new. Maximum supported API version is 1.52")
 	r.do("GET", "/v1.24/services", nil).want(400, "client version 1.24 is too old. Minimum supported API version is 1.25, please upgrade your client to a newer version")
 	r.do("GET", "/v1.41/unknown", nil).want(404, "page not found")
 	r.do("PUT", "/v1.41/services/web", nil).want(404, "page not found")
@@ -104,14 +104,14 @@ func TestSystem(t *testing.T) {
 	r := newRig(t)
 	for _, method := range []string{"GET", "HEAD"} {
 		a := r.do(method, "/_ping", nil)
-		for k, want := range map[string]string{"Api-Version": "1.51", "Swarm": "active/manager", "Builder-Version": "2", "Ostype": "linux", "Docker-Experimental": "false", "Pragma": "no-cache"} {
+		for k, want := range map[string]string{"Api-Version": "1.52", "Swarm": "active/manager", "Builder-Version": "2", "Ostype": "linux", "Docker-Experimental": "false", "Pragma": "no-cache"} {
 			if got := a.header.Get(k); got != want {
 				t.Errorf("%s /_ping: %s is %q, want %q", method, k, got, want)
 			}
 		}
 	}
 	v := decode[object](r.do("GET", "/v1.41/version", nil).want(200, ""))
-	if v["ApiVersion"] != "1.51" || v["MinAPIVersion"] != "1.25" || v["Version"] != "20.10.24" || len(v["Components"].([]any)) != 2 {
+	if v["ApiVersion"] != "1.52" || v["MinAPIVersion"] != "1.25" || v["Version"] != "20.10.24" || len(v["Components"].([]any)) != 2 {
 		t.Errorf("version: %v", v)
 	}
 	a := r.do("GET", "/info", nil).want(200, "")

@@ -13,10 +13,11 @@ import (
 // apiVersion is a version of the Engine API, such as 1.41.
 type apiVersion struct{ major, minor int }
 
-// The versions served. The types of the swarm side are those of 1.56, but
-// from 1.52 on answers that only the engine can give changed their form.
+// The versions served. The types of the swarm side are those of 1.56. Engines are
+// older as a rule: what newer clients expect in another form is translated up to
+// apiMax (containerCreate, diskUsage).
 var (
-	apiMax = apiVersion{1, 51}
+	apiMax = apiVersion{1, 52}
 	apiMin = apiVersion{1, 24}
 )
 
@@ -165,7 +166,7 @@ func (s *Server) routeTable() []route {
 
 		at(post, "/containers/create", s.containerCreate),
 		at(get, "/containers/json", s.containerList), at(get, "/containers/*/json", s.containerInspect),
-		at(get, "/distribution/**/json", s.distribution),
+		at(get, "/distribution/**/json", s.distribution), at(get, "/system/df", s.diskUsage),
 
 		at(get, "/networks", s.networkList), at(post, "/networks/create", s.networkCreate),
 		at(post, "/networks/prune", s.networkPrune),

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,6 +20,7 @@ import (
 
 	"github.com/meshd/meshd/orchestrator/agent"
 	"github.com/meshd/meshd/orchestrator/dispatcher"
+	"github.com/meshd/meshd/orchestrator/journal"
 	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/orchestrator/store"
 	"github.com/meshd/meshd/overlay"
@@ -56,6 +60,8 @@ type Node interface {
 type Control interface {
 	store.Proposer
 	Store() *store.Store
+	// Journal has the newest changes of Store as events.
+	Journal() *journal.Journal
 	// Barrier returns when Store holds every write acknowledged before the call.
 	Barrier(ctx context.Context) error
 	// Leader is the raft leader; empty if there is none.
@@ -142,7 +148,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		}),
 		BaseContext:       func(net.Listener) context.Context { return requests },
 		ConnContext:       withPeer,
-		ReadHeaderTimeout: time.Minute,
+		ReadHeaderTimeout: headerTime,
+		MaxHeaderBytes:    maxHeaders,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	stopped := make(chan struct{})
@@ -167,8 +174,15 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// ServeHTTP implements http.Handler.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.audit.watch(w, r, s.answer) }
+// ServeHTTP implements http.Handler. Each request has an ID, by which the log, the audit
+// log and the client speak of it.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set(requestID, rand.Text()[:12])
+	s.audit.watch(w, r, s.answer)
+}
+
+// requestID is the header that tells the client its request's ID.
+const requestID = "X-Request-Id"
 
 func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
 	defer func() {
@@ -179,8 +193,9 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
 		if p == http.ErrAbortHandler { //nolint:errorlint // a sentinel panic value, not an error chain
 			panic(p)
 		}
-		s.log.Error("panic in an API handler", "method", r.Method, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
-		s.fail(w, r, refuse(http.StatusInternalServerError, "internal error of meshd: the log of this node has the details"))
+		id := w.Header().Get(requestID)
+		s.log.Error("panic in an API handler", "request", id, "method", r.Method, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+		s.fail(w, r, refuse(http.StatusInternalServerError, "internal error of meshd: this node's log has the details of request %s", id))
 	}()
 	h := w.Header()
 	h.Set("Api-Version", apiMax.String())
@@ -195,14 +210,13 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	f := faultOf(err)
 	if f.status >= http.StatusInternalServerError && f.status != http.StatusServiceUnavailable && f.status != http.StatusNotImplemented {
-		s.log.Error("API request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+		s.log.Error("API request failed", "request", w.Header().Get(requestID), "method", r.Method, "path", r.URL.Path, "error", err)
 	}
 	reply(w, f.status, map[string]string{"message": f.text})
 }
 
-// limits of one request to the swarm side.
+// How long a request to the swarm side may wait for the managers.
 const (
-	maxBody     = 4 << 20
 	managerTime = 30 * time.Second
 	barrierTime = 10 * time.Second
 )
@@ -250,7 +264,20 @@ func (s *Server) control() (Control, error) {
 		return c, nil
 	}
 	if st.State == swarm.LocalNodeStateActive {
-		return nil, refuse(http.StatusServiceUnavailable, textWorker)
+		return nil, s.onlyWorker()
 	}
 	return nil, refuse(http.StatusServiceUnavailable, textInactive)
+}
+
+// onlyWorker is a worker's refusal; it says who could help.
+func (s *Server) onlyWorker() error {
+	var managers []string
+	for _, m := range s.node.Status().Managers {
+		managers = append(managers, m.Addr)
+	}
+	if len(managers) == 0 {
+		return refuse(http.StatusServiceUnavailable, textWorker)
+	}
+	slices.Sort(managers)
+	return refuse(http.StatusServiceUnavailable, "%s Managers: %s.", textWorker, strings.Join(managers, ", "))
 }

@@ -33,7 +33,10 @@ func (s *Server) serviceList(w http.ResponseWriter, r *http.Request, c Control) 
 	if err := f.oneOf("mode", "replicated", "global", "replicated-job", "global-job"); err != nil {
 		return err
 	}
-	status := isSet(r, "status")
+	status, err := flag(r, "status")
+	if err != nil {
+		return err
+	}
 	out := []swarm.Service{}
 	c.Store().View(func(v *store.View) {
 		for _, o := range v.Services() {
@@ -82,8 +85,12 @@ func serviceStatus(s *store.Service, tasks []*store.Task) *swarm.ServiceStatus {
 }
 
 func (s *Server) serviceInspect(w http.ResponseWriter, r *http.Request, c Control) error {
+	defaults, err := flag(r, "insertDefaults")
+	if err != nil {
+		return err
+	}
 	var out swarm.Service
-	err := look(c.Store(), func(v *store.View) error {
+	err = look(c.Store(), func(v *store.View) error {
 		o, err := findService(v, r.PathValue("id"))
 		if err == nil {
 			out = o.Service
@@ -93,7 +100,7 @@ func (s *Server) serviceInspect(w http.ResponseWriter, r *http.Request, c Contro
 	if err != nil {
 		return err
 	}
-	if isSet(r, "insertDefaults") {
+	if defaults {
 		out.Spec = insertDefaults(out.Spec)
 	}
 	reply(w, http.StatusOK, out)

@@ -159,6 +159,12 @@ func (s *Server) swarmUpdate(w http.ResponseWriter, r *http.Request, c Control) 
 	if err := validateSwarmSpec(spec); err != nil {
 		return err
 	}
+	rotate := map[string]bool{}
+	for _, what := range []string{"rotateManagerUnlockKey", "rotateWorkerToken", "rotateManagerToken"} {
+		if rotate[what], err = flag(r, what); err != nil {
+			return err
+		}
+	}
 	err = store.TransactOnce(r.Context(), c.Store(), c, func(tx *store.Tx) error {
 		old := tx.Cluster()
 		if old == nil || old.Version.Index != base {
@@ -170,11 +176,11 @@ func (s *Server) swarmUpdate(w http.ResponseWriter, r *http.Request, c Control) 
 		if err := admission.MoveRoot(&next, spec.CAConfig); err != nil {
 			return err
 		}
-		admission.SetLock(&next, isSet(r, "rotateManagerUnlockKey"))
-		if isSet(r, "rotateWorkerToken") {
+		admission.SetLock(&next, rotate["rotateManagerUnlockKey"])
+		if rotate["rotateWorkerToken"] {
 			next.JoinTokens.Worker = rotateToken(old.JoinTokens.Worker)
 		}
-		if isSet(r, "rotateManagerToken") {
+		if rotate["rotateManagerToken"] {
 			next.JoinTokens.Manager = rotateToken(old.JoinTokens.Manager)
 		}
 		tx.Update(&next)

@@ -36,6 +36,9 @@ type Object interface {
 // Version is the raft index of the object's last change; zero if never stored.
 func Version(o Object) uint64 { return o.meta().Version.Index }
 
+// UpdatedAt is the time of the object's last change.
+func UpdatedAt(o Object) time.Time { return o.meta().UpdatedAt }
+
 // ClusterID is the key of the one Cluster object.
 const ClusterID = "default"
 

@@ -181,6 +181,12 @@ func (s *Store) View(fn func(*View)) {
 	fn(&s.view)
 }
 
+// Changed is View's: the raft index of the newest commit that watchers get.
+func (s *Store) Changed() (index uint64) {
+	s.View(func(v *View) { index = v.Changed() })
+	return index
+}
+
 // Apply executes a committed batch at its raft index. The error, if any, is a
 // refusal that every replica makes alike; it is not a failure of this replica.
 func (s *Store) Apply(index uint64, b Batch) error {
@@ -210,7 +216,7 @@ func (s *Store) Apply(index uint64, b Batch) error {
 		events = append(events, e)
 	}
 	s.view.changed = index
-	s.notifyLocked(Commit{Index: index, Events: events})
+	s.notifyLocked(Commit{Index: index, Time: b.Time, Events: events})
 	return nil
 }
 

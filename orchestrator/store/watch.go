@@ -1,5 +1,7 @@
 package store
 
+import "time"
+
 // Event is one applied change: Old is nil on Create, New on Remove.
 type Event struct {
 	Action Action
@@ -17,7 +19,9 @@ func (e Event) Object() Object {
 
 // Commit is all that one batch changed.
 type Commit struct {
-	Index  uint64
+	Index uint64
+	// Time is when the batch was made, by the clock of the manager that made it.
+	Time   time.Time
 	Events []Event
 }
 

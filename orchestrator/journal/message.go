@@ -1,8 +1,6 @@
-package api
+package journal
 
 import (
-	"cmp"
-	"slices"
 	"strconv"
 	"time"
 
@@ -11,12 +9,13 @@ import (
 	"github.com/meshd/meshd/orchestrator/store"
 )
 
-const scopeSwarm = "swarm"
+// Scope is that of the swarm's events; an engine's own are "local".
+const Scope = "swarm"
 
 // message is a change of the store as an event of the swarm; false for objects
-// that Docker tells nothing of.
-func message(e store.Event, now time.Time) (events.Message, bool) {
-	m := events.Message{Action: events.Action(e.Action), Scope: scopeSwarm}
+// that Docker tells nothing of. at is the time of the commit.
+func message(e store.Event, at time.Time) (events.Message, bool) {
+	m := events.Message{Action: events.Action(e.Action), Scope: Scope}
 	a := events.Actor{Attributes: map[string]string{}}
 	switch o := e.Object().(type) {
 	case *store.Service:
@@ -35,7 +34,10 @@ func message(e store.Event, now time.Time) (events.Message, bool) {
 		return m, false
 	}
 	a.ID = e.Object().Key()
-	m.Actor, m.Time, m.TimeNano = a, now.Unix(), now.UnixNano()
+	if e.New != nil { // it may be told later than it was
+		at = store.UpdatedAt(e.New)
+	}
+	m.Actor, m.Time, m.TimeNano = a, at.Unix(), at.UnixNano()
 	return m, true
 }
 
@@ -88,6 +90,11 @@ func nodeChanges(attributes map[string]string, e store.Event) {
 	change(attributes, "role", string(was.Spec.Role), string(is.Spec.Role))
 	change(attributes, "state", string(was.Status.State), string(is.Status.State))
 	change(attributes, "reachability", reachabilityOf(was), reachabilityOf(is))
+	change(attributes, "leader", leads(was), leads(is))
+}
+
+func leads(n *store.Node) string {
+	return strconv.FormatBool(n.ManagerStatus != nil && n.ManagerStatus.Leader)
 }
 
 func reachabilityOf(n *store.Node) string {
@@ -95,31 +102,4 @@ func reachabilityOf(n *store.Node) string {
 		return ""
 	}
 	return string(n.ManagerStatus.Reachability)
-}
-
-// subjects are the filters that name an object of one type.
-var subjects = []events.Type{
-	events.ServiceEventType, events.NodeEventType, events.NetworkEventType, events.SecretEventType, events.ConfigEventType,
-	events.ContainerEventType, events.ImageEventType, events.VolumeEventType, events.PluginEventType, events.DaemonEventType,
-}
-
-// matchEvent applies the filters of /events to one of the swarm's.
-func matchEvent(f filters, m events.Message) bool {
-	if !f.exact("type", string(m.Type)) || !f.exact("event", string(m.Action)) || !f.exact("scope", cmp.Or(m.Scope, scopeSwarm)) ||
-		!f.labels("label", m.Actor.Attributes) {
-		return false
-	}
-	// Several subjects are alternatives: a service or a network, say.
-	asked, hit := false, false
-	for _, kind := range subjects {
-		want := f[string(kind)]
-		if len(want) == 0 {
-			continue
-		}
-		asked = true
-		if kind == m.Type && (slices.Contains(want, m.Actor.ID) || slices.Contains(want, m.Actor.Attributes["name"])) {
-			hit = true
-		}
-	}
-	return !asked || hit
 }
