@@ -2,9 +2,7 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"time"
 )
 
@@ -36,6 +34,11 @@ type Change struct {
 	Key    string
 	Base   uint64 `json:",omitempty"`
 	Object Object `json:"-"`
+
+	// old is what an Update replaces, where that is known.
+	old Object
+	// patch stands for the Object of an Update that came through the log.
+	patch *patch
 }
 
 // Batch is applied whole or not at all.
@@ -43,57 +46,6 @@ type Batch struct {
 	// Time stamps CreatedAt and UpdatedAt, so that replicas agree on them.
 	Time    time.Time
 	Changes []Change
-}
-
-type wireChange struct {
-	Change
-	Body json.RawMessage `json:",omitempty"`
-}
-
-type wireBatch struct {
-	Time    time.Time
-	Changes []wireChange
-}
-
-// Encode writes the batch for the raft log.
-func (b Batch) Encode() ([]byte, error) {
-	w := wireBatch{Time: b.Time, Changes: make([]wireChange, len(b.Changes))}
-	for i, c := range b.Changes {
-		w.Changes[i].Change = c
-		if c.Object == nil {
-			continue
-		}
-		body, err := json.Marshal(c.Object)
-		if err != nil {
-			return nil, fmt.Errorf("store: encode %s %s: %w", c.Kind, c.Key, err)
-		}
-		w.Changes[i].Body = body
-	}
-	return json.Marshal(w)
-}
-
-// DecodeBatch reads what Encode wrote.
-func DecodeBatch(data []byte) (Batch, error) {
-	var w wireBatch
-	if err := json.Unmarshal(data, &w); err != nil {
-		return Batch{}, fmt.Errorf("store: decode batch: %w", err)
-	}
-	b := Batch{Time: w.Time, Changes: make([]Change, len(w.Changes))}
-	for i, c := range w.Changes {
-		b.Changes[i] = c.Change
-		if c.Action == Remove {
-			continue
-		}
-		o, err := decodeObject(c.Kind, c.Body)
-		if err != nil {
-			return Batch{}, err
-		}
-		if o.Key() != c.Key {
-			return Batch{}, fmt.Errorf("store: decode batch: %s %s carries the body of %s", c.Kind, c.Key, o.Key())
-		}
-		b.Changes[i].Object = o
-	}
-	return b, nil
 }
 
 // Proposer replicates a batch and returns once this node's store has applied
@@ -116,7 +68,7 @@ func (t *Tx) Create(o Object) {
 // Update replaces the object; o must be a changed copy of what was read, its
 // Meta untouched, since Meta.Version is the base the change is checked against.
 func (t *Tx) Update(o Object) {
-	t.changes = append(t.changes, Change{Action: Update, Kind: o.Kind(), Key: o.Key(), Base: Version(o), Object: o})
+	t.changes = append(t.changes, Change{Action: Update, Kind: o.Kind(), Key: o.Key(), Base: Version(o), Object: o, old: t.lookup(o.Kind(), o.Key())})
 }
 
 // Remove deletes the object as it was read.

@@ -203,7 +203,7 @@ func (s *Store) Apply(index uint64, b Batch) error {
 		if c.Action == Remove {
 			s.view.drop(c.Kind, c.Key)
 		} else {
-			o := c.Object.clone()
+			o := c.result(old)
 			m := o.meta()
 			m.Version.Index, m.UpdatedAt = index, b.Time
 			m.CreatedAt = b.Time
@@ -218,6 +218,14 @@ func (s *Store) Apply(index uint64, b Batch) error {
 	s.view.changed = index
 	s.notifyLocked(Commit{Index: index, Time: b.Time, Events: events})
 	return nil
+}
+
+// result is the object as the change leaves it, for the store to keep.
+func (c Change) result(old Object) Object {
+	if c.patch != nil {
+		return c.patch.on(old)
+	}
+	return c.Object.clone()
 }
 
 // check refuses a batch that was built on a state that is no longer so. A batch
