@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
 # Static binaries: they run on any distribution, and no C compiler is needed.
 export CGO_ENABLED := 0
 
-.PHONY: demo demo-down build sample setup check test bench bench-dns bench-net bench-scale generate go-is-there
+.PHONY: demo demo-down build sample setup check test test-vm bench bench-dns bench-net bench-scale generate go-is-there
 .DEFAULT_GOAL := build
 
 demo: setup build
@@ -31,6 +31,10 @@ setup:
 
 test: setup build
 	@test/run.sh
+
+# Part of make test: the kernel's edges under Debian's 6.12 and 6.1. One package there: go run ./test/vm -kernel 6.1 ./overlay -run TestX
+test-vm: go-is-there
+	@test/vm/run.sh
 
 check: go-is-there
 	@test/check.sh

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Runs every test: vet, the packages' own tests, then end to end over the lab; then looks for what they left behind. Ends with one line
-# in the style of go test. Reads nothing from the terminal.
+# Runs every test: vet, the packages' own tests, some of them under other kernels, then end to end over the lab; then looks for what they
+# left behind. Ends with one line in the style of go test. Reads nothing from the terminal.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec </dev/null
-began=$SECONDS failed=() flaky=$(mktemp)
-trap 'rm -f "$flaky"' EXIT
+. test/gotest.sh
+export FLAKY
+began=$SECONDS failed=() FLAKY=$(mktemp)
+trap 'rm -f "$FLAKY"' EXIT
 
 step() {
 	local name=$1 from=$SECONDS
@@ -28,29 +30,16 @@ nothing_left() {
 	done
 }
 
-# tests runs a list of packages with go test's flags. What fails runs once more, its whole test by itself: on a busy machine one late
-# packet must not hide what hundreds of tests say. It is named at the end, and what fails twice fails.
-tests() {
-	local format=$1 packages=$2 report
-	shift 2
-	report=$(mktemp)
-	go run gotest.tools/gotestsum@v1.13.0 --format "$format" --rerun-fails=1 --rerun-fails-max-failures=10 \
-		--rerun-fails-run-root-test --rerun-fails-report "$report" --packages "$packages" -- "$@"
-	local status=$?
-	cat "$report" >>"$flaky"
-	rm -f "$report"
-	return $status
-}
-
 before=$(test/leftovers.sh)
 mapfile -t packages < <(go list ./... | grep -v -e /test/e2e -e /test/churn -e /test/bench)
 step "go vet" go vet ./...
 step "packages" tests pkgname "${packages[*]}" -timeout 10m
+step "other kernels, in virtual machines" test/vm/run.sh
 # Verbose: skips are said aloud and progress is seen; -p 1: each scenario has the machine to itself.
 step "end to end, over the lab" tests standard-verbose "./test/e2e/... ./test/churn" -count=1 -p 1 -timeout 25m
 step "nothing left behind" nothing_left
 
-[ ! -s "$flaky" ] || { printf '\nran twice, since the first run failed:\n'; cat "$flaky"; }
+[ ! -s "$FLAKY" ] || { printf '\nran twice, since the first run failed:\n'; cat "$FLAKY"; }
 if [ ${#failed[@]} -ne 0 ]; then
 	printf '\nfailed:'; printf ' [%s]' "${failed[@]}"
 	printf '\nFAIL\tgithub.com/meshd/meshd\t%ds\n' $((SECONDS - began))
