@@ -148,9 +148,22 @@ type Backend struct {
 // Balancer makes the kernel balance what State asks for.
 type Balancer interface {
 	// Set replaces the desired state and returns when the kernel holds it, or with
-	// what could not be done; a later Set with the same state tries again.
+	// what could not be done, as NetworkErrors where that concerns single networks; a
+	// later Set with the same state tries again.
 	Set(State) error
 	// Close lets go of the kernel's objects without removing them: balancing goes
 	// on without this process.
 	Close() error
 }
+
+// NetworkError is an error that concerns one network only: the others are balanced as
+// they should be.
+type NetworkError struct {
+	VNI uint32
+	Err error
+}
+
+func (e *NetworkError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the error.
+func (e *NetworkError) Unwrap() error { return e.Err }

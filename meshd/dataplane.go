@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"strings"
@@ -207,13 +208,43 @@ func (d *dataplane) apply() error {
 	if err := d.writeResolvConf(out.DNS.Listen); err != nil {
 		errs = append(errs, err)
 	}
-	if err := errors.Join(errs...); err != nil {
+	err := errors.Join(errs...)
+	failed, confined := failedNetworks(err)
+	if !confined {
 		return err
 	}
-	d.hold(self, view)
+	d.hold(self, view, failed)
 	d.noteClashes(out.IPVS, time.Now())
 	d.noteOverlaps(view.Networks, time.Now())
-	return nil
+	return err
+}
+
+// failedNetworks are the VNIs that an error of the parts concerns; confined: it concerns
+// nothing else.
+func failedNetworks(err error) (vnis map[uint32]bool, confined bool) {
+	vnis = map[uint32]bool{}
+	switch err := err.(type) { //nolint:errorlint // every branch of the tree is looked at
+	case nil:
+		return vnis, true
+	case *overlay.NetworkError:
+		vnis[err.VNI] = true
+		return vnis, true
+	case *ipvs.NetworkError:
+		vnis[err.VNI] = true
+		return vnis, true
+	case interface{ Unwrap() error }:
+		return failedNetworks(err.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, one := range err.Unwrap() {
+			some, ok := failedNetworks(one)
+			if !ok {
+				return nil, false
+			}
+			maps.Copy(vnis, some)
+		}
+		return vnis, true
+	}
+	return nil, false
 }
 
 // input is all that the parts' states follow from.
@@ -250,8 +281,9 @@ func (d *dataplane) writeResolvConf(resolvers []netip.AddrPort) error {
 	return nil
 }
 
-// hold records that the kernel has what the view asks for.
-func (d *dataplane) hold(self identity, view agent.View) {
+// hold records that the kernel has what the view asks for, but for networks that failed:
+// of those it has what it had.
+func (d *dataplane) hold(self identity, view agent.View, failed map[uint32]bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.self != self {
@@ -259,7 +291,12 @@ func (d *dataplane) hold(self identity, view agent.View) {
 	}
 	held := make(map[string]uint64, len(view.Networks))
 	for _, n := range view.Networks {
-		held[n.ID] = n.Revision
+		if was, ok := d.held[n.ID]; ok && failed[n.VNI] {
+			held[n.ID] = was
+		}
+		if !failed[n.VNI] {
+			held[n.ID] = n.Revision
+		}
 	}
 	d.held = held
 	d.noteBehind(time.Now())

@@ -3,6 +3,7 @@ package meshd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/dns"
+	"github.com/meshd/meshd/ipvs"
 	"github.com/meshd/meshd/ipvs/ipvstest"
 	"github.com/meshd/meshd/meshd/plan"
 	"github.com/meshd/meshd/orchestrator/agent"
@@ -165,6 +167,47 @@ func TestOnePartsFailureHoldsUpNoOther(t *testing.T) {
 	}
 	if held, _ := d.Held(); held["mesh"] != 0 {
 		t.Errorf("a state that failed is acknowledged: %v", held)
+	}
+}
+
+// A network that fails holds back the acknowledgement of no other.
+func TestNetworksAreAcknowledgedByThemselves(t *testing.T) {
+	d, o := startDataplane(t)
+	d.join(identity{node: "a"})
+	with := func(revision uint64) agent.View {
+		v := view(revision)
+		v.Networks = append(v.Networks, protocol.Network{ID: "front", VNI: 4097, Revision: revision}, protocol.Network{ID: "back", VNI: 4098, Revision: revision})
+		return v
+	}
+	d.Update(with(3))
+	if err := ready(t, d, 3); err != nil {
+		t.Fatal(err)
+	}
+	o.failWith(fmt.Errorf("overlay: %w", errors.Join(&overlay.NetworkError{VNI: 4097, Err: errors.New("full")}, &overlay.NetworkError{VNI: 4099, Err: errors.New("full")})))
+	d.ipvs.(*ipvstest.Fake).Fail(&ipvs.NetworkError{VNI: 4097, Err: errors.New("full")})
+	d.Update(with(4))
+	if err := ready(t, d, 4); err != nil {
+		t.Fatal(err)
+	}
+	if held, _ := d.Held(); held["front"] != 3 || held["back"] != 4 {
+		t.Errorf("held: %v", held)
+	}
+	d.ipvs.(*ipvstest.Fake).Fail(errors.Join(&ipvs.NetworkError{VNI: 4097, Err: errors.New("full")}, errors.New("no such device")))
+	_, n := o.newest()
+	d.Update(with(5))
+	for _, now := o.newest(); now < n+2; _, now = o.newest() { // what is more than one network's is all networks'
+		if held, _ := d.Held(); held["back"] == 5 {
+			t.Fatalf("held: %v", held)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	o.failWith(nil)
+	d.ipvs.(*ipvstest.Fake).Fail(nil)
+	if err := ready(t, d, 5); err != nil {
+		t.Fatal(err)
+	}
+	if held, _ := d.Held(); held["front"] != 5 {
+		t.Errorf("after the fault: %v", held)
 	}
 }
 

@@ -1,6 +1,10 @@
 package overlay
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/meshd/meshd/overlay/datapath"
+)
 
 // op is one thing to do: put the object with its value, or remove it.
 type op struct {
@@ -72,4 +76,29 @@ func withoutState(ops []op, held objects) []op {
 			return false
 		}
 	})
+}
+
+// NetworkError is an error that concerns one network only: the others are as they
+// should be.
+type NetworkError struct {
+	VNI uint32
+	Err error
+}
+
+func (e *NetworkError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the error.
+func (e *NetworkError) Unwrap() error { return e.Err }
+
+// blame says which network an operation's failure concerns, if it is one alone.
+func (o op) blame(err error) error {
+	switch object := o.object.(type) {
+	case subnetObject:
+		return &NetworkError{o.value.(uint32), err}
+	case endpointObject:
+		return &NetworkError{object.key.VNI, err}
+	case ifaceObject:
+		return &NetworkError{o.value.(datapath.Iface).VNI, err}
+	}
+	return err
 }

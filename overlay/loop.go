@@ -137,7 +137,8 @@ func HooksPath(runDir string) string { return filepath.Join(bpfDir(runDir), data
 func bpfDir(runDir string) string { return filepath.Join(runDir, "bpf") }
 
 // Set replaces the desired state and returns when the kernel holds it, or with
-// what could not be done; Run goes on trying.
+// what could not be done, as NetworkErrors where that concerns single networks; Run
+// goes on trying.
 func (o *Overlay) Set(s State) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -332,7 +333,7 @@ func (o *Overlay) run(ops []op) error {
 	var errs []error
 	for _, op := range ops {
 		if err := o.kernel.do(op); err != nil {
-			errs = append(errs, err)
+			errs = append(errs, op.blame(err))
 			continue
 		}
 		if op.remove {

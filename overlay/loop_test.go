@@ -179,6 +179,24 @@ func TestOneFailureDoesNotHoldUpTheRestAndIsRetried(t *testing.T) {
 	<-done
 }
 
+func TestFailureNamesItsNetwork(t *testing.T) {
+	k := newFake()
+	k.refuse = func(o op) error {
+		if e, ok := o.object.(endpointObject); ok && e.key.VNI == 4098 {
+			return errors.New("no room")
+		}
+		return nil
+	}
+	s := onePeer("192.0.2.1")
+	for _, vni := range []uint32{4097, 4098} {
+		s.Endpoints = append(s.Endpoints, Endpoint{VNI: vni, Addr: netip.MustParseAddr("10.1.0.9"), Node: netip.MustParseAddr("192.0.2.1")})
+	}
+	var one *NetworkError
+	if err := overlayOn(k).Set(s); !errors.As(err, &one) || one.VNI != 4098 || !strings.Contains(err.Error(), "no room") {
+		t.Errorf("Set: %v", err)
+	}
+}
+
 func TestAttachThatFailsLeavesNothing(t *testing.T) {
 	k := newFake()
 	k.refuse = func(o op) error {

@@ -23,6 +23,7 @@ const (
 	balanceMapDrops             = "drops"
 	balanceMapEntered           = "entered"
 	balanceMapFlows             = "flows"
+	balanceMapFormer            = "former"
 	balanceMapFragments         = "fragments"
 	balanceMapHealth            = "health"
 	balanceMapKnown             = "known"
@@ -105,6 +106,7 @@ type balanceMapSpecs struct {
 	Drops      *ebpf.MapSpec `ebpf:"drops"`
 	Entered    *ebpf.MapSpec `ebpf:"entered"`
 	Flows      *ebpf.MapSpec `ebpf:"flows"`
+	Former     *ebpf.MapSpec `ebpf:"former"`
 	Fragments  *ebpf.MapSpec `ebpf:"fragments"`
 	Health     *ebpf.MapSpec `ebpf:"health"`
 	Known      *ebpf.MapSpec `ebpf:"known"`
@@ -157,6 +159,7 @@ type balanceMaps struct {
 	Drops      *ebpf.Map `ebpf:"drops"`
 	Entered    *ebpf.Map `ebpf:"entered"`
 	Flows      *ebpf.Map `ebpf:"flows"`
+	Former     *ebpf.Map `ebpf:"former"`
 	Fragments  *ebpf.Map `ebpf:"fragments"`
 	Health     *ebpf.Map `ebpf:"health"`
 	Known      *ebpf.Map `ebpf:"known"`
@@ -185,6 +188,7 @@ func (m *balanceMaps) Close() error {
 		m.Drops,
 		m.Entered,
 		m.Flows,
+		m.Former,
 		m.Fragments,
 		m.Health,
 		m.Known,

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/meshd/meshd/ipvs"
 )
 
@@ -76,6 +78,7 @@ type Balancer struct {
 	// countedAt is when connections were counted again.
 	countedAt time.Time
 	running   bool // our programs are in the slots
+	carrying  bool // they leave connections to those before them
 	// socketsLed: our programs are on the sockets, too.
 	socketsLed bool
 	names      map[ipvs.Key]string
@@ -120,18 +123,21 @@ func (b *Balancer) Set(s ipvs.State) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.beginCarryLocked()
 	if err := b.refreshLocked(); err != nil {
 		return fmt.Errorf("read load balancer maps: %w", err)
 	}
-	if err := b.held.apply(want); err != nil {
-		b.held = nil // something is half done
-		return fmt.Errorf("write load balancer maps: %w", err)
-	}
+	applied := b.held.apply(want)
 	b.names = make(map[ipvs.Key]string, len(want.Services))
 	for _, svc := range want.Services {
 		b.names[svc.Key] = svc.Name
 	}
-	return b.runLocked()
+	running := b.runLocked() // for all that could be written
+	if applied != nil {
+		b.held = nil // something is half done
+		applied = fmt.Errorf("write load balancer maps: %w", applied)
+	}
+	return errors.Join(applied, running)
 }
 
 func (b *Balancer) refreshLocked() error {
@@ -148,7 +154,11 @@ func (b *Balancer) refreshLocked() error {
 }
 
 func (b *Balancer) rereadLocked() error {
-	t, err := read(&b.objects.balanceMaps, b.netns, b.config.flags())
+	flags := b.config.flags()
+	if b.carrying {
+		flags |= carrying
+	}
+	t, err := read(&b.objects.balanceMaps, b.netns, flags)
 	if err != nil {
 		return err
 	}
@@ -159,8 +169,16 @@ func (b *Balancer) rereadLocked() error {
 // runLocked puts the programs where they work. Every Set looks whether they still
 // are there: the overlay may have made a new array.
 func (b *Balancer) runLocked() error {
+	if b.carrying {
+		if err := b.objects.follow(); err != nil {
+			return fmt.Errorf("find the programs before ours: %w", err)
+		}
+	}
 	if err := b.objects.hook(); err != nil {
 		return fmt.Errorf("hook load balancer in: %w", err)
+	}
+	if err := b.endCarryLocked(); err != nil {
+		return err
 	}
 	if b.running && (!b.socketsLed || b.objects.attachedLocal(b.config)) {
 		return nil
@@ -173,10 +191,48 @@ func (b *Balancer) runLocked() error {
 		}
 		b.config.Logger.Warn("sockets are not led: published ports do not answer on 127.0.0.1, and VIPs cost work per packet", "err", err)
 	}
-	if err := removeOtherLayouts(b.config.PinDir); err != nil {
+	if err := dropFormer(b.config); err != nil {
 		b.config.Logger.Warn("an older load balancer's maps stay", "err", err)
 	}
 	b.running = true
+	return nil
+}
+
+// beginCarryLocked takes the services' numbers over from maps of another layout, if
+// programs that use them are in the slots.
+func (b *Balancer) beginCarryLocked() {
+	if b.running || b.carrying {
+		return
+	}
+	former, err := formerDirs(b.config.PinDir)
+	if err == nil && len(former) > 0 {
+		var used bool
+		used, err = inUse(b.config)
+		b.carrying = err == nil && !used
+	}
+	if b.carrying {
+		b.held = nil
+		err = carry(b.config, []string{balanceMapServices}, ebpf.UpdateNoExist)
+	}
+	if err != nil {
+		b.config.Logger.Warn("connections that an older load balancer leads are lost", "err", err)
+	}
+}
+
+// endCarryLocked takes over all connections, now that only our programs begin any.
+func (b *Balancer) endCarryLocked() error {
+	if !b.carrying {
+		return nil
+	}
+	if err := carry(b.config, remembered(), ebpf.UpdateNoExist); err != nil {
+		b.config.Logger.Warn("connections that an older load balancer led are lost", "err", err)
+	}
+	b.carrying, b.countedAt = false, time.Time{}
+	b.held.flags = b.config.flags()
+	b.held.node.Flags &^= carrying
+	if err := b.held.maps.Node.Put(uint32(0), b.held.node); err != nil {
+		return fmt.Errorf("write load balancer maps: %w", err)
+	}
 	return nil
 }
 

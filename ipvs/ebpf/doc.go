@@ -32,9 +32,9 @@
 // Maps, and the cgroup links, are pinned; the programs live in the overlay's
 // array. So all goes on without this process, and the next one adopts it: it
 // compares the maps with what is wanted, and swaps the programs, one store each.
-// The directory is named after the maps' layout. With another layout the new maps
-// are filled before the programs that use them take over; connections through
-// VIPs do not survive that.
+// The directory is named after the maps' layout. A version with another one has maps of
+// its own, and takes the connections over from the former ones, so that an upgrade
+// ends none: see carry.go.
 //
 // Known limits. Behind more than four extension headers IPv6 passes untouched. A UDP socket that
 // talks to a task both directly and through a VIP sees all its answers come from the

@@ -98,6 +98,8 @@ const (
 	leadSockets uint32 = 1
 	// askFilter is NODE_ADMIT.
 	askFilter uint32 = 2
+	// carrying is NODE_CARRYING.
+	carrying uint32 = 4
 )
 
 func clientKeyOf(a ipvs.ClientAddr) clientKey { return clientKey{a.VNI, addrOf(a.Addr)} }

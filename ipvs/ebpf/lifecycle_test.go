@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -64,40 +63,6 @@ func TestCloseLeavesEverythingAndRemoveNothing(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(r.dir, "ipvs")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("pins are left: %v", err)
 	}
-}
-
-func TestOlderLayoutGoesOnceTheNewOneWorks(t *testing.T) {
-	r := newRig(t)
-	old := filepath.Join(r.dir, "ipvs", "v0")
-	if err := os.MkdirAll(filepath.Join(old, linksDir), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(old); err != nil {
-		t.Fatal(err)
-	}
-	r.set(ipvs.State{})
-	if _, err := os.Stat(old); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the old layout is still there: %v", err)
-	}
-}
-
-func TestOtherSizesBeginAnew(t *testing.T) {
-	r := newRig(t)
-	state := publishedState(nodeA, ipvs.TCP, backend(task))
-	r.set(state)
-	b, err := New(Config{
-		HooksPath: filepath.Join(r.dir, "mesh_hooks"), PinDir: filepath.Join(r.dir, "ipvs"),
-		Connections: 2048, Logger: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer b.Close()
-	if err := b.Set(state); err != nil {
-		t.Fatal(err)
-	}
-	r.b = b
-	delivered(t, "afterwards", r.underlay(tcp(client, nodeA+":8080", syn)), underlay, client, task)
 }
 
 func TestHooksReplaced(t *testing.T) {
@@ -226,6 +191,10 @@ func TestOneServicesFailureHoldsUpNoOther(t *testing.T) {
 	err = table.apply(state(at("10.1.0.101", backend("10.1.0.4")), at("10.1.0.102", backend("10.1.0.2")), at("10.1.0.103", backend("10.1.0.2"))))
 	if err == nil || !strings.Contains(err.Error(), "VIP 10.1.0.102") || !strings.Contains(err.Error(), "VIP 10.1.0.103") {
 		t.Errorf("the failure does not name its services: %v", err)
+	}
+	var one *ipvs.NetworkError
+	if !errors.As(err, &one) || one.VNI != net1 {
+		t.Errorf("the failure does not name its network: %v", err)
 	}
 	held, err := r.b.Held()
 	if err != nil {

@@ -6,13 +6,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/cilium/ebpf"
 )
 
-// layoutVersion changes with the layout or the meaning of any pinned map.
-const layoutVersion = "v5"
+// layoutVersion changes with the layout or the meaning of any pinned map. A variable, so
+// that tests link a meshd that has another one.
+var layoutVersion = "v5"
 
 // Slots of mesh_hooks, as in overlay/datapath/bpf/hook.h.
 const (
@@ -38,14 +38,12 @@ func layoutDir(pinDir string) string { return filepath.Join(pinDir, layoutVersio
 // load makes or opens the maps and loads the programs.
 func load(c Config) (*objects, error) {
 	dir := layoutDir(c.PinDir)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := forgetUnfinished(c); err != nil {
 		return nil, err
 	}
 	o, err := loadInto(dir, c)
-	if errors.Is(err, ebpf.ErrMapIncompatible) {
-		// Other sizes than configured: the map's content is lost, see package doc.
-		c.Logger.Warn("load balancer's maps are replaced, connections are lost", "why", err)
-		if err = removeMaps(dir); err == nil {
+	if errors.Is(err, ebpf.ErrMapIncompatible) { // other sizes than configured
+		if err = errors.Join(os.RemoveAll(dir+resized), os.Rename(dir, dir+resized)); err == nil {
 			o, err = loadInto(dir, c)
 		}
 	}
@@ -61,6 +59,9 @@ func loadInto(dir string, c Config) (*objects, error) {
 		return nil, fmt.Errorf("overlay's program array: %w", err)
 	}
 	defer hooks.Close()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
 	spec, err := loadBalance()
 	if err != nil {
 		return nil, err
@@ -156,40 +157,8 @@ func (o *objects) slots() map[uint32]*ebpf.Program {
 	}
 }
 
-// removeOtherLayouts drops what a version with other maps left; its programs must
-// be out of use by now.
-func removeOtherLayouts(pinDir string) error {
-	entries, err := os.ReadDir(pinDir)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, e := range entries {
-		if e.IsDir() && e.Name() != layoutVersion && strings.HasPrefix(e.Name(), "v") {
-			errs = append(errs, os.RemoveAll(filepath.Join(pinDir, e.Name())))
-		}
-	}
-	return errors.Join(errs...)
-}
-
 // removePins drops maps and links of all layouts; a link without a pin is detached.
 func removePins(pinDir string) error { return os.RemoveAll(pinDir) }
-
-func removeMaps(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if e.IsDir() {
-			continue // the links
-		}
-		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 func verifierDetail(err error) error {
 	var ve *ebpf.VerifierError

@@ -49,8 +49,8 @@ func inBatches[K comparable, V any](m *ebpf.Map, cpus int, yield func(K, V) bool
 	}
 }
 
-// oneByOne reads a map on kernels without batches.
-func oneByOne[K comparable, V any](m *ebpf.Map, yield func(K, V) bool) error {
+// oneByOne reads a map without batches: on kernels that have none, and as bytes.
+func oneByOne[K, V any](m *ebpf.Map, yield func(K, V) bool) error {
 	var k K
 	var v V
 	it := m.Iterate()

@@ -189,22 +189,27 @@ func (t *table) apply(want ipvs.State) error {
 			errs = append(errs, fmt.Errorf("%v: %w", what, err))
 		}
 	}
+	noteOn := func(vni uint32, what any, err error) {
+		if err != nil {
+			errs = append(errs, &ipvs.NetworkError{VNI: vni, Err: fmt.Errorf("%v: %w", what, err)})
+		}
+	}
 	note("addresses of the node", t.putNodeAddrs(plan, want))
 	for _, s := range t.alsoBroken(plan.Put, want) {
-		note(s.Key, t.put(s))
+		noteOn(s.VNI, s.Key, t.put(s))
 	}
 	note("node", t.putNode(want))
 	for _, c := range plan.PutClients {
 		for _, a := range c.Addrs {
-			note(a.Addr, put(t.maps.Clients, clientKeyOf(a), clientOf(c)))
+			noteOn(a.VNI, a.Addr, put(t.maps.Clients, clientKeyOf(a), clientOf(c)))
 		}
 	}
 	for _, a := range plan.RemoveClients {
-		note(a.Addr, gone(t.maps.Clients.Delete(clientKeyOf(a))))
+		noteOn(a.VNI, a.Addr, gone(t.maps.Clients.Delete(clientKeyOf(a))))
 	}
 	note("published ports", t.putBits(publishedBits(want.Services)))
 	for _, k := range plan.Remove {
-		note(k, t.remove(k))
+		noteOn(k.VNI, k, t.remove(k))
 	}
 	for _, a := range plan.RemoveAddrs {
 		note(a, gone(t.maps.NodeAddrs.Delete(addrOf(a))))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,6 +26,7 @@ const masked = 5 * time.Second
 // TestPartition cuts nodes off, stops and restarts them and their daemons, while clients call without pause.
 func TestPartition(t *testing.T) {
 	requireMachine(t)
+	next := anotherBuild(t)
 	c := up(t, partitionLab, "--nodes", "4", "--managers", "3")
 	c.must("meshctl", "lab", "load", "--name", c.name, "../../build/sample.tar")
 	c.mustDocker("node1", "network", "create", "--driver", "overlay", "net")
@@ -37,8 +39,8 @@ func TestPartition(t *testing.T) {
 		name string
 		run  func(*testing.T, *cluster)
 	}{
-		{"meshd killed under load", func(t *testing.T, c *cluster) { testDaemonUnderLoad(t, c, syscall.SIGKILL) }},
-		{"meshd stopped under load", func(t *testing.T, c *cluster) { testDaemonUnderLoad(t, c, syscall.SIGTERM) }},
+		{"meshd killed under load", func(t *testing.T, c *cluster) { testDaemonUnderLoad(t, c, syscall.SIGKILL, "") }},
+		{"meshd upgraded under load", func(t *testing.T, c *cluster) { testDaemonUnderLoad(t, c, syscall.SIGTERM, next) }},
 		{"engine killed and restarted", testEngineUnderLoad},
 		{"worker cut off", testWorkerCutOff},
 		{"leader cut off", testLeaderCutOff},
@@ -98,15 +100,11 @@ func (k *calls) vip(node string) *calls {
 
 func (k *calls) start(s probe.Spec) {
 	k.c.t.Helper()
-	l, err := lab.Open(k.c.name, io.Discard)
-	if err != nil {
-		k.c.t.Fatal(err)
-	}
 	s.Every = 20 * time.Millisecond
 	if s.Timeout == 0 {
 		s.Timeout = 2 * time.Second
 	}
-	p, err := probe.Start(l, s)
+	p, err := probe.Start(k.c.lab(), s)
 	if err != nil {
 		k.c.t.Fatal(err)
 	}
@@ -182,13 +180,42 @@ func (k *calls) hear(d time.Duration) {
 	})
 }
 
-// signal reaches one daemon of a node.
-func (c *cluster) signal(node, daemon string, sig syscall.Signal) {
+// lab is the same lab for what its command line does not have.
+func (c *cluster) lab() *lab.Lab {
 	c.t.Helper()
 	l, err := lab.Open(c.name, io.Discard)
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	return l
+}
+
+// nextLayout is the layout of the load balancer's maps in the build that nodes are upgraded to.
+const nextLayout = "vnext"
+
+// anotherBuild is a meshd whose load balancer has another layout of its maps than the one under test, so that connections have to be carried over.
+func anotherBuild(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "meshd")
+	build := exec.Command("go", "build", "-ldflags", "-X github.com/meshd/meshd/ipvs/ebpf.layoutVersion="+nextLayout, "-o", path, "../../cmd/meshd")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", build, err, out)
+	}
+	return path
+}
+
+// replace has a node run another build of meshd from its next start on.
+func (c *cluster) replace(node, meshd string) {
+	c.t.Helper()
+	if err := c.lab().Replace(node, meshd); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// signal reaches one daemon of a node.
+func (c *cluster) signal(node, daemon string, sig syscall.Signal) {
+	c.t.Helper()
+	l := c.lab()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := l.Signal(ctx, node, daemon, sig); err != nil {
@@ -200,17 +227,23 @@ func (c *cluster) signal(node, daemon string, sig syscall.Signal) {
 }
 
 // testDaemonUnderLoad: neither the end of meshd nor its beginning is noticed by clients, nor by connections and flows that they have. One that
-// starts with an empty data plane would be.
-func testDaemonUnderLoad(t *testing.T, c *cluster, sig syscall.Signal) {
+// starts with an empty data plane would be. If another build is named, the nodes run that from then on.
+func testDaemonUnderLoad(t *testing.T, c *cluster, sig syscall.Signal, build string) {
 	for _, node := range []string{"node4", "node2"} {
 		before := ids(c.tasks("node1", "web"))
 		k := c.call(node, "node1").vip(node).vip("node1").hold()
 		from := time.Now()
 		c.signal(node, lab.Meshd, sig)
+		if build != "" {
+			c.replace(node, build)
+		}
 		k.hear(4 * time.Second) // more than the lease of a node
 		c.must("meshctl", "lab", "start", "--name", c.name, node)
 		c.eventually("all nodes are ready", func() error { return readyNodes(c, "node1", 4) })
 		k.hear(4 * time.Second)
+		if layouts := c.on(node, "ls", "/run/meshd/bpf/ipvs").out; build != "" && layouts != nextLayout {
+			t.Errorf("layouts of the load balancer's maps: %q, want the new one alone", layouts)
+		}
 		k.none(from)
 		if after := ids(c.tasks("node1", "web")); !slices.Equal(before, after) {
 			t.Errorf("tasks changed from %v to %v", before, after)

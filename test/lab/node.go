@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -128,7 +129,7 @@ func (l *Lab) waitAnswer(ctx context.Context, node, daemon, socket string) error
 
 func meshdCommand(r record, n nodeRecord) []string {
 	return []string{
-		r.Meshd,
+		cmp.Or(n.Meshd, r.Meshd),
 		"--socket", meshdSocket(r.Name, n.Name),
 		"--engine", "unix://" + engineSocket(r.Name, n.Name),
 		"--state-dir", filepath.Join(stateDir(r.Name, n.Name), "meshd"),
@@ -165,6 +166,11 @@ func engineCommand(r record, node string) ([]string, error) {
 		command = append(command, "--bridge=none", "--iptables=false", "--ip6tables=false")
 	}
 	return command, nil
+}
+
+// Replace has a node run another build of the daemon, from its next start on: an upgrade.
+func (l *Lab) Replace(node, meshd string) error {
+	return updateNode(l.name, node, func(n *nodeRecord) { n.Meshd = meshd })
 }
 
 // Signal sends a signal to one daemon of a node; Start starts it again if it ended.

@@ -42,6 +42,8 @@ type nodeRecord struct {
 	Address6 netip.Addr `json:"address6,omitzero"`
 	Manager  bool       `json:"manager"`
 	Init     process    `json:"init"` // zero when the node does not run
+	// Meshd is the path of the daemon if it is another than record's.
+	Meshd string `json:"meshd,omitempty"`
 }
 
 // addresses are those of the machine with the given number, that of nodeRecord.Address first.

@@ -22,6 +22,7 @@
 #include <bpf/bpf_endian.h>
 
 #include "answer.h"
+#include "carry.h"
 #include "peer.h"
 #include "published.h"
 #include "refuse.h"
@@ -49,6 +50,7 @@ int balance_tunnel(struct __sk_buff *skb)
 
 	if (!s || !n || parse(skb, &s->p, vni))
 		return forward(skb, MESH_BALANCE_TUNNEL);
+	leave_to_former(skb, s, n, vni, MESH_BALANCE_TUNNEL);
 	if (is_error(skb, &s->p) && !quoted(skb, s, vni) && error_back(skb, s, MESH_BALANCE_TUNNEL, &verdict))
 		return verdict;
 	if (!has_ports(&s->p))
@@ -75,6 +77,7 @@ int balance_container(struct __sk_buff *skb)
 
 	if (!s || !n || parse(skb, &s->p, vni))
 		return forward(skb, MESH_BALANCE_CONTAINER);
+	leave_to_former(skb, s, n, vni, MESH_BALANCE_CONTAINER);
 	if (is_error(skb, &s->p) && !quoted(skb, s, vni) &&
 	    (error_back(skb, s, MESH_BALANCE_CONTAINER, &verdict) || error_on(skb, s, MESH_BALANCE_CONTAINER, &verdict)))
 		return verdict;

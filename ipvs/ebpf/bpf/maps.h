@@ -141,6 +141,7 @@ struct node {
 
 #define NODE_SOCKETS 1 /* sockets of known containers are led to backends when they connect */
 #define NODE_ADMIT 2   /* the host's packet filter is asked about new connections to published ports */
+#define NODE_CARRYING 4 /* some connections are in other maps still: carry.h */
 
 /*
  * What is on its way through the packet filter bears this and the device that it came

@@ -4,6 +4,7 @@
 #define MESH_IPVS_PUBLISHED_H
 
 #include "answer.h"
+#include "carry.h"
 #include "refuse.h"
 
 static __always_inline int is_node_addr(const struct mesh_addr *a)
@@ -227,6 +228,7 @@ static __always_inline int from_node(struct __sk_buff *skb, __u16 from, enum mes
 
 	if (unpublished(skb) || !s || !n || parse(skb, &s->p, 0))
 		return forward(skb, hook);
+	leave_to_former(skb, s, n, n->mesh_vni, hook);
 	if (is_error(skb, &s->p) && !quoted(skb, s, n->mesh_vni) && error_on(skb, s, hook, &verdict))
 		return verdict;
 	if (!has_ports(&s->p))
