@@ -36,6 +36,9 @@ type Config struct {
 	// GossipPort is the TCP and UDP port by which nodes watch each other, the same on
 	// all nodes of a cluster. Zero: DefaultGossipPort.
 	GossipPort uint16
+	// WireGuardPort is the UDP port of encrypted packets between nodes; they use the next
+	// one, too. Zero: DefaultWireGuardPort.
+	WireGuardPort uint16
 	// DirectRouting sends to nodes on the same link without VXLAN, and takes what they
 	// so send, where it is seen to arrive; see overlay/DESIGN.md.
 	DirectRouting bool
@@ -72,6 +75,8 @@ const (
 	DefaultDataPathPort = 4789
 	DefaultControlPort  = 2377
 	DefaultGossipPort   = gossip.DefaultPort
+	// DefaultWireGuardPort is what WireGuard's own tools propose.
+	DefaultWireGuardPort = 51820
 )
 
 // gossipPort is the port that gossip uses.
@@ -84,6 +89,7 @@ func (c Config) gossipPort() uint16 {
 
 func (c Config) membershipFile() string { return filepath.Join(c.StateDir, "membership.json") }
 func (c Config) certDir() string        { return filepath.Join(c.StateDir, "certificates") }
+func (c Config) keyFile() string        { return filepath.Join(c.StateDir, "wireguard.json") }
 func (c Config) raftDir() string        { return filepath.Join(c.StateDir, "raft") }
 func (c Config) resolvConf() string     { return filepath.Join(c.StateDir, "resolv.conf") }
 func (c Config) driverDir() string      { return filepath.Join(c.StateDir, "driver") }

@@ -121,6 +121,7 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 	}
 	d.overlay, err = overlay.New(overlay.Config{
 		Admit: admit, RunDir: cfg.RunDir, VXLANPort: cfg.DataPathPort, Direct: cfg.DirectRouting, Logger: cfg.Logger,
+		KeyFile: cfg.keyFile(), WireGuardPort: cfg.WireGuardPort,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the overlay data plane: %w", err)

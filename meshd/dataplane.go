@@ -251,7 +251,7 @@ func failedNetworks(err error) (vnis map[uint32]bool, confined bool) {
 func (d *dataplane) input(self identity, view agent.View) plan.Input {
 	interfaces, upstreams := d.surroundings()
 	return plan.Input{
-		Self: self.node, SelfAddr: self.addr, DataPathPort: self.port,
+		Self: self.node, SelfAddr: self.addr, DataPathPort: self.port, KeyEpoch: view.KeyEpoch,
 		Nodes: view.Nodes, Dead: d.masked(), Networks: view.Networks, Tasks: view.Tasks,
 		Interfaces: interfaces, PublishOn: d.publishOn, Upstreams: upstreams,
 	}

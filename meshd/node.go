@@ -34,6 +34,7 @@ import (
 // | move      | whether the address still holds| stop           |
 // | raft addr | this manager's address in raft | done, or stop  |
 // | lock      | the lock of the vault          | stop           |
+// | keys      | news of WireGuard keys         | stop           |
 // | watcher   | err, done                      | the others     |
 type node struct {
 	d      *Daemon
@@ -89,6 +90,7 @@ func (d *Daemon) startNode(n *node) {
 	d.data.join(identity{n.membership.NodeID, n.membership.DataAddr, n.membership.DataPathPort})
 	ctx, stop := context.WithCancel(d.ctx)
 	n.stop = stop
+	told, _ := d.overlay.Keys()
 	g, ctx := errgroup.WithContext(ctx)
 	if n.manager != nil {
 		g.Go(func() error { return n.manager.Run(ctx) })
@@ -101,6 +103,7 @@ func (d *Daemon) startNode(n *node) {
 	g.Go(func() error { return n.live.Run(ctx) })
 	g.Go(func() error { return n.tunnel.Run(ctx) })
 	g.Go(func() error { return n.awaitMove(ctx) })
+	g.Go(func() error { return n.announceKeys(ctx, told) })
 	go func() {
 		err := g.Wait()
 		n.mu.Lock()
@@ -133,7 +136,7 @@ func (n *node) end() {
 func (n *node) newAgent() *agent.Agent {
 	m := n.snapshot()
 	return agent.New(agent.Config{
-		NodeID: m.NodeID, DataAddr: m.DataAddr, Direct: n.d.cfg.DirectRouting, StateDir: n.d.cfg.agentDir(),
+		NodeID: m.NodeID, DataAddr: m.DataAddr, Direct: n.d.cfg.DirectRouting, Keys: n.d.encryptionKeys, StateDir: n.d.cfg.agentDir(),
 		Managers: n.preferred(m), SaveManagers: n.saveManagers,
 		Client: agent.Remote(n.client), Runner: n.d.runner, Engine: n.d.runner, Dataplane: liveWatch{n.roles, n.live},
 		Tunnels: n.tunnel.Accept, Trust: n.trust.set, Logger: n.d.log,

@@ -9,6 +9,7 @@ import (
 
 	"github.com/meshd/meshd/overlay/link"
 	"github.com/meshd/meshd/overlay/nft"
+	"github.com/meshd/meshd/overlay/wireguard"
 )
 
 func (k *linuxKernel) facts(s State, fresh bool) (facts, error) {
@@ -20,11 +21,13 @@ func (k *linuxKernel) facts(s State, fresh bool) (facts, error) {
 	for _, d := range devices {
 		names[d.Name] = true
 	}
-	f := facts{mtu: defaultMTU, admit: k.cfg.Admit}
+	f := facts{mtu: defaultMTU, admit: k.cfg.Admit, ciphers: map[string]cipher{}}
 	for _, d := range devices {
 		switch {
 		case d.Name == link.VXLANName && d.Up && d.VXLANPort == s.VXLANPort:
 			f.tunnel = d.Index
+		case wireguard.IsDeviceName(d.Name):
+			f.ciphers[d.Name] = cipher{ifindex: d.Index}
 		case d.Name == "lo":
 			f.loopback = d.Index
 		case d.IsHost():

@@ -159,7 +159,7 @@ func (o *Overlay) Path(vni uint32, to netip.Addr) (Path, error) {
 	if err != nil {
 		return Path{}, err
 	}
-	p := Path{Place: PlaceNowhere, Overhead: overhead(s.Local), MTU: innerMTU(s, f, true), Tunnel: f.tunnel != 0}
+	p := Path{Place: PlaceNowhere, Overhead: overhead(s.Local), MTU: innerMTU(s, f, s.mesh()), Tunnel: f.tunnel != 0}
 	for object, v := range held {
 		if sub, ok := object.(subnetObject); ok && v == any(vni) {
 			bits := int(sub.key.Bits)

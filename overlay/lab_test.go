@@ -17,10 +17,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meshd/meshd/overlay/datapath"
+	"github.com/meshd/meshd/overlay/wireguard"
 )
 
 // The test binary is its own node daemon: run with this variable set, it serves
@@ -28,6 +32,12 @@ import (
 const daemonEnv = "OVERLAY_TEST_RUNDIR"
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == wireguard.HelperCommand {
+		if err := wireguard.Serve(os.Args[2:]); err != nil {
+			os.Exit(1)
+		}
+		return
+	}
 	if dir := os.Getenv(daemonEnv); dir != "" {
 		if err := serveDaemon(dir); err != nil {
 			fmt.Fprintln(os.Stderr, "daemon:", err)
@@ -50,12 +60,16 @@ type response struct {
 	Attachments []Attachment
 	Drops       map[string]uint64
 	Repairs     map[string]uint64
+	Keys        []wireguard.PublicKey
 	Err         string
 }
 
 func serveDaemon(dir string) error {
+	if err := ownRun(dir); err != nil {
+		return err
+	}
 	o, err := New(Config{
-		RunDir: dir, Resync: time.Second, NoTCX: os.Getenv("OVERLAY_TEST_NOTCX") != "",
+		RunDir: dir, KeyFile: filepath.Join(dir, "wireguard.json"), Resync: time.Second, NoTCX: os.Getenv("OVERLAY_TEST_NOTCX") != "",
 		Direct: os.Getenv("OVERLAY_TEST_NODIRECT") == "",
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
@@ -84,6 +98,22 @@ func serveDaemon(dir string) error {
 	return errors.Join(<-ran, o.Close())
 }
 
+// ownRun gives the daemon a /run of its own, with the sockets of its helpers, which
+// survive it in dir: other nodes of the lab have such of the same names.
+func ownRun(dir string) error {
+	sockets := filepath.Join(dir, "wireguard")
+	if err := os.MkdirAll(sockets, 0o700); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, ""); err != nil {
+		return fmt.Errorf("mount a /run of its own: %w", err)
+	}
+	if err := os.Mkdir("/run/wireguard", 0o700); err != nil {
+		return err
+	}
+	return unix.Mount(sockets, "/run/wireguard", "", unix.MS_BIND, "")
+}
+
 func handle(o *Overlay, q request) (r response) {
 	var err error
 	switch q.Op {
@@ -97,6 +127,8 @@ func handle(o *Overlay, q request) (r response) {
 		r.Attachments = o.Attachments()
 	case "drops":
 		r.Drops, err = o.Drops()
+	case "keys":
+		r.Keys, _ = o.Keys()
 	case "repairs":
 		r.Repairs = o.Repairs()
 	default:
@@ -119,6 +151,9 @@ type lab struct {
 	six bool
 	// transport is that between all nodes.
 	transport Transport
+	// encrypted says that of user networks; epoch is that of the nodes' keys.
+	encrypted bool
+	epoch     uint64
 }
 
 // worldAddr is a machine that is not of the cluster.
@@ -133,6 +168,8 @@ type node struct {
 	addr netip.Addr
 	dir  string
 	env  []string
+	// keys are its WireGuard keys as others know them.
+	keys []wireguard.PublicKey
 	// tunnelOnly: it takes no direct packets.
 	tunnelOnly bool
 
@@ -198,8 +235,13 @@ func (l *lab) newNode(i int, env []string) *node {
 	if l.six {
 		n.addr = addr6
 	}
+	// Here, not by the daemon, which has its mounts for itself.
+	l.check(datapath.Mount(filepath.Join(n.dir, "bpf")))
 	l.t.Cleanup(func() {
 		n.kill()
+		for i := range uint64(2) { // which ends the helpers
+			_ = exec.Command("ip", "-n", n.ns, "link", "del", wireguard.DeviceName(i)).Run()
+		}
 		_ = unix.Unmount(filepath.Join(n.dir, "bpf"), unix.MNT_DETACH)
 	})
 	n.start()
@@ -211,6 +253,7 @@ func (n *node) start() {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(append(os.Environ(), daemonEnv+"="+n.dir), n.env...)
 	cmd.Stderr = &logWriter{n.lab.t, n.ns}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 	stdin, err := cmd.StdinPipe()
 	n.lab.check(err)
 	stdout, err := cmd.StdoutPipe()

@@ -13,6 +13,7 @@ import (
 	"github.com/meshd/meshd/overlay/datapath"
 	"github.com/meshd/meshd/overlay/link"
 	"github.com/meshd/meshd/overlay/nft"
+	"github.com/meshd/meshd/overlay/wireguard"
 )
 
 // Config is what an Overlay needs.
@@ -30,14 +31,20 @@ type Config struct {
 	// Admit leads to lo what the load balancer lets the host's packet filter decide on,
 	// once that has accepted it; see nft/admit.go and CanAdmit.
 	Admit bool
+	// KeyFile holds this node's WireGuard keys; empty: they live as long as the process.
+	KeyFile string
+	// WireGuardPort is the UDP port of encrypted packets, and the next one is, too,
+	// which is used alternately; 0 means 51820.
+	WireGuardPort uint16
 	// NoTCX attaches programs as clsact filters even where there is tcx.
 	NoTCX  bool
 	Logger *slog.Logger
 }
 
 const (
-	defaultVXLANPort = 4789
-	defaultResync    = 2 * time.Second
+	defaultVXLANPort     = 4789
+	defaultWireGuardPort = 51820
+	defaultResync        = 2 * time.Second
 	// lookAround is how often the ways to all peers are asked for.
 	lookAround = 30 * time.Second
 	// settle is how long a disturbance is let settle before it is repaired.
@@ -64,6 +71,10 @@ type kernel interface {
 	rejoinPort(p port, mtu int, gateways []netip.Addr) (bool, error)
 	// removePort removes it; one that is not there is no error.
 	removePort(id string) error
+	// putCipher makes a WireGuard device, and says how it stands with its peers.
+	putCipher(d wireguard.Device, mtu int) (cipher, error)
+	// removeCipher removes one.
+	removeCipher(name string) error
 	// drops counts dropped packets by reason.
 	drops() (map[string]uint64, error)
 	// ask sends a probe to each peer; moved says that a peer's MAC has changed.
@@ -90,6 +101,13 @@ type Overlay struct {
 	// probes are those to be sent, reached is what has come of them.
 	probes  []probe
 	reached map[netip.Addr]reach
+	// ring holds this node's WireGuard keys; keysChanged is closed when they change.
+	ring        *wireguard.Keyring
+	keysChanged chan struct{}
+	// moved is since when all peers have the newest keys, while there are older ones.
+	moved time.Time
+	// ciphers are the WireGuard devices as they were last.
+	ciphers map[string]cipher
 
 	// disturbed wakes Run: something changed, or did not get done.
 	disturbed chan struct{}
@@ -108,11 +126,18 @@ func New(cfg Config) (*Overlay, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if cfg.WireGuardPort == 0 {
+		cfg.WireGuardPort = defaultWireGuardPort
+	}
+	ring, err := wireguard.OpenKeyring(cfg.KeyFile, cfg.WireGuardPort)
+	if err != nil {
+		return nil, fmt.Errorf("overlay: %w", err)
+	}
 	k, err := openKernel(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("overlay: %w", err)
 	}
-	o := &Overlay{cfg: cfg, kernel: k, disturbed: make(chan struct{}, 1)}
+	o := &Overlay{cfg: cfg, kernel: k, ring: ring, keysChanged: make(chan struct{}), disturbed: make(chan struct{}, 1)}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if err := o.reconcile(true); err != nil {
@@ -237,7 +262,10 @@ func (o *Overlay) Attachments() []Attachment {
 // facts are the kernel's, and what we found out ourselves. o.mu is held.
 func (o *Overlay) facts(s State, fresh bool) (facts, error) {
 	f, err := o.kernel.facts(s, fresh)
-	f.asking, f.reached = o.cfg.Direct, o.reached
+	f.asking, f.reached, f.keys = o.cfg.Direct, o.reached, o.ring.Public()
+	for name, c := range f.ciphers {
+		f.ciphers[name] = cipher{c.ifindex, o.ciphers[name].peers}
+	}
 	return f, err
 }
 
@@ -305,9 +333,10 @@ func (o *Overlay) reconcileLocked(reread, fresh bool) error {
 		}
 		f.live = o.live(f)
 	}
+	err = errors.Join(err, o.putCiphers(s, &f))
 	o.probes = probes(s, f)
 	rest := o.allowed(diff(want(s, f, s.VXLANPort), o.held, lastDeviceRank+1, lastRank))
-	err = errors.Join(err, o.run(rest), o.run(removals))
+	err = errors.Join(err, o.run(rest), o.run(removals), o.removeCiphers(s, f))
 	o.noteRepairs(drift, rest)
 	return err
 }

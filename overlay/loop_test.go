@@ -14,6 +14,7 @@ import (
 
 	"github.com/meshd/meshd/overlay/datapath"
 	"github.com/meshd/meshd/overlay/link"
+	"github.com/meshd/meshd/overlay/wireguard"
 )
 
 // fakeKernel holds objects in memory and can refuse some.
@@ -115,7 +116,7 @@ func (k *fakeKernel) holds(o object) bool {
 func overlayOn(k kernel) *Overlay {
 	return &Overlay{
 		cfg:    Config{VXLANPort: 4789, Resync: 20 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)},
-		kernel: k, disturbed: make(chan struct{}, 1),
+		kernel: k, disturbed: make(chan struct{}, 1), keysChanged: make(chan struct{}), ring: &wireguard.Keyring{},
 	}
 }
 
@@ -315,3 +316,9 @@ func TestAnInterfaceDeletedUnderItsContainerIsMadeAnew(t *testing.T) {
 		t.Errorf("made after it was detached: %v", k.ports)
 	}
 }
+
+func (k *fakeKernel) putCipher(d wireguard.Device, _ int) (cipher, error) {
+	return cipher{ifindex: 100 + int(d.Epoch%2)}, nil
+}
+
+func (k *fakeKernel) removeCipher(string) error { return nil }

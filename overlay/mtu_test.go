@@ -34,7 +34,7 @@ func TestMTUIsWhatFitsToEveryPeer(t *testing.T) {
 		for _, p := range c.peers {
 			s.Peers = append(s.Peers, Peer{Addr: p})
 		}
-		if got := innerMTU(s, facts{mtu: 1500, paths: c.paths}, false); got != c.want {
+		if got := innerMTU(s, facts{mtu: 1500, paths: c.paths}, Network{}); got != c.want {
 			t.Errorf("%s: %d, want %d", what, got, c.want)
 		}
 	}

@@ -31,15 +31,23 @@ func (l *lab) settle(containers ...*container) {
 	for _, n := range l.nodes {
 		n.ask(request{Op: "set", State: l.stateOf(n, containers)})
 	}
+	if l.encrypted {
+		l.spreadKeys(containers...)
+	}
 }
 
 func (l *lab) stateOf(n *node, containers []*container) State {
-	s := State{Local: n.addr, Networks: []Network{meshNetwork(), userNetwork(1), userNetwork(2)}}
+	s := State{Local: n.addr, KeyEpoch: l.epoch, Networks: []Network{meshNetwork(), userNetwork(1), userNetwork(2)}}
+	for i := range s.Networks {
+		if l.encrypted && !s.Networks[i].Mesh {
+			s.Networks[i].Transport = TransportWireGuard
+		}
+	}
 	for _, peer := range l.nodes {
 		if peer == n {
 			continue
 		}
-		p := Peer{ID: peer.ns, Addr: peer.addr, Transport: l.transport}
+		p := Peer{ID: peer.ns, Addr: peer.addr, Transport: l.transport, Keys: peer.keys}
 		if peer.tunnelOnly {
 			p.Transport = TransportVXLAN
 		}

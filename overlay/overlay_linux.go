@@ -10,6 +10,7 @@ import (
 	"github.com/meshd/meshd/overlay/datapath"
 	"github.com/meshd/meshd/overlay/link"
 	"github.com/meshd/meshd/overlay/nft"
+	"github.com/meshd/meshd/overlay/wireguard"
 )
 
 // defaultMTU is Ethernet's, for a node without an underlay yet.
@@ -20,6 +21,8 @@ type linuxKernel struct {
 	cfg  Config
 	door *link.Door
 	path *datapath.Datapath
+	// wg is nil until a WireGuard device is wanted.
+	wg *wireguard.Door
 	// filters: this kernel has no tcx, programs are clsact filters.
 	filters bool
 	warned  bool
@@ -47,6 +50,9 @@ func openKernel(cfg Config) (kernel, error) {
 
 func (k *linuxKernel) close() error {
 	k.door.Close()
+	if k.wg != nil {
+		return errors.Join(k.path.Close(), k.wg.Close())
+	}
 	return k.path.Close()
 }
 
@@ -108,6 +114,12 @@ func (k *linuxKernel) put(op op) error {
 		return k.path.Settings.Put(0, op.value.(datapath.Settings))
 	case subnetObject:
 		return k.path.Subnets.Put(o.key, op.value.(uint32))
+	case encryptedObject:
+		return k.path.Encrypted.Put(o.vni, 1)
+	case cipherObject:
+		return k.path.Ciphers.Put(o.addr, op.value.(datapath.Cipher))
+	case insideObject:
+		return k.path.Inside.Put(o.addr, op.value.(datapath.Addr))
 	case endpointObject:
 		return k.path.Endpoints.Put(o.key, op.value.(datapath.Endpoint))
 	case ifaceObject:
@@ -159,6 +171,12 @@ func (k *linuxKernel) remove(op op) error {
 		return k.path.Settings.Put(0, datapath.Settings{})
 	case subnetObject:
 		return k.path.Subnets.Delete(o.key)
+	case encryptedObject:
+		return k.path.Encrypted.Delete(o.vni)
+	case cipherObject:
+		return k.path.Ciphers.Delete(o.addr)
+	case insideObject:
+		return k.path.Inside.Delete(o.addr)
 	case endpointObject:
 		return k.path.Endpoints.Delete(o.key)
 	case ifaceObject:

@@ -155,6 +155,9 @@ func (o *Overlay) probe(ctx context.Context) {
 		if err := o.probeLocked(); err != nil {
 			o.cfg.Logger.Debug("direct routing: peers were not asked", "error", err)
 		}
+		if _, rotating := o.ring.Rotating(); rotating {
+			_ = o.reconcile(false) // to see which peers have the new key; what fails is tried again by Run
+		}
 		o.mu.Unlock()
 		timer.Reset(askEvery) // not a ticker: an answer has its time, however late we are
 	}

@@ -61,6 +61,9 @@ func (k *linuxKernel) readTables(held objects) error {
 			}
 		}),
 		readTable(k.path.Subnets, func(key datapath.SubnetKey, vni uint32) { held[subnetObject{key}] = vni }),
+		readTable(k.path.Encrypted, func(vni uint32, _ uint32) { held[encryptedObject{vni}] = present{} }),
+		readTable(k.path.Ciphers, func(a datapath.Addr, c datapath.Cipher) { held[cipherObject{a}] = c }),
+		readTable(k.path.Inside, func(a, node datapath.Addr) { held[insideObject{a}] = node }),
 		readTable(k.path.Endpoints, func(key datapath.EndpointKey, e datapath.Endpoint) { held[endpointObject{key}] = e }),
 		readTable(k.path.Ifaces, func(index uint32, i datapath.Iface) { held[ifaceObject{index}] = i }),
 		readTable(k.path.OnLink, func(a datapath.Addr, on datapath.OnLink) { held[onLinkObject{a}] = on }),
@@ -164,6 +167,9 @@ func (k *linuxKernel) readHooks(held objects, f facts) error {
 	indexes := append([]int{f.tunnel, f.loopback}, f.underlay...)
 	for _, p := range f.ports {
 		indexes = append(indexes, p.ifindex)
+	}
+	for _, c := range f.ciphers {
+		indexes = append(indexes, c.ifindex)
 	}
 	for _, index := range indexes {
 		if index == 0 {

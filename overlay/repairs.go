@@ -143,6 +143,12 @@ func nameOf(o object) (kind, name string) {
 		return "interface", "interface " + link.HostName(o.id) + " up"
 	case subnetObject:
 		return "subnet", "subnet of " + o.key.Addr.Netip().String()
+	case encryptedObject:
+		return "encryption", fmt.Sprintf("encryption of network %d", o.vni)
+	case cipherObject:
+		return "encryption", "encrypted way to peer " + o.addr.Netip().String()
+	case insideObject:
+		return "encryption", "tunnel address of a peer inside of WireGuard " + o.addr.Netip().String()
 	case endpointObject:
 		return "endpoint", fmt.Sprintf("endpoint %s on network %d", o.key.Addr.Netip(), o.key.VNI)
 	case ifaceObject:

@@ -1,6 +1,10 @@
 package overlay
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"github.com/meshd/meshd/overlay/wireguard"
+)
 
 // State is the whole desired state of a node's overlay networks. It is a plain
 // value: pass it again unchanged and nothing happens.
@@ -9,6 +13,9 @@ type State struct {
 	Local netip.Addr
 	// VXLANPort is the UDP port of the cluster's tunnels; 0 means Config's.
 	VXLANPort uint16
+	// KeyEpoch counts how often the cluster's nodes have changed their WireGuard keys.
+	// A node has a key of this epoch, and until all peers use that one the last before.
+	KeyEpoch uint64
 	// Peers are the other nodes. Tunnelled packets from anyone else are dropped.
 	Peers []Peer
 	// Networks are those with a container on this node, and the mesh network.
@@ -31,6 +38,10 @@ const (
 	// are sent so if Config.Direct, the peer is on a link of this node's, and frames
 	// like them are seen to arrive; else through the tunnel. See DESIGN.md.
 	TransportDirect Transport = "direct"
+	// TransportWireGuard is of networks only: their packets are encrypted, to every
+	// peer, or dropped. They are not tunnelled, but on the mesh network, where the
+	// tunnel is inside.
+	TransportWireGuard Transport = "wireguard"
 )
 
 // Peer is another node.
@@ -38,6 +49,10 @@ type Peer struct {
 	ID        string
 	Addr      netip.Addr
 	Transport Transport
+	// Keys are those that the peer takes encrypted packets with, newest first.
+	Keys []wireguard.PublicKey
+	// Down says that the peer was given up: nobody waits for it.
+	Down bool
 }
 
 // Network is one overlay network.
@@ -49,7 +64,7 @@ type Network struct {
 	Subnets  []netip.Prefix
 	Gateways []netip.Addr
 	// Transport is that of the network's packets to any peer; TransportDefault: the
-	// peer's. The mesh network has the tunnel in any case.
+	// peer's. The mesh network has the tunnel in any case, encrypted or not.
 	Transport Transport
 	// Mesh marks the network that carries every container's default route and the
 	// routing mesh. Its containers reach their node, the world beyond it and

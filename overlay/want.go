@@ -7,6 +7,7 @@ import (
 	"github.com/meshd/meshd/overlay/datapath"
 	"github.com/meshd/meshd/overlay/link"
 	"github.com/meshd/meshd/overlay/nft"
+	"github.com/meshd/meshd/overlay/wireguard"
 )
 
 // object names one thing of ours in the kernel; its dynamic type says which
@@ -25,6 +26,8 @@ const (
 	rankSettings   = iota
 	rankPort
 	rankSubnet
+	rankEncrypted
+	rankCipher
 	rankEndpoint
 	rankIface
 	rankPeer
@@ -53,6 +56,9 @@ type (
 	settingsObject   struct{}                           // datapath.Settings
 	portObject       struct{ id string }                // present: it is up
 	subnetObject     struct{ key datapath.SubnetKey }   // uint32: VNI
+	encryptedObject  struct{ vni uint32 }               // present
+	cipherObject     struct{ addr datapath.Addr }       // datapath.Cipher
+	insideObject     struct{ addr datapath.Addr }       // datapath.Addr: the node
 	endpointObject   struct{ key datapath.EndpointKey } // datapath.Endpoint
 	ifaceObject      struct{ ifindex uint32 }           // datapath.Iface
 	peerObject       struct{ addr datapath.Addr }       // present
@@ -81,6 +87,9 @@ func (gatewayObject) rank() rank    { return rankGateway }
 func (settingsObject) rank() rank   { return rankSettings }
 func (portObject) rank() rank       { return rankPort }
 func (subnetObject) rank() rank     { return rankSubnet }
+func (encryptedObject) rank() rank  { return rankEncrypted }
+func (cipherObject) rank() rank     { return rankCipher }
+func (insideObject) rank() rank     { return rankCipher }
 func (endpointObject) rank() rank   { return rankEndpoint }
 func (ifaceObject) rank() rank      { return rankIface }
 func (peerObject) rank() rank       { return rankPeer }
@@ -121,6 +130,9 @@ type facts struct {
 	// asking: direct frames are sent to peers where they are reached by them.
 	asking  bool
 	reached map[netip.Addr]reach
+	// ciphers are the WireGuard devices, by name; keys are this node's, newest first.
+	ciphers map[string]cipher
+	keys    []wireguard.PublicKey
 	// forwarding is what iptables does with forwarded packets of IPv4 and IPv6.
 	forwarding, forwarding6 nft.Forwarding
 	// admit is Config.Admit.
@@ -202,13 +214,14 @@ func want(s State, f facts, vxlanPort uint16) objects {
 	w := make(objects, len(s.Endpoints)+len(s.Peers)+8*len(f.ports)+16)
 	wantCluster(w, s)
 	wantDirect(w, s, f)
+	wantCiphers(w, s, f)
 	wantAccept(w, s, f)
 	for _, p := range f.ports {
 		wantPort(w, s, p)
 		w[mtuObject{p.ID}] = attachmentMTU(s, f, p.Attachment)
 	}
 	if f.live {
-		w[tunnelMTUObject{}] = innerMTU(s, f, true)
+		w[tunnelMTUObject{}] = innerMTU(s, f, s.mesh())
 		wantHooks(w, f, vxlanPort)
 	}
 	if f.live && s.Local.IsValid() {
@@ -239,9 +252,9 @@ func wantHooks(w objects, f facts, vxlanPort uint16) {
 // wantCluster gives what follows from the state alone.
 func wantCluster(w objects, s State) {
 	var out []netip.Prefix
-	tunnelled := map[uint32]bool{}
+	networks := map[uint32]Network{}
 	for _, n := range s.Networks {
-		tunnelled[n.VNI] = n.tunnelled()
+		networks[n.VNI] = n
 		for _, subnet := range n.Subnets {
 			w[subnetObject{datapath.SubnetKeyOf(subnet)}] = n.VNI
 		}
@@ -253,11 +266,7 @@ func wantCluster(w objects, s State) {
 		if !e.Node.IsValid() || e.Node == s.Local {
 			continue
 		}
-		remote := datapath.RemoteEndpoint(e.Node)
-		if tunnelled[e.VNI] {
-			remote = datapath.TunnelEndpoint(e.Node)
-		}
-		w[endpointObject{datapath.EndpointKey{VNI: e.VNI, Addr: datapath.AddrOf(e.Addr)}}] = remote
+		w[endpointObject{datapath.EndpointKey{VNI: e.VNI, Addr: datapath.AddrOf(e.Addr)}}] = networks[e.VNI].remote(e.Node)
 	}
 	for _, g := range gateways(s) {
 		w[endpointObject{datapath.EndpointKey{VNI: g.vni, Addr: datapath.AddrOf(g.addr)}}] = datapath.HostEndpoint()
@@ -274,6 +283,17 @@ func wantCluster(w objects, s State) {
 
 // tunnelled says whether a network's packets take the tunnel to every peer.
 func (n Network) tunnelled() bool { return n.Mesh || n.Transport == TransportVXLAN }
+
+// remote is a container of the network on another node.
+func (n Network) remote(node netip.Addr) datapath.Endpoint {
+	switch {
+	case n.tunnelled():
+		return datapath.TunnelEndpoint(node)
+	case n.encrypted():
+		return datapath.EncryptedEndpoint(node)
+	}
+	return datapath.RemoteEndpoint(node)
+}
 
 // onLink says whether a peer's direct frames are taken: whatever this node's own
 // packets do, since the peer may be the last to hear that they should not come.

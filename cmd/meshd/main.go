@@ -20,6 +20,13 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == meshd.WireGuardCommand {
+		if err := meshd.ServeWireGuard(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, "meshd:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	cfg, err := parse(os.Args[1:])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "meshd:", err)
@@ -54,6 +61,7 @@ func parse(args []string) (meshd.Config, error) {
 	fs.StringVar(&cfg.PluginDir, "plugin-dir", meshd.DefaultPluginDir, "`directory` in which the engine looks for network drivers")
 	port := fs.Uint("data-path-port", meshd.DefaultDataPathPort, "UDP `port` of VXLAN unless the cluster says otherwise")
 	gossipPort := fs.Uint("gossip-port", meshd.DefaultGossipPort, "TCP and UDP `port` by which nodes watch each other; the same on all nodes")
+	wireGuardPort := fs.Uint("wireguard-port", meshd.DefaultWireGuardPort, "UDP `port` of encrypted packets between nodes; they use the next one, too")
 	cfg.DirectRouting = true
 	fs.BoolFunc("direct-routing", "`mode` of sending to nodes on the same link: auto (without VXLAN where that is seen to arrive), off", func(mode string) error {
 		switch mode {
@@ -85,12 +93,15 @@ func parse(args []string) (meshd.Config, error) {
 	if *gossipPort < 1 || *gossipPort > 65535 {
 		return cfg, fmt.Errorf("--gossip-port %d is not in 1-65535", *gossipPort)
 	}
+	if *wireGuardPort < 1 || *wireGuardPort > 65534 {
+		return cfg, fmt.Errorf("--wireguard-port %d is not in 1-65534", *wireGuardPort)
+	}
 	path, ok := strings.CutPrefix(*engine, "unix://")
 	if !ok {
 		return cfg, fmt.Errorf("--engine %q: only unix:// addresses are supported", *engine)
 	}
 	cfg.Engine, cfg.DataPathPort, cfg.GossipPort, cfg.Version = path, uint16(*port), uint16(*gossipPort), version()
-	cfg.Hosts = hosts
+	cfg.Hosts, cfg.WireGuardPort = hosts, uint16(*wireGuardPort)
 	switch {
 	case *verify && (tls.CA == "" || tls.Cert == "" || tls.Key == ""):
 		return cfg, errors.New("--tlsverify needs --tlscacert, --tlscert and --tlskey")

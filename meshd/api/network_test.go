@@ -64,7 +64,6 @@ func TestNetworkCreate(t *testing.T) {
 		{`{"Name":"a b","Driver":"overlay"}`, 400, "DNS name"},
 		{`{"Name":"x","Driver":"macvlan","Scope":"swarm"}`, 400, "macvlan"},
 		{`{"Name":"x","Driver":"overlay","Ingress":true}`, 409, "already present"},
-		{`{"Name":"x","Driver":"overlay","Options":{"encrypted":""}}`, 501, "encrypted"},
 		{`{"Name":"x","Driver":"overlay","IPAM":{"Driver":"odd"}}`, 404, `plugin "odd" not found`},
 		{`{"Name":"x","Driver":"overlay","EnableIPv4":false}`, 400, "IPv4 or IPv6 must be enabled"},
 		{sub("x", "fd00:9::/64"), 400, "IPv6 needs --ipv6"},

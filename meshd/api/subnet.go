@@ -38,7 +38,6 @@ func validateNetwork(r network.CreateRequest) error {
 	if err := validateName(r.Name); err != nil {
 		return err
 	}
-	_, encrypted := r.Options["encrypted"]
 	v4, v6 := families(r)
 	switch {
 	case r.Driver != "overlay":
@@ -49,9 +48,6 @@ func validateNetwork(r network.CreateRequest) error {
 		return invalid("configuration-only networks and overlay networks do not go together")
 	case r.Ingress:
 		return refuse(http.StatusConflict, "Ingress network (ingress) is already present")
-	case encrypted:
-		// Rather refuse than carry in clear what was meant to be encrypted.
-		return refuse(http.StatusNotImplemented, "encrypted overlay networks are not available in this version of meshd")
 	case !v4 && !v6:
 		return invalid("invalid network config: IPv4 or IPv6 must be enabled")
 	}

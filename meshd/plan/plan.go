@@ -14,6 +14,7 @@ import (
 	"github.com/meshd/meshd/ipvs"
 	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/overlay"
+	"github.com/meshd/meshd/overlay/wireguard"
 )
 
 // Input is all that the data plane of a node follows from.
@@ -23,7 +24,9 @@ type Input struct {
 	SelfAddr netip.Addr
 	// DataPathPort is the UDP port of the cluster's tunnels.
 	DataPathPort uint16
-	Nodes        []protocol.Node
+	// KeyEpoch is that of the nodes' WireGuard keys.
+	KeyEpoch uint64
+	Nodes    []protocol.Node
 	// Dead are the IDs of nodes that cannot serve right now, whatever the managers
 	// know: no names and no balancers lead to them. Their routes stay, since
 	// connections may outlive a short absence.
@@ -79,10 +82,10 @@ func assemble(in Input, nodes map[string]node, parts map[string]*part) Output {
 }
 
 func assembleOverlay(in Input, parts map[string]*part) overlay.State {
-	s := overlay.State{Local: in.SelfAddr, VXLANPort: in.DataPathPort}
+	s := overlay.State{Local: in.SelfAddr, VXLANPort: in.DataPathPort, KeyEpoch: in.KeyEpoch}
 	for _, n := range in.Nodes {
 		if n.ID != in.Self && n.DataAddr.IsValid() {
-			s.Peers = append(s.Peers, overlay.Peer{ID: n.ID, Addr: n.DataAddr, Transport: transport(n)})
+			s.Peers = append(s.Peers, overlay.Peer{ID: n.ID, Addr: n.DataAddr, Transport: transport(n), Keys: keys(n), Down: n.Down})
 		}
 	}
 	for _, n := range in.Networks {
@@ -90,6 +93,9 @@ func assembleOverlay(in Input, parts map[string]*part) overlay.State {
 		if n.Ingress {
 			// Its packets may carry the addresses of clients, which say nothing of their sender.
 			network.Transport = overlay.TransportVXLAN
+		}
+		if n.Encrypted {
+			network.Transport = overlay.TransportWireGuard
 		}
 		for _, sub := range n.Subnets {
 			network.Subnets = append(network.Subnets, sub.Prefix)
@@ -107,6 +113,17 @@ func transport(n protocol.Node) overlay.Transport {
 		return overlay.TransportDirect
 	}
 	return overlay.TransportVXLAN
+}
+
+// keys are the WireGuard keys that a node tells of.
+func keys(n protocol.Node) []wireguard.PublicKey {
+	var out []wireguard.PublicKey
+	for _, k := range n.Keys {
+		if len(k.Key) == len(wireguard.Key{}) {
+			out = append(out, wireguard.PublicKey{Epoch: k.Epoch, Key: wireguard.Key(k.Key), Port: k.Port})
+		}
+	}
+	return out
 }
 
 // remotes are a network's endpoints on other nodes.

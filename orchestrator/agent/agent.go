@@ -23,6 +23,9 @@ type Config struct {
 	DataAddr netip.Addr
 	// Direct says that this node takes overlay packets without encapsulation.
 	Direct bool
+	// Keys, if set, are those by which this node takes encrypted packets, newest first.
+	// Who changes them calls Announce.
+	Keys func() []protocol.EncryptionKey
 	// Managers are the ones known at the start; the session keeps them up to date.
 	Managers []swarm.Peer
 	// SaveManagers, if set, is called with every new list.
@@ -121,6 +124,9 @@ func New(cfg Config) *Agent {
 		workers: map[string]*worker{}, orphans: map[string]Container{},
 	}
 }
+
+// Announce tells the managers anew what this node says of itself.
+func (a *Agent) Announce() { signal(a.anew) }
 
 // Run adopts what an earlier agent left running and works until the context
 // ends. It leaves the containers as they are.

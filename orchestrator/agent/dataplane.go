@@ -31,6 +31,8 @@ type View struct {
 	Networks []protocol.Network
 	// GossipKeys are those of the nodes' gossip, the one to encrypt with first.
 	GossipKeys [][]byte
+	// KeyEpoch is the one that this node is to have a WireGuard key of.
+	KeyEpoch uint64
 	// Tasks are the assignments whose task has not ended: the addresses of ended
 	// ones may belong to others by now.
 	Tasks []protocol.Assignment

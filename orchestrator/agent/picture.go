@@ -20,6 +20,7 @@ type picture struct {
 	mu       sync.Mutex
 	nodes    map[string]protocol.Node
 	keys     [][]byte
+	epoch    uint64 // of the nodes' WireGuard keys
 	networks map[string]protocol.Network
 	tasks    map[string]protocol.Assignment
 	ended    map[string]bool
@@ -77,6 +78,9 @@ func (p *picture) apply(m protocol.Message) (delta, error) {
 	}
 	if m.GossipKeys != nil {
 		p.keys, d.View = m.GossipKeys, true
+	}
+	if m.Encryption != nil {
+		p.epoch, d.View = m.Encryption.Epoch, true
 	}
 	if len(m.Networks)+len(m.NetworksGone) > 0 {
 		d.View = true
@@ -180,7 +184,7 @@ func (p *picture) end(taskID string) {
 func (p *picture) view() View {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	v := View{GossipKeys: p.keys}
+	v := View{GossipKeys: p.keys, KeyEpoch: p.epoch}
 	v.Nodes = slices.SortedFunc(maps.Values(p.nodes), func(a, b protocol.Node) int { return cmp.Compare(a.ID, b.ID) })
 	v.Networks = slices.SortedFunc(maps.Values(p.networks), func(a, b protocol.Network) int { return cmp.Compare(a.ID, b.ID) })
 	for _, a := range p.tasks {

@@ -161,8 +161,7 @@ func (a *Agent) session(ctx context.Context, addr string) (lived bool, err error
 	// The watchdog covers opening as well: a dead address may not answer at all.
 	watchdog := time.AfterFunc(firstMessage, func() { cancel(errSilent) })
 	defer watchdog.Stop()
-	stream, err := a.cfg.Client.Open(sctx, addr, protocol.PathSession,
-		protocol.SessionRequest{Description: a.describe(sctx), DataAddr: a.cfg.DataAddr, Direct: a.cfg.Direct, Stopping: a.stopping.Load()})
+	stream, err := a.cfg.Client.Open(sctx, addr, protocol.PathSession, a.introduction(sctx))
 	if err != nil {
 		return false, fmt.Errorf("open session: %w", err)
 	}
@@ -197,6 +196,15 @@ func (a *Agent) session(ctx context.Context, addr string) (lived bool, err error
 		err = cause
 	}
 	return stands.Load(), err
+}
+
+// introduction is what this node says of itself.
+func (a *Agent) introduction(ctx context.Context) protocol.SessionRequest {
+	r := protocol.SessionRequest{Description: a.describe(ctx), DataAddr: a.cfg.DataAddr, Direct: a.cfg.Direct, Stopping: a.stopping.Load()}
+	if a.cfg.Keys != nil {
+		r.Keys = a.cfg.Keys()
+	}
+	return r
 }
 
 // describe is the machine as it is now, or as it was if the engine is away.

@@ -127,7 +127,7 @@ func Networks(v *store.View, nodeID string) []protocol.Network {
 func headOf(n *store.Network) protocol.Network {
 	return protocol.Network{
 		ID: n.ID, Name: n.Spec.Name, VNI: n.VNI,
-		Ingress: n.Spec.Ingress, Internal: n.Spec.Internal,
+		Ingress: n.Spec.Ingress, Internal: n.Spec.Internal, Encrypted: n.Encrypted(),
 		Subnets: subnets(n), Options: options(n),
 	}
 }

@@ -202,11 +202,11 @@ func described(n *store.Node, req *protocol.SessionRequest) *store.Node {
 		next.DataAddr = req.DataAddr
 		next.Status.Addr = req.DataAddr.String()
 	}
-	next.Direct, next.Stopping = req.Direct, req.Stopping
+	next.Direct, next.Keys, next.Stopping = req.Direct, storedKeys(req.Keys), req.Stopping
 	if req.Stopping {
 		next.Status.State, next.Status.Message = swarm.NodeStateDisconnected, stoppingMessage
 	}
-	if next.DataAddr == n.DataAddr && next.Direct == n.Direct && next.Stopping == n.Stopping && next.Status == n.Status && reflect.DeepEqual(next.Description, n.Description) {
+	if next.DataAddr == n.DataAddr && next.Direct == n.Direct && sameEncryption(next.Keys, n.Keys) && next.Stopping == n.Stopping && next.Status == n.Status && reflect.DeepEqual(next.Description, n.Description) {
 		return nil
 	}
 	return &next

@@ -26,8 +26,10 @@ type roster struct {
 	keys [][]byte
 	// trust is what their certificates should be like.
 	trust *protocol.Trust
-	// managersAt, keysAt and trustAt are where these changed last.
-	managersAt, keysAt, trustAt uint64
+	// epoch is that of the nodes' WireGuard keys.
+	epoch uint64
+	// managersAt, keysAt, trustAt and epochAt are where these changed last.
+	managersAt, keysAt, trustAt, epochAt uint64
 	// stale nodes are to be looked at again; all: every one, the keys and the trust.
 	stale map[string]bool
 	all   bool
@@ -71,6 +73,9 @@ func (r *roster) refresh(v *store.View) {
 	if trust := trust(v.Cluster()); !reflect.DeepEqual(trust, r.trust) {
 		r.trust, r.trustAt = trust, r.position
 	}
+	if epoch := epochOf(v.Cluster()); epoch != r.epoch || r.epochAt == 0 && v.Cluster() != nil {
+		r.epoch, r.epochAt = epoch, r.position
+	}
 	clear(r.stale)
 	r.all = false
 }
@@ -112,6 +117,9 @@ func (r *roster) since(position uint64, m *protocol.Message) {
 	}
 	if r.trustAt > position {
 		m.Trust = r.trust
+	}
+	if r.epochAt > position {
+		m.Encryption = &protocol.Encryption{Epoch: r.epoch}
 	}
 }
 

@@ -166,7 +166,7 @@ func (s *session) next(v *store.View, c *cache) *protocol.Message {
 	m.Tunnels = s.invitations()
 	s.started = true
 	if m.Tasks == nil && len(m.Nodes)+len(m.NodesGone)+len(m.Managers)+len(m.GossipKeys)+
-		len(m.Networks)+len(m.NetworksGone)+len(m.Tunnels) == 0 && m.Trust == nil {
+		len(m.Networks)+len(m.NetworksGone)+len(m.Tunnels) == 0 && m.Trust == nil && m.Encryption == nil {
 		return nil
 	}
 	return m

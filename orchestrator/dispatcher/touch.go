@@ -68,7 +68,7 @@ func (c *touched) add(e store.Event, publishes func(serviceID string) bool) {
 	case store.KindCluster:
 		oldCluster, _ := e.Old.(*store.Cluster)
 		newCluster, _ := e.New.(*store.Cluster)
-		c.keys = c.keys || !sameKeys(gossipKeys(oldCluster), gossipKeys(newCluster)) ||
+		c.keys = c.keys || epochOf(oldCluster) != epochOf(newCluster) || !sameKeys(gossipKeys(oldCluster), gossipKeys(newCluster)) ||
 			!reflect.DeepEqual(trust(oldCluster), trust(newCluster))
 	case store.KindSpec, store.KindSecret, store.KindConfig:
 	}
@@ -200,6 +200,7 @@ func sameMember(a, b *store.Node) bool {
 func member(n *store.Node) protocol.Node {
 	return protocol.Node{
 		Role: n.Spec.Role,
+		Keys: keysOf(n),
 		ID:   n.ID, Hostname: n.Description.Hostname, DataAddr: n.DataAddr, Direct: n.Direct, Labels: n.Spec.Labels,
 		Stopping: n.Stopping, Down: n.Status.State == swarm.NodeStateDown,
 	}

@@ -33,6 +33,8 @@ type SessionRequest struct {
 	DataAddr netip.Addr
 	// Direct says that the node takes overlay packets without encapsulation.
 	Direct bool `json:",omitempty"`
+	// Keys are those by which it takes encrypted packets, newest first.
+	Keys []EncryptionKey `json:",omitempty"`
 	// Stopping says that the machine is about to shut down: its tasks are to go on
 	// elsewhere.
 	Stopping bool `json:",omitempty"`
@@ -52,6 +54,8 @@ type Message struct {
 	// GossipKeys replaces the keys of the nodes' gossip: the first encrypts, all
 	// decrypt.
 	GossipKeys [][]byte `json:",omitempty"`
+	// Encryption says how nodes encrypt what they send each other.
+	Encryption *Encryption `json:",omitempty"`
 	// Trust says what the node's certificate should be like.
 	Trust *Trust `json:",omitempty"`
 	// Tasks changes what this node runs.
@@ -81,13 +85,29 @@ type Trust struct {
 	Issuer []byte
 }
 
+// Encryption is what nodes have to agree on to encrypt.
+type Encryption struct {
+	// Epoch is the one that every node is to have a key of.
+	Epoch uint64
+}
+
+// EncryptionKey is one of a node's public WireGuard keys.
+type EncryptionKey struct {
+	Epoch uint64
+	Key   []byte
+	// Port is the UDP port of packets for it.
+	Port uint16
+}
+
 // Node is a machine that takes part in the data plane.
 type Node struct {
 	ID       string
 	Hostname string
 	DataAddr netip.Addr
 	// Direct says that it takes overlay packets without encapsulation.
-	Direct bool              `json:",omitempty"`
+	Direct bool `json:",omitempty"`
+	// Keys are those by which it takes encrypted packets, newest first.
+	Keys   []EncryptionKey   `json:",omitempty"`
 	Labels map[string]string `json:",omitempty"`
 	// Role is the one that the node should have.
 	Role swarm.NodeRole `json:",omitempty"`
@@ -145,9 +165,11 @@ type Network struct {
 	Subnets  []Subnet
 	// Ingress marks the network of the routing mesh, which every task has its
 	// default route on.
-	Ingress  bool              `json:",omitempty"`
-	Internal bool              `json:",omitempty"`
-	Options  map[string]string `json:",omitempty"`
+	Ingress  bool `json:",omitempty"`
+	Internal bool `json:",omitempty"`
+	// Encrypted says that its packets never travel between nodes in the clear.
+	Encrypted bool              `json:",omitempty"`
+	Options   map[string]string `json:",omitempty"`
 
 	// Services are ordered by ID, Endpoints by task.
 	Services  []Service  `json:",omitempty"`

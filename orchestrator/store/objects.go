@@ -64,6 +64,11 @@ type Cluster struct {
 	// GossipKeys encrypt what nodes tell each other of who is alive, newest first.
 	// They go to members only, and the oldest ones are forgotten.
 	GossipKeys []GossipKey `json:",omitempty"`
+	// KeyEpoch counts how often nodes were asked to change their WireGuard keys;
+	// KeyEpochSince is when they last were, KeyLife how long keys last, zero: the default.
+	KeyEpoch      uint64        `json:",omitempty"`
+	KeyEpochSince time.Time     `json:",omitzero"`
+	KeyLife       time.Duration `json:",omitempty"`
 }
 
 // NextRoot is a root to which the cluster is being moved: certificate and key, PEM.
@@ -98,9 +103,20 @@ type Node struct {
 	DataAddr netip.Addr
 	// Direct says that it takes overlay packets without encapsulation.
 	Direct bool
+	// Keys are those by which it takes encrypted packets, newest first. Nodes make them.
+	Keys []EncryptionKey `json:",omitempty"`
 	// Stopping says that its machine is shutting down, or has done so: it keeps no
 	// tasks. The node's next session after its start ends that.
 	Stopping bool `json:",omitempty"`
+}
+
+// EncryptionKey is one of a node's public WireGuard keys.
+type EncryptionKey struct {
+	// Epoch is the cluster's KeyEpoch that it was made for.
+	Epoch uint64
+	Key   []byte
+	// Port is the UDP port of packets for it.
+	Port uint16
 }
 
 // Service is what a user asked to run.
@@ -242,6 +258,21 @@ func (o *Network) IPv4Enabled() bool {
 	}
 	on, err := strconv.ParseBool(d.Options[OptionIPv4])
 	return err != nil || on
+}
+
+// OptionEncrypted is the driver option by which a network's packets travel encrypted
+// between nodes, whatever its value but "false"; Docker's name for it.
+const OptionEncrypted = "encrypted"
+
+// Encrypted says whether the network's packets never travel in the clear.
+func (o *Network) Encrypted() bool {
+	d := o.Spec.DriverConfiguration
+	if d == nil {
+		return false
+	}
+	value, there := d.Options[OptionEncrypted]
+	on, err := strconv.ParseBool(value)
+	return there && (err != nil || on)
 }
 
 // Key implements Object.

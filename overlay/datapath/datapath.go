@@ -23,10 +23,12 @@ const (
 	Underlay Program = "underlay"
 	// Local sits on lo.
 	Local Program = "local"
+	// Decrypted sits on the WireGuard devices.
+	Decrypted Program = "decrypted"
 )
 
 // Programs lists all.
-func Programs() []Program { return []Program{Container, Tunnel, Underlay, Local} }
+func Programs() []Program { return []Program{Container, Tunnel, Underlay, Local, Decrypted} }
 
 // Slots of mesh_hooks, as in bpf/hook.h.
 const (
@@ -58,6 +60,12 @@ type Datapath struct {
 	// came, in nanoseconds of the monotonic clock.
 	Answers  Table[Addr, uint64]
 	Settings Table[uint32, Settings]
+	// Encrypted are the VNIs of networks whose packets never travel in the clear.
+	// Ciphers is how to send to a node so, and Inside whose the addresses are that
+	// tunnelled packets have inside of WireGuard.
+	Encrypted Table[uint32, uint32]
+	Ciphers   Table[Addr, Cipher]
+	Inside    Table[Addr, Addr]
 	// MTU has one entry: what fits into the tunnel to every peer, in bytes.
 	MTU Table[uint32, uint32]
 	// Switches has one entry.
@@ -91,6 +99,9 @@ func Load(dir string) (*Datapath, error) {
 	d.Direct = Table[Addr, uint32]{"direct", d.obj.MeshDirect}
 	d.OnLink = Table[Addr, OnLink]{"onlink", d.obj.MeshOnlink}
 	d.Answers = Table[Addr, uint64]{"answers", d.obj.MeshAnswers}
+	d.Encrypted = Table[uint32, uint32]{"encrypted", d.obj.MeshEncrypted}
+	d.Ciphers = Table[Addr, Cipher]{"ciphers", d.obj.MeshCiphers}
+	d.Inside = Table[Addr, Addr]{"inside", d.obj.MeshInside}
 	d.MTU = Table[uint32, uint32]{"mtu", d.obj.MeshMtu}
 	d.Switches = Table[uint32, uint32]{"switches", d.obj.MeshSwitches}
 	d.Settings = Table[uint32, Settings]{"settings", d.obj.MeshConfig}
@@ -124,6 +135,8 @@ func (d *Datapath) program(p Program) *ebpf.Program {
 		return d.obj.FromTunnel
 	case Underlay:
 		return d.obj.FromUnderlay
+	case Decrypted:
+		return d.obj.FromCipher
 	default:
 		return d.obj.FromLocal
 	}

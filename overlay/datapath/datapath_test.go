@@ -72,6 +72,9 @@ func TestLayoutsMatchTheProgramsMaps(t *testing.T) {
 		{"mesh_direct", Addr{}, uint32(0)},
 		{"mesh_switches", uint32(0), uint32(0)},
 		{"mesh_config", uint32(0), Settings{}},
+		{"mesh_encrypted", uint32(0), uint32(0)},
+		{"mesh_ciphers", Addr{}, Cipher{}},
+		{"mesh_inside", Addr{}, Addr{}},
 	} {
 		m := spec.Maps[c.name]
 		if got := binary.Size(c.key); got != int(m.KeySize) {

@@ -16,6 +16,7 @@ func dropReasons() []string {
 		"unknown-peer",      // tunnelled by a node that is not of the cluster
 		"no-tunnel",         // the tunnel device is missing
 		"arp",               // ARP that needs no answer
+		"not-encrypted",     // of an encrypted network, but in the clear, or to a node that has no key yet
 	}
 }
 

@@ -17,12 +17,15 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	overlayMapMeshAnswers       = "mesh_answers"
+	overlayMapMeshCiphers       = "mesh_ciphers"
 	overlayMapMeshConfig        = "mesh_config"
 	overlayMapMeshDirect        = "mesh_direct"
 	overlayMapMeshDrops         = "mesh_drops"
+	overlayMapMeshEncrypted     = "mesh_encrypted"
 	overlayMapMeshEndpoints     = "mesh_endpoints"
 	overlayMapMeshHooks         = "mesh_hooks"
 	overlayMapMeshIfaces        = "mesh_ifaces"
+	overlayMapMeshInside        = "mesh_inside"
 	overlayMapMeshMtu           = "mesh_mtu"
 	overlayMapMeshOnlink        = "mesh_onlink"
 	overlayMapMeshPeers         = "mesh_peers"
@@ -32,6 +35,7 @@ const (
 	overlayProgForwardLocal     = "forward_local"
 	overlayProgForwardTunnel    = "forward_tunnel"
 	overlayProgForwardUnderlay  = "forward_underlay"
+	overlayProgFromCipher       = "from_cipher"
 	overlayProgFromContainer    = "from_container"
 	overlayProgFromLocal        = "from_local"
 	overlayProgFromTunnel       = "from_tunnel"
@@ -84,6 +88,7 @@ type overlayProgramSpecs struct {
 	ForwardLocal     *ebpf.ProgramSpec `ebpf:"forward_local"`
 	ForwardTunnel    *ebpf.ProgramSpec `ebpf:"forward_tunnel"`
 	ForwardUnderlay  *ebpf.ProgramSpec `ebpf:"forward_underlay"`
+	FromCipher       *ebpf.ProgramSpec `ebpf:"from_cipher"`
 	FromContainer    *ebpf.ProgramSpec `ebpf:"from_container"`
 	FromLocal        *ebpf.ProgramSpec `ebpf:"from_local"`
 	FromTunnel       *ebpf.ProgramSpec `ebpf:"from_tunnel"`
@@ -95,12 +100,15 @@ type overlayProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type overlayMapSpecs struct {
 	MeshAnswers   *ebpf.MapSpec `ebpf:"mesh_answers"`
+	MeshCiphers   *ebpf.MapSpec `ebpf:"mesh_ciphers"`
 	MeshConfig    *ebpf.MapSpec `ebpf:"mesh_config"`
 	MeshDirect    *ebpf.MapSpec `ebpf:"mesh_direct"`
 	MeshDrops     *ebpf.MapSpec `ebpf:"mesh_drops"`
+	MeshEncrypted *ebpf.MapSpec `ebpf:"mesh_encrypted"`
 	MeshEndpoints *ebpf.MapSpec `ebpf:"mesh_endpoints"`
 	MeshHooks     *ebpf.MapSpec `ebpf:"mesh_hooks"`
 	MeshIfaces    *ebpf.MapSpec `ebpf:"mesh_ifaces"`
+	MeshInside    *ebpf.MapSpec `ebpf:"mesh_inside"`
 	MeshMtu       *ebpf.MapSpec `ebpf:"mesh_mtu"`
 	MeshOnlink    *ebpf.MapSpec `ebpf:"mesh_onlink"`
 	MeshPeers     *ebpf.MapSpec `ebpf:"mesh_peers"`
@@ -135,12 +143,15 @@ func (o *overlayObjects) Close() error {
 // It can be passed to loadOverlayObjects or ebpf.CollectionSpec.LoadAndAssign.
 type overlayMaps struct {
 	MeshAnswers   *ebpf.Map `ebpf:"mesh_answers"`
+	MeshCiphers   *ebpf.Map `ebpf:"mesh_ciphers"`
 	MeshConfig    *ebpf.Map `ebpf:"mesh_config"`
 	MeshDirect    *ebpf.Map `ebpf:"mesh_direct"`
 	MeshDrops     *ebpf.Map `ebpf:"mesh_drops"`
+	MeshEncrypted *ebpf.Map `ebpf:"mesh_encrypted"`
 	MeshEndpoints *ebpf.Map `ebpf:"mesh_endpoints"`
 	MeshHooks     *ebpf.Map `ebpf:"mesh_hooks"`
 	MeshIfaces    *ebpf.Map `ebpf:"mesh_ifaces"`
+	MeshInside    *ebpf.Map `ebpf:"mesh_inside"`
 	MeshMtu       *ebpf.Map `ebpf:"mesh_mtu"`
 	MeshOnlink    *ebpf.Map `ebpf:"mesh_onlink"`
 	MeshPeers     *ebpf.Map `ebpf:"mesh_peers"`
@@ -151,12 +162,15 @@ type overlayMaps struct {
 func (m *overlayMaps) Close() error {
 	return _OverlayClose(
 		m.MeshAnswers,
+		m.MeshCiphers,
 		m.MeshConfig,
 		m.MeshDirect,
 		m.MeshDrops,
+		m.MeshEncrypted,
 		m.MeshEndpoints,
 		m.MeshHooks,
 		m.MeshIfaces,
+		m.MeshInside,
 		m.MeshMtu,
 		m.MeshOnlink,
 		m.MeshPeers,
@@ -179,6 +193,7 @@ type overlayPrograms struct {
 	ForwardLocal     *ebpf.Program `ebpf:"forward_local"`
 	ForwardTunnel    *ebpf.Program `ebpf:"forward_tunnel"`
 	ForwardUnderlay  *ebpf.Program `ebpf:"forward_underlay"`
+	FromCipher       *ebpf.Program `ebpf:"from_cipher"`
 	FromContainer    *ebpf.Program `ebpf:"from_container"`
 	FromLocal        *ebpf.Program `ebpf:"from_local"`
 	FromTunnel       *ebpf.Program `ebpf:"from_tunnel"`
@@ -191,6 +206,7 @@ func (p *overlayPrograms) Close() error {
 		p.ForwardLocal,
 		p.ForwardTunnel,
 		p.ForwardUnderlay,
+		p.FromCipher,
 		p.FromContainer,
 		p.FromLocal,
 		p.FromTunnel,

@@ -68,8 +68,9 @@ type EndpointKey struct {
 
 // Endpoint flags.
 const (
-	endpointHost   = 1
-	endpointTunnel = 2
+	endpointHost      = 1
+	endpointTunnel    = 2
+	endpointEncrypted = 4
 )
 
 // The switches: SwitchDirect says that there may be peers in Datapath.OnLink,
@@ -110,6 +111,11 @@ func TunnelEndpoint(node netip.Addr) Endpoint {
 	return Endpoint{Node: AddrOf(node), Flags: endpointTunnel}
 }
 
+// EncryptedEndpoint is likewise, but is reached through WireGuard or not at all.
+func EncryptedEndpoint(node netip.Addr) Endpoint {
+	return Endpoint{Node: AddrOf(node), Flags: endpointEncrypted}
+}
+
 // HostEndpoint is an address of the node itself.
 func HostEndpoint() Endpoint { return Endpoint{Flags: endpointHost} }
 
@@ -118,6 +124,17 @@ func (e Endpoint) Local() bool { return e.Ifindex != 0 }
 
 // Tunnelled says whether it is never reached but through the tunnel.
 func (e Endpoint) Tunnelled() bool { return e.Flags&endpointTunnel != 0 }
+
+// Encrypted says whether it is never reached but through WireGuard.
+func (e Endpoint) Encrypted() bool { return e.Flags&endpointEncrypted != 0 }
+
+// Cipher is how to send to a node encrypted (struct cipher).
+type Cipher struct {
+	// Ifindex is the WireGuard device's.
+	Ifindex uint32
+	// Inside is where tunnelled packets go in it; zero: nowhere.
+	Inside Addr
+}
 
 // SubnetKey is a network's subnet (struct subnet_key).
 type SubnetKey struct {

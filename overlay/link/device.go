@@ -30,7 +30,7 @@ type Device struct {
 
 // Ours says whether this package made the device.
 func (d Device) Ours() bool {
-	return d.Name == VXLANName || d.Name == GatewayName || strings.HasPrefix(d.Name, HostPrefix) && d.Alias != ""
+	return d.Name == VXLANName || d.Name == GatewayName || strings.HasPrefix(d.Name, WireGuardPrefix) || strings.HasPrefix(d.Name, HostPrefix) && d.Alias != ""
 }
 
 // Devices lists all devices of the namespace, by index.

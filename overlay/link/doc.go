@@ -22,6 +22,8 @@ const (
 	VXLANName = "mesh-vx0"
 	// GatewayName is the device that holds the gateway addresses.
 	GatewayName = "mesh0"
+	// WireGuardPrefix starts the names of the devices that encrypt.
+	WireGuardPrefix = "mesh-wg"
 	// HostPrefix starts the name of the host side of a container's interface,
 	// PeerPrefix that of the other side until the engine renames it.
 	HostPrefix = "mv"

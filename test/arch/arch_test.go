@@ -49,6 +49,7 @@ func doors() []door {
 		{"github.com/vishvananda/netns", []string{"overlay/link", "test/lab"}, "EINTR, namespaces and threads are handled in one place"},
 		{"github.com/google/nftables", []string{"overlay/nft", "test/lab"}, "one owner of the rule sets"},
 		{"github.com/cilium/ebpf", []string{"overlay/datapath", "ipvs/ebpf"}, "pins, maps and programs have one owner each"},
+		{"golang.zx2c4.com/wireguard", []string{"overlay/wireguard"}, "kernel or process: everybody else sees devices and peers"},
 		{"github.com/hashicorp/raft", []string{"orchestrator/consensus"}, "everybody else sees a Proposer"},
 		{"github.com/hashicorp/raft-boltdb", []string{"orchestrator/consensus"}, "the log's format on disk is consensus's own matter"},
 		{"github.com/hashicorp/memberlist", []string{"overlay/gossip"}, "its callbacks run under its locks; only one place has to know"},

@@ -20,6 +20,7 @@ struct iface {
 /* Whose address is it? Exactly one of ifindex, node and ENDPOINT_HOST is set. */
 #define ENDPOINT_HOST 1 /* an address of this node: the gateway of the mesh network */
 #define ENDPOINT_TUNNEL 2 /* elsewhere, and never reached but through the tunnel */
+#define ENDPOINT_ENCRYPTED 4 /* elsewhere, and never reached but through WireGuard */
 
 struct endpoint_key {
 	__u32 vni;
@@ -58,6 +59,7 @@ enum drop_reason {
 	DROP_UNKNOWN_PEER,
 	DROP_NO_TUNNEL,
 	DROP_ARP,
+	DROP_NOT_ENCRYPTED,
 	DROP_REASONS,
 };
 
@@ -88,6 +90,41 @@ struct {
 	__type(value, __u32);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } mesh_subnets SEC(".maps");
+
+/* The networks whose packets never travel in the clear, by VNI. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} mesh_encrypted SEC(".maps");
+
+/* How to send to a node encrypted: the WireGuard device, and the address that tunnelled packets go to inside of it. */
+struct cipher {
+	__u32 ifindex;
+	struct mesh_addr inside; /* zero: no tunnel inside */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct mesh_addr);
+	__type(value, struct cipher);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} mesh_ciphers SEC(".maps");
+
+/* The same addresses: the nodes that tunnelled packets inside of WireGuard are from. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct mesh_addr);
+	__type(value, struct mesh_addr);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} mesh_inside SEC(".maps");
 
 /* Who may send us tunnelled packets. */
 struct {

@@ -23,19 +23,11 @@
 #include <bpf/bpf_endian.h>
 
 #include "packet.h"
+#include "arp.h"
+#include "cipher.h"
 #include "direct.h"
 #include "nd.h"
 #include "transport.h"
-
-#define ARPOP_REQUEST 1
-#define ARPOP_REPLY 2
-
-static __always_inline struct config *config(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&mesh_config, &zero);
-}
 
 /* tunnel sends to another node. The outer packet may be fragmented: with DF set, what is too long vanishes unannounced. */
 static __always_inline int tunnel(struct __sk_buff *skb, __u32 vni, const struct mesh_addr *node)
@@ -46,6 +38,13 @@ static __always_inline int tunnel(struct __sk_buff *skb, __u32 vni, const struct
 
 	if (!c || !c->vxlan_ifindex)
 		return drop(DROP_NO_TUNNEL);
+	if (encrypted(vni)) {
+		struct cipher *to = bpf_map_lookup_elem(&mesh_ciphers, node);
+
+		if (!to || no_addr(&to->inside))
+			return drop(DROP_NOT_ENCRYPTED);
+		node = &to->inside;
+	}
 	key.tunnel_id = vni;
 	key.tunnel_ttl = 64;
 	if (is_v4(node)) {
@@ -121,6 +120,8 @@ static __always_inline int to_endpoint(struct __sk_buff *skb, __u32 vni, const s
 
 	struct mesh_addr node = to->node;
 
+	if (to->flags & ENDPOINT_ENCRYPTED)
+		return encrypt(skb, &node);
 	if (!(to->flags & ENDPOINT_TUNNEL)) {
 		int sent = send_direct(skb, &node);
 
@@ -131,51 +132,6 @@ static __always_inline int to_endpoint(struct __sk_buff *skb, __u32 vni, const s
 }
 
 /* ---- packets that a container sent ---- */
-
-/*
- * answer_arp gives the router's MAC for every address but the container's own
- * (so that its duplicate address detection, RFC 5227, finds nobody): containers
- * send everything to the router, and there are no neighbours to keep in step.
- */
-static __always_inline int answer_arp(struct __sk_buff *skb, const struct iface *in)
-{
-	struct config *c = config();
-	struct arp { /* RFC 826 over Ethernet */
-		struct ethhdr eth;
-		__be16 hrd;
-		__be16 pro;
-		__u8 hln, pln;
-		__be16 op;
-		__u8 sha[6];
-		__u8 spa[4];
-		__u8 tha[6];
-		__u8 tpa[4];
-	} __attribute__((packed)) a;
-	__u32 spa, tpa;
-
-	if (!c || bpf_skb_load_bytes(skb, 0, &a, sizeof(a)))
-		return drop(DROP_ARP);
-	__builtin_memcpy(&spa, a.spa, 4);
-	__builtin_memcpy(&tpa, a.tpa, 4);
-	if (a.op != bpf_htons(ARPOP_REQUEST) || a.pro != bpf_htons(ETH_P_IP))
-		return drop(DROP_ARP);
-	if (!same_mac(a.eth.h_source, in->mac) || !same_mac(a.sha, in->mac))
-		return drop(DROP_FORGED_MAC);
-	if (spa == 0 || tpa == in->addr4.w[3])
-		return TC_ACT_SHOT; /* detection or announcement of its own address */
-	if (spa != in->addr4.w[3])
-		return drop(DROP_FORGED_ADDRESS);
-	__builtin_memcpy(a.eth.h_dest, in->mac, 6);
-	__builtin_memcpy(a.eth.h_source, c->router_mac, 6);
-	a.op = bpf_htons(ARPOP_REPLY);
-	__builtin_memcpy(a.tha, in->mac, 6);
-	__builtin_memcpy(a.sha, c->router_mac, 6);
-	__builtin_memcpy(a.tpa, &spa, 4);
-	__builtin_memcpy(a.spa, &tpa, 4);
-	if (bpf_skb_store_bytes(skb, 0, &a, sizeof(a), 0))
-		return drop(DROP_ARP);
-	return bpf_redirect(skb->ifindex, 0);
-}
 
 static __always_inline int in_overlay(const struct mesh_addr *addr)
 {
@@ -325,12 +281,50 @@ int from_tunnel(struct __sk_buff *skb)
 	struct packet p;
 	__u32 vni = 0;
 
-	if (sender(skb, &from, &vni) || !bpf_map_lookup_elem(&mesh_peers, &from))
+	if (sender(skb, &from, &vni))
+		return drop(DROP_UNKNOWN_PEER);
+	if (encrypted(vni) && !from_inside(skb, &from))
+		return drop(DROP_NOT_ENCRYPTED);
+	if (!bpf_map_lookup_elem(&mesh_peers, &from))
 		return drop(DROP_UNKNOWN_PEER);
 	if (parse(skb, &p))
 		return drop(DROP_NOT_IP);
 	clamp_mss(skb, p.v6);
 	mark(skb, vni, &from);
+	bpf_tail_call(skb, &mesh_hooks, MESH_BALANCE_TUNNEL);
+	return forward_to(skb, &p);
+}
+
+/* ---- packets that a peer encrypted ---- */
+
+/*
+ * from_cipher finds the network by the destination address, as from_link does; that the source is one of the peer's containers
+ * WireGuard has made sure of (its AllowedIPs), and that it is on the same network is seen here.
+ */
+SEC("tc")
+int from_cipher(struct __sk_buff *skb)
+{
+	struct subnet_key key = { .prefixlen = 128 };
+	struct endpoint *from;
+	struct mesh_addr node;
+	struct packet p;
+	__u32 *vni;
+
+	if (for_tunnel(skb)) {
+		skb->mark = INSIDE_MARK;
+		return TC_ACT_OK;
+	}
+	if (put_header(skb) || parse(skb, &p))
+		return drop(DROP_NOT_IP);
+	key.addr = p.dst;
+	vni = bpf_map_lookup_elem(&mesh_subnets, &key);
+	if (!vni || !encrypted(*vni))
+		return drop(DROP_FOREIGN_NETWORK);
+	from = endpoint(*vni, &p.src);
+	if (!from || from->ifindex || !(from->flags & ENDPOINT_ENCRYPTED))
+		return drop(DROP_FORGED_ADDRESS);
+	node = from->node;
+	mark(skb, *vni, &node);
 	bpf_tail_call(skb, &mesh_hooks, MESH_BALANCE_TUNNEL);
 	return forward_to(skb, &p);
 }

@@ -28,6 +28,13 @@ static __always_inline int drop(enum drop_reason reason)
 	return TC_ACT_SHOT;
 }
 
+static __always_inline struct config *config(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&mesh_config, &zero);
+}
+
 static __always_inline int same_addr(const struct mesh_addr *a, const struct mesh_addr *b)
 {
 	return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2] && a->w[3] == b->w[3];
