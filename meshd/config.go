@@ -18,6 +18,8 @@ type Config struct {
 	RunDir string
 	// Socket is the path of the API's unix socket.
 	Socket string
+	// Group may use Socket beside root: its name or ID; empty: none.
+	Group string
 	// Hosts are further addresses of the API, tcp://address:port; see CheckHosts.
 	Hosts []string
 	// TLS is what clients of Hosts must have; nil: no TLS.

@@ -11,6 +11,7 @@
 package meshd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +19,9 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	osuser "os/user" // user is taken
 	"path/filepath"
+	"strconv"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -227,8 +230,13 @@ func (d *Daemon) resume(unlock certs.UnlockKey) error {
 	return nil
 }
 
-// listenUnix opens the API's socket for root only, replacing a dead daemon's.
-func listenUnix(path string) (net.Listener, error) {
+// listenUnix opens the API's socket for root and a group only, replacing a dead
+// daemon's. An empty group is root's.
+func listenUnix(path, group string) (net.Listener, error) {
+	gid, err := groupID(group)
+	if err != nil {
+		return nil, err
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("remove the old socket: %w", err)
 	}
@@ -236,8 +244,24 @@ func listenUnix(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the API's socket: %w", err)
 	}
-	if err := os.Chmod(path, 0o660); err != nil {
-		return nil, errors.Join(err, l.Close())
+	if err := cmp.Or(os.Chown(path, -1, gid), os.Chmod(path, 0o660)); err != nil {
+		return nil, errors.Join(fmt.Errorf("give the API's socket to its group: %w", err), l.Close())
 	}
 	return l, nil
+}
+
+// groupID is the ID of a group that is given by its name or its ID; -1 for none: the
+// daemon's own.
+func groupID(group string) (int, error) {
+	if group == "" {
+		return -1, nil
+	}
+	if id, err := strconv.ParseUint(group, 10, 31); err == nil {
+		return int(id), nil
+	}
+	g, err := osuser.LookupGroup(group)
+	if err != nil {
+		return 0, fmt.Errorf("group of the API's socket (--group): %w", err)
+	}
+	return strconv.Atoi(g.Gid)
 }

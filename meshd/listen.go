@@ -15,7 +15,7 @@ import (
 )
 
 // The API gives away the machine: whoever may speak to it is root here, and on all
-// nodes. The unix socket is root's; over TCP only who has a client certificate of
+// nodes. The unix socket is root's and that of a chosen group; over TCP only who has a client certificate of
 // the given CA is let in.
 
 // APITLS are the PEM files of the API's listeners over TCP. They are read again when
@@ -79,7 +79,7 @@ func (c Config) listenAPI() (out []net.Listener, err error) {
 			out = nil
 		}
 	}()
-	l, err := listenUnix(c.Socket)
+	l, err := listenUnix(c.Socket, c.Group)
 	if err != nil {
 		return out, err
 	}

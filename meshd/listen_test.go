@@ -18,7 +18,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -214,4 +216,37 @@ func freePort(t *testing.T) string {
 	defer l.Close()
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	return port
+}
+
+func TestSocketOfAGroup(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	for _, c := range []struct {
+		group string
+		gid   int
+		says  string
+	}{
+		{"", os.Getgid(), ""}, {strconv.Itoa(os.Getgid()), os.Getgid(), ""}, {"root", 0, ""}, {"no-such-group", 0, "no-such-group"},
+	} {
+		if c.group == "root" && os.Getuid() != 0 {
+			continue
+		}
+		l, err := listenUnix(path, c.group)
+		if c.says != "" {
+			if err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("group %q: %v", c.group, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st := info.Sys().(*syscall.Stat_t); int(st.Gid) != c.gid || info.Mode().Perm() != 0o660 {
+			t.Errorf("group %q: the socket is %v of group %d", c.group, info.Mode(), st.Gid)
+		}
+		_ = l.Close()
+	}
 }

@@ -62,7 +62,7 @@ func (s *Standalone) Enter(ctx context.Context, addr string) error {
 // Run works until ctx ends or a part fails.
 func (s *Standalone) Run(ctx context.Context) error {
 	defer s.client.Close()
-	socket, err := listenUnix(s.cfg.Socket)
+	socket, err := listenUnix(s.cfg.Socket, s.cfg.Group)
 	if err != nil {
 		return errors.Join(err, s.manager.Close())
 	}

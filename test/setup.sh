@@ -12,12 +12,21 @@ iptables  iptables   the Docker Engine uses it in containers
 ip        iproute2   for looking into the namespaces of the lab
 nft       nftables   for looking at the packet filters of the lab
 curl      curl       for calling services from outside of the cluster
+python3-docker python3-docker to drive the cluster with the SDK for Python
 "
+
+# What is no program: the SDK, for the distribution's own Python.
+there() {
+	case $1 in
+	python3-docker) /usr/bin/python3 -c 'import docker' 2>/dev/null ;;
+	*) command -v "$1" >/dev/null ;;
+	esac
+}
 
 missing=() packages=() reasons=()
 while read -r program package why; do
 	[ -n "$program" ] || continue
-	command -v "$program" >/dev/null && continue
+	there "$program" && continue
 	missing+=("$program") packages+=("$package") reasons+=("$package: $why")
 done <<<"$needs"
 
@@ -51,6 +60,6 @@ if ! apt-get -q install -y --no-install-recommends "${packages[@]}" </dev/null 2
 fi
 hash -r
 for program in "${missing[@]}"; do
-	command -v "$program" >/dev/null || { echo "setup: $program is still missing after the installation" >&2; exit 1; }
+	there "$program" || { echo "setup: $program is still missing after the installation" >&2; exit 1; }
 done
 echo "setup: done"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime/debug"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -13,6 +14,7 @@ import (
 	"github.com/docker/cli/cli/command"
 	"github.com/docker/cli/cli/command/commands"
 	cliflags "github.com/docker/cli/cli/flags"
+	"github.com/docker/cli/cli/version"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 )
@@ -30,6 +32,7 @@ var wanted = []string{
 
 // run is docker's own main, without plugins, telemetry and aliases.
 func run(ctx context.Context, args []string) error {
+	nameVersion()
 	dockerCLI, err := command.NewDockerCli(command.WithBaseContext(ctx))
 	if err != nil {
 		return err
@@ -45,6 +48,26 @@ func run(ctx context.Context, args []string) error {
 	}
 	root.SetArgs(rest)
 	return root.ExecuteContext(ctx)
+}
+
+// nameVersion tells docker's package whose version to show: what the Go tool stamped into the binary.
+func nameVersion() {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return
+	}
+	version.Version, version.GitCommit, version.BuildTime = "0.1.0-dev", "", ""
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		version.Version = v
+	}
+	for _, s := range info.Settings {
+		switch s.Key {
+		case "vcs.revision":
+			version.GitCommit = s.Value
+		case "vcs.time":
+			version.BuildTime = s.Value
+		}
+	}
 }
 
 // topLevel fills in the default host before the client is made.

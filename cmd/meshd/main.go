@@ -47,6 +47,7 @@ func parse(args []string) (meshd.Config, error) {
 	fs.StringVar(&cfg.StateDir, "state-dir", meshd.DefaultStateDir, "`directory` of keys, raft log and membership")
 	fs.StringVar(&cfg.RunDir, "run-dir", meshd.DefaultRunDir, "`directory` of pinned kernel objects")
 	fs.StringVar(&cfg.Socket, "socket", meshd.DefaultSocket, "`path` of the API's unix socket")
+	fs.StringVar(&cfg.Group, "group", "", "`group`, by name or ID, whose members may use the API's unix socket: they are root on all nodes then (default none)")
 	var hosts apiHosts
 	fs.Var(&hosts, "host", "further `address` of the API, tcp://address:port; may be repeated")
 	fs.Var(&hosts, "H", "short for --host")

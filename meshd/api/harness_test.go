@@ -150,6 +150,7 @@ type rig struct {
 	node    *fakeNode
 	control *fakeControl
 	engine  *fakeEngine
+	server  *Server
 	socket  string
 	client  *http.Client
 	hosts   []overlay.HostRoute
@@ -167,13 +168,13 @@ func newRig(t testing.TB) *rig {
 		State: swarm.LocalNodeStateActive, NodeID: "node1id", NodeAddr: "192.0.2.1",
 		Managers: []swarm.Peer{{NodeID: "anotherid", Addr: "192.0.2.2:2377"}, {NodeID: "node1id", Addr: "192.0.2.1:2377"}},
 	}}
-	server := New(Config{
+	r.server = New(Config{
 		Node: r.node, Engine: "unix://" + r.engine.socket, Version: "0.1.0", Logger: slog.New(slog.DiscardHandler),
 		HostRoutes: func() ([]overlay.HostRoute, error) { return r.hosts, nil },
 		Observer:   fakeObserver{}, GossipPort: 7946, ResolvConf: "/run/resolv.conf",
 	})
 	r.socket = filepath.Join(t.TempDir(), "meshd.sock")
-	serve(t, r.socket, server.Serve)
+	serve(t, r.socket, r.server.Serve)
 	r.client = clientOf(r.socket)
 	r.seed()
 	r.allocate()

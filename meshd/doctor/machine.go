@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -236,9 +237,21 @@ func firewall() []Finding {
 	if err != nil {
 		return []Finding{unseen("firewall", err)}
 	}
-	if len(chains) == 0 {
-		return []Finding{fine("firewall", "no nftables chain drops what comes in unasked")}
+	var out []Finding
+	for _, family := range []string{"", "6"} {
+		if tables, err := os.ReadFile("/proc/net/ip" + family + "_tables_names"); err == nil && slices.Contains(strings.Fields(string(tables)), "filter") {
+			out = append(out, Finding{Check: "firewall", Level: OK, Says: "there may be rules of ip" + family + "tables-legacy, which are not looked at here",
+				Advice: "ip" + family + "tables-legacy -S INPUT shows them; " + accept})
+		}
 	}
-	return []Finding{{Check: "firewall", Level: OK, Says: "these chains drop what no rule of theirs accepts: " + strings.Join(chains, ", "),
-		Advice: "have them accept 2377/tcp, 7946/tcp, 7946/udp and 4789/udp from the nodes"}}
+	switch {
+	case len(chains) > 0:
+		out = append(out, Finding{Check: "firewall", Level: OK, Says: "these chains drop what no rule of theirs accepts: " + strings.Join(chains, ", "), Advice: "have them " + accept})
+	case len(out) == 0:
+		out = append(out, fine("firewall", "no nftables chain drops what comes in unasked"))
+	}
+	return out
 }
+
+// accept is what a packet filter has to do.
+const accept = "accept 2377/tcp, 7946/tcp, 7946/udp and 4789/udp from the nodes"

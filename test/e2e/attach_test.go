@@ -52,6 +52,27 @@ func (c *cluster) lost(node, container, name string) {
 
 const attachment = `{{(index .NetworkSettings.Networks "open").IPAddress}}`
 
+// attachedByIPv6: a network without IPv4 takes containers, too.
+func (c *cluster) attachedByIPv6() {
+	c.t.Helper()
+	c.mustDocker("node1", "network", "create", "--driver", "overlay", "--attachable", "--ipv6", "--opt", "com.docker.network.enable_ipv4=false", "--subnet", "fd00:e2e:77::/64", "open6")
+	near := c.mustDocker("node1", "run", "-d", "--name", "near", "--network", "open6", image)
+	far := c.mustDocker("node2", "run", "-d", "--name", "far", "--network", "open6", "--ip6", "fd00:e2e:77::50", image)
+	c.finds("node1", "near", far, "far", "[fd00:e2e:77::50]")
+	c.finds("node2", "far", near, "near")
+	if got := c.mustDocker("node2", "inspect", "-f", `{{with index .NetworkSettings.Networks "open6"}}{{.IPAddress}} {{.GlobalIPv6Address}}{{end}}`, "far"); strings.TrimSpace(got) != "fd00:e2e:77::50" {
+		c.t.Errorf("far has the addresses %q", got)
+	}
+	c.mustDocker("node1", "rm", "-f", "near")
+	c.mustDocker("node2", "rm", "-f", "far")
+	c.eventually("the network of IPv6 is free", func() error {
+		if r := c.docker("node1", "network", "rm", "open6"); r.code != 0 {
+			return fmt.Errorf("%v", r)
+		}
+		return nil
+	})
+}
+
 // testAttached: containers that are no tasks, on a manager and on a worker.
 func testAttached(t *testing.T, c *cluster) {
 	c.mustDocker("node1", "network", "create", "--driver", "overlay", "--attachable", "--subnet", "10.77.0.0/24", "open")
@@ -124,6 +145,10 @@ func testAttached(t *testing.T, c *cluster) {
 	c.finds("node1", "first", two, "10.77.0.50")
 	c.must("meshctl", "lab", "start", "--name", c.name, "node2")
 	c.finds("node1", "first", two, "two")
+	c.on("node2", "sh", "-c", `kill -9 $(pidof dockerd)`)
+	c.must("meshctl", "lab", "start", "--name", c.name, "node2")
+	c.finds("node1", "first", two, "two")
+	c.finds("node2", "two", one, "first")
 	c.must("meshctl", "lab", "kill", "--name", c.name, "node2")
 	c.lost("node1", "first", "two")
 	c.must("meshctl", "lab", "start", "--name", c.name, "node2")
@@ -135,6 +160,16 @@ func testAttached(t *testing.T, c *cluster) {
 	})
 	c.finds("node1", "first", two, "two", "10.77.0.50")
 
+	c.attachedByIPv6()
+	// A node that leaves takes its containers off the swarm's networks; they run on.
+	c.mustDocker("node2", "start", "third")
+	c.finds("node1", "first", third, "third")
+	c.mustDocker("node2", "swarm", "leave")
+	if got := c.mustDocker("node2", "inspect", "-f", "{{.State.Running}} {{len .NetworkSettings.Networks}}", "two", "third"); got != "true 0\ntrue 0" {
+		t.Errorf("after their node has left they run and are on networks: %s", got)
+	}
+	c.lost("node1", "first", "third")
+	c.refused(c.docker("node2", "network", "connect", "open", "third"), "network open not found")
 	c.mustDocker("node2", "rm", "-f", "two", "third")
 	c.mustDocker("node1", "rm", "-f", "first")
 	c.mustDocker("node1", "service", "rm", "inner")

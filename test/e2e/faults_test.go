@@ -138,6 +138,12 @@ func testKilledLeader(t *testing.T, c *cluster) {
 		})
 	}
 	c.mustDocker(others[0], "service", "update", "-d", "--label-add", "after=1", "witness")
+	c.eventually("events tell of the new leader", func() error {
+		if got := c.swarmEvents(others[1], "type=node", "event=update"); !strings.Contains(got, `"leader.new":"true"`) {
+			return fmt.Errorf("got %s", got)
+		}
+		return nil
+	})
 	c.running(others[1], "web", 6)
 	c.refused(c.docker(others[0], "swarm", "leave"), "Without a Raft quorum")
 	c.must("meshctl", "lab", "start", "--name", c.name, old)
@@ -145,6 +151,10 @@ func testKilledLeader(t *testing.T, c *cluster) {
 		r := c.docker(old, "service", "inspect", "--format", "{{index .Spec.Labels \"after\"}}", "witness")
 		if r.out != "1" {
 			return fmt.Errorf("service inspect: %v", r)
+		}
+		want, got := c.swarmEvents(others[0], "service=witness"), c.swarmEvents(old, "service=witness")
+		if got != want || strings.Count(got, "\n") < 1 {
+			return fmt.Errorf("it tells %s of what has happened, others %s", got, want)
 		}
 		return nil
 	})

@@ -26,6 +26,9 @@ func TestServices(t *testing.T) {
 		{"clients agree", testClientsAgree},
 		{"help", testHelp},
 		{"completion", testCompletion},
+		{"Go client", testGoClient},
+		{"Python SDK", testPython},
+		{"the engine behind", testProxy},
 		{"stacks", testStacks},
 	} {
 		t.Run(step.name, func(t *testing.T) { step.run(t, c.sub(t)) })

@@ -44,6 +44,7 @@ func TestCluster(t *testing.T) {
 		{"host port", testHostPort},
 		{"isolation", testIsolation},
 		{"update and rollback of scale", testUpdate},
+		{"events", testEvents},
 		{"killed container", testKilledContainer},
 		{"daemon restart", testDaemonRestart},
 		{"killed worker", testKilledWorker},
