@@ -18,3 +18,11 @@ func (c remoteClient) Open(ctx context.Context, addr, path string, in any) (Stre
 	}
 	return s, nil
 }
+
+func (c remoteClient) Pour(ctx context.Context, addr, path string) (Sink, error) {
+	s, err := c.Client.Pour(ctx, addr, path)
+	if err != nil {
+		return nil, err // as above
+	}
+	return s, nil
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -24,6 +25,8 @@ type Client interface {
 	Call(ctx context.Context, addr, path string, in, out any) error
 	// Open sends in and returns the stream of answers, which ends with ctx.
 	Open(ctx context.Context, addr, path string, in any) (Stream, error)
+	// Pour returns a stream of values to the manager, which ends with ctx.
+	Pour(ctx context.Context, addr, path string) (Sink, error)
 }
 
 // Stream is a sequence of values from a manager.
@@ -33,14 +36,21 @@ type Stream interface {
 	Close() error
 }
 
+// Sink is a sequence of values to a manager.
+type Sink interface {
+	// Send fails when the manager takes nothing more.
+	Send(v any) error
+	Close() error
+}
+
 // firstMessage bounds the silence before a manager has told its heartbeat.
 const firstMessage = 5 * time.Second
 
 // logEvery thins the log of failed tries, about one a minute.
 const logEvery = 30
 
-// ackFailures in a row make the agent look for another manager.
-const ackFailures = 3
+// reportFailures in a row make the agent look for another manager.
+const reportFailures = 3
 
 // link is the way to the managers.
 type link struct {
@@ -268,7 +278,7 @@ func (a *Agent) runFlusher(ctx context.Context, addr string) error {
 				continue
 			}
 			a.reports.giveBack(batch)
-			if failures++; failures == ackFailures || sessionLost(err) {
+			if failures++; failures == reportFailures || sessionLost(err) {
 				return fmt.Errorf("report statuses: %w", err)
 			}
 			select {
@@ -280,22 +290,27 @@ func (a *Agent) runFlusher(ctx context.Context, addr string) error {
 	}
 }
 
-// runAcker says which revisions the kernel holds, at once when that changed.
+// runAcker says which revisions the kernel holds, at once when that changed; every
+// AckPeriod it says at least that this node lives.
 func (a *Agent) runAcker(ctx context.Context, addr string) error {
+	acks, err := a.cfg.Client.Pour(ctx, addr, protocol.PathAcks)
+	if err != nil {
+		return fmt.Errorf("acknowledge: %w", err)
+	}
+	defer acks.Close()
 	ticker := time.NewTicker(a.cfg.AckPeriod)
 	defer ticker.Stop()
-	failures := 0
+	var told map[string]uint64
 	for {
 		held, changed := a.cfg.Dataplane.Held()
-		err := a.call(ctx, addr, protocol.PathAck, protocol.Ack{Networks: held}, &struct{}{})
-		if err == nil {
-			failures = 0
-		} else if failures++; failures == ackFailures || sessionLost(err) {
+		ack := protocol.Ack{Networks: held}
+		if told != nil && maps.Equal(held, told) {
+			ack = protocol.Ack{Same: true}
+		}
+		if err := acks.Send(ack); err != nil {
 			return fmt.Errorf("acknowledge: %w", err)
 		}
-		if err != nil {
-			changed = nil // try again with the next tick, not in a hurry
-		}
+		told = held
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

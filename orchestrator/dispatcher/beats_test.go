@@ -190,6 +190,7 @@ func (w *wire) Call(ctx context.Context, _, path string, in, out any) error {
 		for n, a := range r.Acks {
 			to.ledger.ack(n, a)
 		}
+		out.(*relayReply).Ledger = to.ledger.id
 		return nil
 	case pathRelayDrained:
 		reply, err := to.drained(ctx, in.(protocol.DrainedRequest).TaskID)
@@ -241,6 +242,22 @@ func TestFollowersRelayAndDrainsWaitForAcks(t *testing.T) {
 	if a := <-answered; a.err != nil || len(a.reply.Late) != 0 {
 		t.Errorf("answer: %+v", a)
 	}
+}
+
+// A new leader is told what its predecessor was told before.
+func TestNewLeaderLearnsAcknowledgements(t *testing.T) {
+	w := newWorld(t)
+	first, second := w.start(Config{}), w.start(Config{})
+	way := &wire{to: first}
+	f := w.start(Config{Leader: follower, Caller: way, Relay: 20 * time.Millisecond})
+	f.beat("n2")
+	f.ledger.ack("n2", map[string]uint64{"user": 7})
+	poll(t, "the first leader to know", func() bool { return first.ledger.acked("n2", "user") == 7 })
+	way.mu.Lock()
+	way.to = second
+	way.mu.Unlock()
+	f.beat("n2") // nothing new but that it lives
+	poll(t, "the second leader to know", func() bool { return second.ledger.acked("n2", "user") == 7 })
 }
 
 func TestDrainNamesTheLate(t *testing.T) {

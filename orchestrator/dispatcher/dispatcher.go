@@ -31,8 +31,8 @@ type Config struct {
 	// Answers says whether a machine is there although its node is silent; such a
 	// node is given up only after DaemonGrace more. Nil: machines are not asked.
 	Answers func(ctx context.Context, addr netip.Addr) bool
-	// Heartbeat is the period that agents are told; a third of it is the longest
-	// silence of a stream. Default 1 s.
+	// Heartbeat is the period that agents are told, and the longest silence of a
+	// stream. Default 1 s.
 	Heartbeat time.Duration
 	// Lease is how long a node counts as alive after its last beat. Default 3 s.
 	Lease time.Duration
@@ -65,6 +65,7 @@ type Dispatcher struct {
 	cache   *cache
 	ledger  *ledger
 	reports chan report
+	began   time.Time
 	// nudge wakes the beats loop before its tick.
 	nudge chan struct{}
 	// ready is closed once the watcher stands.
@@ -94,6 +95,7 @@ func New(cfg Config) *Dispatcher {
 		cache:    newCache(cfg.Clock),
 		ledger:   newLedger(2 * cfg.Relay),
 		reports:  make(chan report, 256),
+		began:    time.Now(),
 		nudge:    make(chan struct{}, 1),
 		ready:    make(chan struct{}),
 		sessions: map[string]*session{},
@@ -110,6 +112,7 @@ func defaultTo(d *time.Duration, v time.Duration) {
 func (d *Dispatcher) Register(r Router) {
 	r.Handle(protocol.PathSession, d.handleSession, certs.RoleManager, certs.RoleWorker)
 	r.Handle(protocol.PathStatus, d.handleStatus, certs.RoleManager, certs.RoleWorker)
+	r.Handle(protocol.PathAcks, d.handleAcks, certs.RoleManager, certs.RoleWorker)
 	r.Handle(protocol.PathAck, d.handleAck, certs.RoleManager, certs.RoleWorker)
 	r.Handle(protocol.PathDrained, d.handleDrained, certs.RoleManager, certs.RoleWorker)
 	r.Handle(protocol.PathAttach, d.handleAttach, certs.RoleManager, certs.RoleWorker)
@@ -159,6 +162,12 @@ func (d *Dispatcher) close(s *session) {
 		delete(d.sessions, s.node)
 	}
 	d.running.Done()
+}
+
+func (d *Dispatcher) hasSession(node string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.sessions[node] != nil
 }
 
 // Invite implements tunnel.Sessions.

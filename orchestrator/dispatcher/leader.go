@@ -15,6 +15,8 @@ type term struct {
 	last    time.Time // of the last tick
 	// failing is since when the leader could not be reached; zero if it can.
 	failing time.Time
+	// told is the ledger that knows all acknowledgements up to the last relay.
+	told string
 	// patience is how long to bear that before the sessions are sent elsewhere.
 	patience time.Duration
 }
@@ -57,7 +59,7 @@ func (d *Dispatcher) lead(ctx context.Context, t *term, leader, addr string) {
 	if !t.leading || now.Sub(t.last) > d.cfg.Lease/2 {
 		d.ledger.startGrace(d.nodeIDs(), now)
 	}
-	t.leading, t.last, t.failing = true, now, time.Time{}
+	t.leading, t.last, t.failing, t.told = true, now, time.Time{}, ""
 
 	j := judge{now: now, lease: d.cfg.Lease, heard: d.ledger.heard, leader: leader, addr: addr, spared: d.spared(ctx, now)}
 	if d.cfg.Members != nil {

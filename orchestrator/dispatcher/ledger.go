@@ -4,12 +4,16 @@ import (
 	"maps"
 	"sync"
 	"time"
+
+	"github.com/meshd/meshd/orchestrator/store"
 )
 
 // ledger holds what nodes were heard of: when last, and which network revisions
 // their kernels hold. On the leader it is the truth about leases; followers fill
 // it for what they relay.
 type ledger struct {
+	// id tells this ledger from that of another leader, or of another life.
+	id string
 	// hold is how long beats of a node count for nothing after it was declared
 	// down: relayed ones may have been under way since before.
 	hold time.Duration
@@ -30,7 +34,7 @@ type entry struct {
 }
 
 func newLedger(hold time.Duration) *ledger {
-	return &ledger{hold: hold, nodes: map[string]*entry{}, news: make(chan struct{})}
+	return &ledger{id: store.NewID(), hold: hold, nodes: map[string]*entry{}, news: make(chan struct{})}
 }
 
 func (l *ledger) entryLocked(node string) *entry {
@@ -61,11 +65,10 @@ func (l *ledger) ack(node string, networks map[string]uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := l.entryLocked(node)
-	e.freshAcks = true
 	if maps.Equal(e.acks, networks) {
 		return false
 	}
-	e.acks = maps.Clone(networks)
+	e.acks, e.freshAcks = maps.Clone(networks), true
 	close(l.news)
 	l.news = make(chan struct{})
 	return true
@@ -150,6 +153,15 @@ func (l *ledger) take() relayed {
 		e.freshBeat, e.freshAcks = false, false
 	}
 	return out
+}
+
+// tellAgain has all acknowledgements taken once more.
+func (l *ledger) tellAgain() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range l.nodes {
+		e.freshAcks = e.acks != nil
+	}
 }
 
 // putBack undoes a take whose acknowledgements did not arrive. Beats are not

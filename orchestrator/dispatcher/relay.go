@@ -35,8 +35,12 @@ func (d *Dispatcher) relay(ctx context.Context, t *term, leader string) {
 		}
 		callCtx, cancel := context.WithTimeout(ctx, d.cfg.Lease/2)
 		defer cancel()
-		if err = d.cfg.Caller.Call(callCtx, leader, pathRelay, r, &struct{}{}); err != nil {
+		var reply relayReply
+		if err = d.cfg.Caller.Call(callCtx, leader, pathRelay, r, &reply); err != nil {
 			d.ledger.putBack(r)
+		} else if reply.Ledger == "" || reply.Ledger != t.told {
+			t.told = reply.Ledger
+			d.ledger.tellAgain()
 		}
 	}
 	switch {
@@ -50,6 +54,10 @@ func (d *Dispatcher) relay(ctx context.Context, t *term, leader string) {
 		d.each(func(s *session) { s.end(errCutOff) })
 	}
 }
+
+// relayReply names the ledger that took a relay in: a new one must be told all that
+// is known. An earlier version's has no name, and is told all each time.
+type relayReply struct{ Ledger string }
 
 // handleRelay takes in what another manager heard.
 func (d *Dispatcher) handleRelay(w http.ResponseWriter, r *http.Request) {
@@ -68,7 +76,7 @@ func (d *Dispatcher) handleRelay(w http.ResponseWriter, r *http.Request) {
 	for node, acks := range req.Acks {
 		d.ledger.ack(node, acks)
 	}
-	remote.Reply(w, struct{}{})
+	remote.Reply(w, relayReply{d.ledger.id})
 }
 
 // handleAck notes which revisions the caller's kernel holds.
@@ -78,14 +86,34 @@ func (d *Dispatcher) handleAck(w http.ResponseWriter, r *http.Request) {
 		remote.Fail(w, err)
 		return
 	}
+	d.acked(remote.Peer(r.Context()).NodeID, req)
+	remote.Reply(w, struct{}{})
+}
+
+// handleAcks takes the acknowledgements of a node as long as its session stands.
+func (d *Dispatcher) handleAcks(w http.ResponseWriter, r *http.Request) {
 	node := remote.Peer(r.Context()).NodeID
-	d.beat(node)
-	if news := d.ledger.ack(node, req.Networks); news {
-		if _, _, me := d.cfg.Leader(); !me {
-			d.poke() // somebody may wait for it there
+	acks, err := remote.Take(w, r)
+	if err == nil {
+		defer acks.Close()
+	}
+	for err == nil && d.hasSession(node) {
+		var a protocol.Ack
+		if err = acks.Next(&a); err == nil {
+			d.acked(node, a)
 		}
 	}
-	remote.Reply(w, struct{}{})
+	d.cfg.Logger.Debug("no more acknowledgements", "node", node, "reason", err)
+}
+
+func (d *Dispatcher) acked(node string, a protocol.Ack) {
+	d.beat(node)
+	if a.Same || !d.ledger.ack(node, a.Networks) {
+		return
+	}
+	if _, _, me := d.cfg.Leader(); !me {
+		d.poke() // somebody may wait for it there
+	}
 }
 
 // beat notes a sign of life of a node.

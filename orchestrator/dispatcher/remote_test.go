@@ -106,7 +106,12 @@ func TestOverTheWire(t *testing.T) {
 		revision = networkIn(&m, "user").Revision
 		return true
 	})
-	if err := client.Call(ctx, addr, protocol.PathAck, protocol.Ack{Networks: map[string]uint64{"user": revision}}, &struct{}{}); err != nil {
+	acks, err := client.Pour(ctx, addr, protocol.PathAcks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer acks.Close()
+	if err := acks.Send(protocol.Ack{Networks: map[string]uint64{"user": revision}}); err != nil {
 		t.Fatal(err)
 	}
 	poll(t, "the acknowledgement at the leader", func() bool { return leader.ledger.acked("n2", "user") == revision })
@@ -119,10 +124,14 @@ func TestOverTheWire(t *testing.T) {
 	}
 	go func() {
 		all := map[string]uint64{"user": left, "mesh": left}
+		// As agents of earlier versions do.
 		if err := client.Call(ctx, addr, protocol.PathAck, protocol.Ack{Networks: all}, &struct{}{}); err != nil {
 			t.Error(err)
 		}
 	}()
+	if err := acks.Send(protocol.Ack{Same: true}); err != nil {
+		t.Error(err)
+	}
 	var reply protocol.DrainedReply
 	if err := client.Call(ctx, addr, protocol.PathDrained, protocol.DrainedRequest{TaskID: "w2"}, &reply); err != nil || len(reply.Late) > 0 {
 		t.Errorf("drained: %+v, %v", reply, err)

@@ -4,8 +4,9 @@
 //
 // An agent opens a session with any manager (POST /v1/session) and gets a
 // stream of Messages, first a full picture, then what changed. It reports task
-// states (POST /v1/status) and which network revisions its kernel holds
-// (POST /v1/ack), and asks before it stops a task (POST /v1/drained).
+// states (POST /v1/status), asks before it stops a task (POST /v1/drained), and pours
+// a stream of Acks the other way, which network revisions its kernel holds
+// (POST /v1/acks): one each second is its heartbeat.
 package protocol
 
 import (
@@ -19,6 +20,8 @@ import (
 const (
 	PathSession = "/v1/session"
 	PathStatus  = "/v1/status"
+	PathAcks    = "/v1/acks"
+	// PathAck takes a single Ack, from agents of earlier versions.
 	PathAck     = "/v1/ack"
 	PathDrained = "/v1/drained"
 	// See attach.go.
@@ -228,7 +231,9 @@ type StatusUpdate struct {
 
 // Ack says which revision of each network the sender's kernel holds.
 type Ack struct {
-	Networks map[string]uint64
+	Networks map[string]uint64 `json:",omitempty"`
+	// Same: those of the Ack before in the stream.
+	Same bool `json:",omitempty"`
 }
 
 // DrainedRequest asks to be answered when every subscriber of the task's

@@ -110,6 +110,19 @@ func (c *Client) Open(ctx context.Context, addr, path string, in any) (*Stream, 
 	return newStream(body, cancel, func(err error) error { return c.broken(ctx, addr, err) }), nil
 }
 
+// Pour opens a stream of messages to a manager; it returns once the manager takes
+// them. The context is that of the whole stream.
+func (c *Client) Pour(ctx context.Context, addr, path string) (*Sink, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	r, w := io.Pipe()
+	body, err := c.send(ctx, addr, path, r)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	return &Sink{w: w, answer: body, cancel: cancel, broken: func(err error) error { return c.broken(ctx, addr, err) }}, nil
+}
+
 // DialRaft opens a raft stream to a manager and returns who answers.
 func (c *Client) DialRaft(ctx context.Context, addr string) (net.Conn, certs.Identity, error) {
 	return c.dialRaw(ctx, addr, protoRaft)
@@ -142,7 +155,11 @@ func (c *Client) post(ctx context.Context, addr, path string, in any) (io.ReadCl
 	if err != nil {
 		return nil, fmt.Errorf("remote: encode request: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+addr+path, bytes.NewReader(data))
+	return c.send(ctx, addr, path, bytes.NewReader(data))
+}
+
+func (c *Client) send(ctx context.Context, addr, path string, body io.Reader) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+addr+path, body)
 	if err != nil {
 		return nil, Errorf(errdefs.ErrInvalidArgument, "remote: address %q: %v", addr, err)
 	}

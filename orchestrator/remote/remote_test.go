@@ -208,6 +208,62 @@ func TestServerEndsWhileStreamsAreOpen(t *testing.T) {
 	}
 }
 
+// TestPour has messages arrive in order; both sides notice the other's end.
+func TestPour(t *testing.T) {
+	r := newRig(t)
+	got, ended := make(chan note), make(chan error, 1)
+	r.server.Handle("/pour", func(w http.ResponseWriter, req *http.Request) {
+		s, err := Take(w, req)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer s.Close()
+		for {
+			var n note
+			if err := s.Next(&n); err != nil {
+				ended <- err
+				return
+			}
+			got <- n
+		}
+	}, certs.RoleWorker)
+	if _, err := r.manager.Pour(t.Context(), r.addr, "/pour"); !errdefs.IsPermissionDenied(err) {
+		t.Errorf("a manager may pour: %v", err)
+	}
+	s, err := r.worker.Pour(t.Context(), r.addr, "/pour")
+	must(t, err)
+	for _, text := range []string{"one", "two", "three"} {
+		must(t, s.Send(note{text}))
+		if n := <-got; n.Text != text {
+			t.Errorf("got %q, want %q", n.Text, text)
+		}
+	}
+	s.Close()
+	if err := <-ended; err == nil {
+		t.Error("the stream goes on without its sender")
+	}
+	if err := s.Send(note{"late"}); err == nil {
+		t.Error("sent after the end")
+	}
+
+	s, err = r.worker.Pour(t.Context(), r.addr, "/pour")
+	must(t, err)
+	defer s.Close()
+	must(t, s.Send(note{"more"}))
+	<-got
+	r.end()
+	if err := <-ended; err == nil {
+		t.Error("the stream outlives the server")
+	}
+	deadline := time.Now().Add(time.Minute)
+	for s.Send(note{"into the void"}) == nil {
+		if time.Now().After(deadline) {
+			t.Fatal("the sender does not notice the server's end")
+		}
+	}
+}
+
 // A node that is cut off without a word: nothing more comes from it.
 func TestSilentConnectionIsNoticed(t *testing.T) {
 	r := newRig(t)

@@ -25,8 +25,8 @@ const (
 	joinsAtOnce = 16
 	// joinTries is how often a node tries to join: managers may be busy.
 	joinTries = 20
-	// firstAddr begins the addresses of nodes, of a range where nobody answers (RFC 2544).
-	firstAddr = "198.18.0.1"
+	// firstAddr begins the addresses of nodes, of a range where nobody answers (RFC 6666).
+	firstAddr = "100::1"
 )
 
 // agentsState is what the agents' process tells.

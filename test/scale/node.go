@@ -257,13 +257,24 @@ func (n *node) flush(ctx context.Context, addr string) error {
 
 // ack acknowledges networks, and is the node's heartbeat.
 func (n *node) ack(ctx context.Context, addr string) error {
+	acks, err := n.client.Pour(ctx, addr, protocol.PathAcks)
+	if err != nil {
+		return err
+	}
+	defer acks.Close()
 	tick := time.NewTicker(ackPeriod)
 	defer tick.Stop()
+	var told map[string]uint64
 	for {
 		n.mu.Lock()
 		a := protocol.Ack{Networks: maps.Clone(n.networks)}
 		n.mu.Unlock()
-		if err := n.client.Call(ctx, addr, protocol.PathAck, a, nil); err != nil && ctx.Err() == nil {
+		if told != nil && maps.Equal(told, a.Networks) {
+			a = protocol.Ack{Same: true}
+		} else {
+			told = a.Networks
+		}
+		if err := acks.Send(a); err != nil {
 			return err
 		}
 		select {

@@ -208,6 +208,23 @@ func (m *Managers) Call(ctx context.Context, addr, path string, in, out any) err
 	return nil
 }
 
+// Pour implements agent.Client.
+func (m *Managers) Pour(ctx context.Context, addr, path string) (agent.Sink, error) {
+	return sink{ctx, m, addr, path}, nil
+}
+
+type sink struct {
+	ctx        context.Context //nolint:containedctx // that of the stream
+	to         *Managers
+	addr, path string
+}
+
+// Send implements agent.Sink.
+func (s sink) Send(v any) error { return s.to.Call(s.ctx, s.addr, s.path, v, nil) }
+
+// Close implements agent.Sink.
+func (sink) Close() error { return nil }
+
 // Attach sets what requests to attach are answered with; networks of refused
 // containers are refused in the answer to the next report.
 func (m *Managers) Attach(reply protocol.AttachReply, refused ...protocol.Refused) {
