@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"sync/atomic"
 )
 
 // table holds the objects of one kind and its secondary indexes. An index maps
@@ -14,6 +15,8 @@ type table[T Object] struct {
 	names   map[string]string // name -> key; nil for kinds without unique names
 	name    func(T) string
 	indexes []*index[T]
+	// list are the rows in order, made by the first view that asks; nil: not yet.
+	list atomic.Pointer[[]T]
 }
 
 type index[T Object] struct {
@@ -34,6 +37,7 @@ func newTable[T Object](name func(T) string, indexes ...func(T) []string) *table
 
 func (t *table[T]) put(o T) {
 	key := o.Key()
+	t.list.Store(nil)
 	if old, ok := t.rows[key]; ok {
 		t.unindex(old)
 	}
@@ -55,6 +59,7 @@ func (t *table[T]) put(o T) {
 
 func (t *table[T]) remove(key string) {
 	if old, ok := t.rows[key]; ok {
+		t.list.Store(nil)
 		t.unindex(old)
 		delete(t.rows, key)
 	}
@@ -79,7 +84,16 @@ func (t *table[T]) get(key string) (o T) { return t.rows[key] }
 
 func (t *table[T]) byName(name string) (o T) { return t.rows[t.names[name]] }
 
-func (t *table[T]) all() []T { return sorted(t.rows) }
+// all is a slice of the caller's own.
+func (t *table[T]) all() []T {
+	list := t.list.Load()
+	if list == nil {
+		all := sorted(t.rows)
+		list = &all
+		t.list.Store(list)
+	}
+	return slices.Clone(*list)
+}
 
 func (t *table[T]) by(ix int, value string) []T { return sorted(t.indexes[ix].rows[value]) }
 
