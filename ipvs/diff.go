@@ -18,7 +18,8 @@ type Plan struct {
 	Put []Service
 	// PublishedChanged tells that the set of published ports is another.
 	PublishedChanged bool
-	// MeshChanged tells that MeshVNI, TunnelAddr, or the first of NodeAddrs, is another.
+	// MeshChanged tells that MeshVNI, MeshAddr, TunnelAddr, or the first of NodeAddrs of an
+	// IP version, is another.
 	MeshChanged bool
 	// PutClients are containers that are new or have other addresses than before.
 	PutClients []Client
@@ -59,7 +60,8 @@ func Diff(have, want State) Plan {
 	p.AddAddrs = without(want.NodeAddrs, have.NodeAddrs)
 	p.RemoveAddrs = without(have.NodeAddrs, want.NodeAddrs)
 	p.diffClients(have.Clients, want.Clients)
-	p.MeshChanged = have.MeshVNI != want.MeshVNI || have.First4() != want.First4() || have.TunnelAddr != want.TunnelAddr
+	p.MeshChanged = have.MeshVNI != want.MeshVNI || have.Loopback4() != want.Loopback4() || have.Loopback6() != want.Loopback6() ||
+		have.TunnelAddr != want.TunnelAddr
 	return p
 }
 
@@ -104,12 +106,20 @@ func (k Key) Published() bool {
 // Everywhere tells whether a published port answers on all addresses of its IP version.
 func (k Key) Everywhere() bool { return !k.VIP.IsValid() || k.VIP == netip.IPv6Unspecified() }
 
-// First4 is the first IPv4 address of the node: where connections to 127.0.0.1 go.
-func (s State) First4() netip.Addr {
-	for _, a := range s.NodeAddrs {
-		if a.Is4() {
-			return a
-		}
+// Loopback4 is where connections to 127.0.0.1 go: the node's first IPv4 address, or the
+// one that it has on the mesh network.
+func (s State) Loopback4() netip.Addr {
+	if i := slices.IndexFunc(s.NodeAddrs, netip.Addr.Is4); i >= 0 {
+		return s.NodeAddrs[i]
+	}
+	return s.MeshAddr
+}
+
+// Loopback6 is where connections to ::1 go: the node's first IPv6 address. Invalid: to
+// Loopback4.
+func (s State) Loopback6() netip.Addr {
+	if i := slices.IndexFunc(s.NodeAddrs, netip.Addr.Is6); i >= 0 {
+		return s.NodeAddrs[i]
 	}
 	return netip.Addr{}
 }
@@ -124,6 +134,9 @@ func Normalize(s State) (State, error) {
 		if a = a.Unmap(); a.IsValid() && !slices.Contains(out.NodeAddrs, a) {
 			out.NodeAddrs = append(out.NodeAddrs, a)
 		}
+	}
+	if out.MeshAddr = s.MeshAddr; slices.ContainsFunc(out.NodeAddrs, netip.Addr.Is4) {
+		out.MeshAddr = netip.Addr{} // which is not needed
 	}
 	if a := s.TunnelAddr.Unmap(); slices.Contains(out.NodeAddrs, a) {
 		out.TunnelAddr = a

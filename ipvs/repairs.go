@@ -110,10 +110,14 @@ func differences(have, want State) []Difference {
 	if plan.MeshChanged {
 		out = append(out, Difference{
 			"mesh", "network of published ports",
-			fmt.Sprintf("%d through %s", want.MeshVNI, want.First4()), fmt.Sprintf("%d through %s", have.MeshVNI, have.First4()),
+			meshText(want), meshText(have),
 		})
 	}
 	return out
+}
+
+func meshText(s State) string {
+	return fmt.Sprintf("%d through %s and %s", s.MeshVNI, s.Loopback4(), s.Loopback6())
 }
 
 func clientText(addrs []ClientAddr) string {

@@ -12,6 +12,9 @@ type State struct {
 	NodeAddrs []netip.Addr
 	// MeshVNI is the network that published ports reach their tasks through.
 	MeshVNI uint32
+	// MeshAddr is the IPv4 address that the node has on that network. Where it has no
+	// other, its processes' connections to 127.0.0.1 come from it. Invalid: none.
+	MeshAddr netip.Addr
 	// TunnelAddr is the one of NodeAddrs that other nodes send tunnelled packets to,
 	// and get them from.
 	TunnelAddr netip.Addr
@@ -52,8 +55,8 @@ type Key struct {
 	VNI uint32
 	// VIP is the virtual address. Of published ports, the zero Addr means every IPv4
 	// address of the node, netip.IPv6Unspecified() every IPv6 one, and any other one
-	// address alone; 127.0.0.1 means the processes of the node, whatever loopback
-	// address they call.
+	// address alone; 127.0.0.1 and ::1 mean the processes of the node, whatever address of
+	// its IP version they call. Those that call ::1 are led by IPv4 where IPv6 is not there.
 	VIP netip.Addr
 	// Port is zero for VIPs, which pass every port through.
 	Port     uint16

@@ -103,8 +103,42 @@ func TestIngressOfIPv6(t *testing.T) {
 		delivered(t, "data at A", a.underlay(pkt(client6, to, ack)), underlay, client6, task6)
 		other := a.lo(pkt("[::1]:41000", to, syn))
 		delivered(t, "from ::1", other, local, "["+node6A+"]:41000", task6)
-		f := pkt(client6, "["+node6A+"]:8081", syn)
+		a.set(at(published6(node6A, proto, backend(task6)), "::1"))
+		delivered(t, "of the node, led from ::1", a.lo(pkt("["+node6A+"]:41001", to, syn)), local, "["+node6A+"]:41001", task6)
+		f := pkt(client6, to, syn)
+		f.src = ap("[2001:db8:9::7]:41002")
+		passed(t, "from outside to what is the node's own", a.underlay(f), underlay, f)
+		a.set(published6(node6A, proto, backend(task6)))
+		f = pkt(client6, "["+node6A+"]:8081", syn)
 		passed(t, "unpublished", a.underlay(f), underlay, f)
+	})
+}
+
+// A node without an IPv4 address to the world answers its own processes on the one that it has on the mesh network, and nobody else.
+func TestIngressByTheMeshAddress(t *testing.T) {
+	const inside = "10.255.0.1"
+	both(t, func(t *testing.T, proto ipvs.Protocol, pkt func(src, dst string, flags uint8) frame) {
+		state := publishedState(node6A, proto, backend(task))
+		state.MeshAddr = netip.MustParseAddr(inside)
+		a, b := newRig(t), newRig(t)
+		a.set(state)
+		b.set(state)
+		delivered(t, "of the node", a.lo(pkt(inside+":41000", inside+":8080", syn)), local, inside+":41000", task)
+		is(t, "at B", b.tunnel(mesh, node6A, pkt(inside+":41000", task, syn)), tunnelled, inside+":41000", task)
+		answer := b.container(mesh, pkt(task, inside+":41000", syn|ack))
+		is(t, "answer at B", answer, container, task, inside+":41000")
+		if answer.verdict != toNode || answer.node.String() != node6A {
+			t.Fatalf("answer must go to A: %v", answer)
+		}
+		is(t, "answer at A", a.tunnel(mesh, node6B, pkt(task, inside+":41000", syn|ack)), redirected, inside+":8080", inside+":41000")
+		f := pkt("10.255.0.9:41000", inside+":8080", syn)
+		is(t, "of a container", a.container(mesh, f), container, "10.255.0.9:41000", inside+":8080")
+		f = pkt(client, inside+":8080", syn)
+		passed(t, "from outside", a.underlay(f), underlay, f)
+		state.NodeAddrs = append(state.NodeAddrs, netip.MustParseAddr(nodeA))
+		a.set(state)
+		f = pkt(inside+":41001", inside+":8080", syn)
+		passed(t, "once there is an IPv4 address", a.lo(f), local, f)
 	})
 }
 

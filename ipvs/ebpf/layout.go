@@ -50,6 +50,7 @@ type (
 		Addr4   [4]byte
 		Flags   uint32
 		Limit   uint32
+		Addr6   addr
 	}
 	clientKey struct {
 		VNI  uint32
@@ -201,10 +202,11 @@ const (
 	directReturn = 4 // SERVICE_RETURN, beside one of them
 )
 
-// What an address of the node is: one, or NODE_ADDR_TUNNEL.
+// What an address of the node is: one, NODE_ADDR_TUNNEL, or NODE_ADDR_MESH.
 const (
 	nodeAddr   uint32 = 1
 	tunnelAddr uint32 = 2
+	meshAddr   uint32 = 3
 )
 
 // serviceOf is how a service is written, but for who it is and its slots.

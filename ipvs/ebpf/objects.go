@@ -12,7 +12,7 @@ import (
 
 // layoutVersion changes with the layout or the meaning of any pinned map. A variable, so
 // that tests link a meshd that has another one.
-var layoutVersion = "v5"
+var layoutVersion = "v6"
 
 // Slots of mesh_hooks, as in overlay/datapath/bpf/hook.h.
 const (

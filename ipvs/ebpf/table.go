@@ -56,6 +56,10 @@ func read(maps *balanceMaps, netns uint64, flags uint32) (*table, error) {
 	t.readCounters(&err)
 	t.readSlots(byID, &err)
 	for k, v := range all[addr, uint32](maps.NodeAddrs, &err) {
+		if v == meshAddr {
+			t.state.MeshAddr = k.netip()
+			continue
+		}
 		t.state.NodeAddrs = append(t.state.NodeAddrs, k.netip())
 		if v == tunnelAddr {
 			t.state.TunnelAddr = k.netip()
@@ -211,6 +215,9 @@ func (t *table) apply(want ipvs.State) error {
 	for _, k := range plan.Remove {
 		noteOn(k.VNI, k, t.remove(k))
 	}
+	if a := t.state.MeshAddr; a != want.MeshAddr && !slices.Contains(want.NodeAddrs, a) {
+		plan.RemoveAddrs = append(plan.RemoveAddrs, a)
+	}
 	for _, a := range plan.RemoveAddrs {
 		note(a, gone(t.maps.NodeAddrs.Delete(addrOf(a))))
 	}
@@ -238,6 +245,9 @@ func (t *table) putNodeAddrs(plan ipvs.Plan, want ipvs.State) error {
 		if err := put(t.maps.NodeAddrs, addrOf(a), is); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", a, err))
 		}
+	}
+	if want.MeshAddr.IsValid() && want.MeshAddr != t.state.MeshAddr {
+		errs = append(errs, put(t.maps.NodeAddrs, addrOf(want.MeshAddr), meshAddr))
 	}
 	return errors.Join(errs...)
 }
@@ -385,8 +395,11 @@ func (t *table) remove(k ipvs.Key) error {
 
 func (t *table) putNode(want ipvs.State) error {
 	n := node{Netns: t.netns, MeshVNI: want.MeshVNI, Flags: t.flags, Limit: uint32(max(want.TunnelLimit, 0))}
-	if a := want.First4(); a.IsValid() {
+	if a := want.Loopback4(); a.IsValid() {
 		n.Addr4 = a.As4()
+	}
+	if a := want.Loopback6(); a.IsValid() {
+		n.Addr6 = addrOf(a)
 	}
 	if n == t.node {
 		return nil

@@ -139,7 +139,9 @@ func changes(t *testing.T, open func() Holder) {
 		ejected.Services[i].Backends[0].Ejected = true
 		ejected.Services[i].Ejection = ipvs.Ejection{After: 5, Within: time.Second, First: time.Second, Longest: time.Second}
 	}
-	for _, s := range []ipvs.State{rr, least, ejected, example(2, false), example(2, true), example(3, false), less, empty, other, {}, example(9, true)} {
+	inside := example(3, false)
+	inside.NodeAddrs, inside.TunnelAddr, inside.MeshAddr = inside.NodeAddrs[1:], inside.NodeAddrs[1], netip.MustParseAddr("10.255.0.1")
+	for _, s := range []ipvs.State{rr, least, ejected, inside, example(2, false), example(2, true), example(3, false), less, empty, other, {}, example(9, true)} {
 		set(t, b, s)
 		expect(t, b, s)
 	}

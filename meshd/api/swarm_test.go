@@ -216,7 +216,7 @@ func TestNodes(t *testing.T) {
 		return r.do("POST", fmt.Sprintf("/nodes/%s/update?version=%d", id, version), body)
 	}
 	update("node2id", n.Version.Index, `{"Role":"boss","Availability":"active"}`).want(400, "Role")
-	update("node2id", n.Version.Index, `{"Role":"worker","Availability":"active","Labels":{"mesh.weight":"0"}}`).want(400, "mesh.weight=0: must be a number from 1 to 256")
+	update("node2id", n.Version.Index, `{"Role":"worker","Availability":"active","Labels":{"mesh.weight":"257"}}`).want(400, "mesh.weight=257: must be a number from 0 to 256")
 	update("node2id", 9999, `{"Role":"worker","Availability":"active"}`).want(500, "out of sequence")
 	update("node1id", nodes[0].Version.Index, `{"Role":"worker","Availability":"active"}`).want(400, "attempting to demote the last manager of the swarm")
 	update("node2id", n.Version.Index, `{"Role":"worker","Availability":"drain","Labels":{"a":"b"}}`).want(200, "")

@@ -149,13 +149,23 @@ func assembleIPVS(in Input, nodes map[string]node, parts map[string]*part) ipvs.
 	s := ipvs.State{NodeAddrs: nodeAddrs(in.Interfaces), TunnelAddr: in.SelfAddr, Clients: clients(in)}
 	for _, n := range in.Networks {
 		if n.Ingress {
-			s.MeshVNI = n.VNI
+			s.MeshVNI, s.MeshAddr = n.VNI, gateway4(n)
 			s.Services = append(s.Services, oncePerKey(append(hosted(in, n, nodes), parts[n.ID].services...))...)
 			continue
 		}
 		s.Services = append(s.Services, parts[n.ID].services...)
 	}
 	return s
+}
+
+// gateway4 is the IPv4 address that each node has for itself on a network.
+func gateway4(n protocol.Network) netip.Addr {
+	for _, sub := range n.Subnets {
+		if sub.Gateway.Is4() {
+			return sub.Gateway
+		}
+	}
+	return netip.Addr{}
 }
 
 // balanced are a network's virtual IPs, or on the mesh network published ports.
@@ -281,9 +291,9 @@ func backendsByService(n protocol.Network, nodes map[string]node, self string) m
 		if e.State == protocol.EndpointStarting || on.Down {
 			continue
 		}
-		b := ipvs.Backend{Draining: e.State == protocol.EndpointDraining || on.away, Away: on.away, Local: e.NodeID == self}
-		// One is what no weight means, too.
-		if w := byService[e.ServiceID].on(on.Node); w > 1 {
+		w := byService[e.ServiceID].on(on.Node)
+		b := ipvs.Backend{Draining: e.State == protocol.EndpointDraining || on.away || w == 0, Away: on.away, Local: e.NodeID == self}
+		if w > 1 { // one is what no weight means, too
 			b.Weight = w
 		}
 		for _, b.Addr = range e.Addrs {

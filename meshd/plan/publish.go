@@ -24,7 +24,8 @@ type Interface struct {
 
 func sameInterface(a, b Interface) bool { return a.Name == b.Name && slices.Equal(a.Addrs, b.Addrs) }
 
-// loopback stands for the node's own processes, whatever loopback address they call.
+// loopback stands for the node's own processes, whatever address of its IP version they
+// call.
 func loopback() netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 0, 1}) }
 
 // selector names addresses: those of an interface, or those within a prefix.
@@ -105,7 +106,7 @@ func answersOn(in Input, labels map[string]string, port uint32) (addrs []netip.A
 		}
 	}
 	if slices.ContainsFunc(selectors, selector.loopback) {
-		addrs = append(addrs, loopback())
+		addrs = append(addrs, loopback(), netip.IPv6Loopback())
 	}
 	return addrs, false
 }

@@ -45,10 +45,10 @@ func TestPublishOnChosenAddresses(t *testing.T) {
 	}
 	in := fixture()
 	in.Interfaces = interfaces
-	in.Networks[0].Services[0].Labels = map[string]string{"mesh.publish": "eth0"}
+	in.Networks[0].Services[0].Labels = map[string]string{"mesh.publish": "eth0,lo"}
 	in.Networks[0].Endpoints = append(in.Networks[0].Endpoints, protocol.Endpoint{
 		TaskID: "t6", ServiceID: "s1", NodeID: "b", Addrs: addrs("fd00::6"), State: protocol.EndpointServing})
-	if got := publishedOn(Compile(in).IPVS); got != "192.0.2.1 2001:db8::1" {
+	if got := publishedOn(Compile(in).IPVS); got != "127.0.0.1 192.0.2.1 2001:db8::1 ::1" {
 		t.Errorf("with a task that speaks IPv6: on %q", got)
 	}
 	in = fixture()

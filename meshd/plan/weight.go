@@ -10,7 +10,7 @@ import (
 )
 
 // LabelNodeWeight is the label of a node that says what share of connections its
-// tasks get, beside those of other nodes, which have 1 without it.
+// tasks get, beside those of other nodes, which have 1 without it. Zero: no new ones.
 const LabelNodeWeight = "mesh.weight"
 
 // labelWeight is the label of a service that has other weights than the nodes':
@@ -40,14 +40,14 @@ type weights struct {
 func CheckNodeWeight(labels map[string]string) error {
 	v, ok := labels[LabelNodeWeight]
 	if _, valid := weight(v); ok && !valid {
-		return fmt.Errorf("label %s=%s: must be a number from 1 to %d", LabelNodeWeight, v, ipvs.MaxWeight)
+		return fmt.Errorf("label %s=%s: must be a number from 0 to %d", LabelNodeWeight, v, ipvs.MaxWeight)
 	}
 	return nil
 }
 
 func weight(text string) (uint16, bool) {
 	n, err := strconv.ParseUint(text, 10, 16)
-	return uint16(n), err == nil && n >= 1 && n <= ipvs.MaxWeight
+	return uint16(n), err == nil && n <= ipvs.MaxWeight
 }
 
 // weightsOf reads a service's label.
@@ -61,7 +61,7 @@ func weightsOf(labels map[string]string) (weights, error) {
 	}
 	of, list, _ := strings.Cut(v, ":")
 	w := weights{of: of, byValue: map[string]uint16{}}
-	wrong := fmt.Errorf("label %s=%s: must be %s, or such as node.labels.tier:big=4,small=1 or %s:pi=1,%s=8, with weights from 1 to %d",
+	wrong := fmt.Errorf("label %s=%s: must be %s, or such as node.labels.tier:big=4,small=1 or %s:pi=1,%s=8, with weights from 0 to %d",
 		labelWeight, v, evenWeights, nodeHostname, anyValue, ipvs.MaxWeight)
 	if of != nodeHostname && (!strings.HasPrefix(of, nodeLabel) || of == nodeLabel) {
 		return weights{}, wrong
@@ -77,7 +77,7 @@ func weightsOf(labels map[string]string) (weights, error) {
 	return w, nil
 }
 
-// on gives the weight of a node's tasks.
+// on gives the weight of a node's tasks; zero: they get no new connections.
 func (w weights) on(n protocol.Node) uint16 {
 	switch {
 	case w.even:

@@ -40,19 +40,32 @@ func TestNodesSayHowMuchTheirTasksGet(t *testing.T) {
 	}
 }
 
+// Tasks of no weight keep what connections they have, and get no new ones.
+func TestWeightOfZero(t *testing.T) {
+	in := fixture()
+	in.Nodes[0].Labels = map[string]string{"mesh.weight": "0"}
+	for _, s := range Compile(in).IPVS.Services {
+		for _, b := range s.Backends {
+			if b.Draining != b.Local {
+				t.Errorf("%s: %+v, want this node's tasks alone to drain", s.Key, b)
+			}
+		}
+	}
+}
+
 func TestCheckWeights(t *testing.T) {
-	for _, v := range []string{"", "3", "tier:big=4", "node.labels.:a=1", "node.labels.tier", "node.labels.tier:", "node.labels.tier:big", "node.labels.tier:big=0",
+	for _, v := range []string{"", "3", "tier:big=4", "node.labels.:a=1", "node.labels.tier", "node.labels.tier:", "node.labels.tier:big", "node.labels.tier:big=-1",
 		"node.labels.tier:big=257", "node.labels.tier:big=1,big=2", "node.labels.tier:=2", "node.role:manager=1", "node.hostname:a=1,"} {
 		if err := CheckBalance(map[string]string{"mesh.lb.weight": v}); err == nil || !strings.Contains(err.Error(), "mesh.lb.weight="+v) {
 			t.Errorf("%q: %v", v, err)
 		}
 	}
-	for _, v := range []string{"even", "node.labels.tier:big=256,*=1", "node.hostname:a=1"} {
+	for _, v := range []string{"even", "node.labels.tier:big=256,*=1", "node.hostname:a=1", "node.hostname:a=0,*=1"} {
 		if err := CheckBalance(map[string]string{"mesh.lb.weight": v}); err != nil {
 			t.Errorf("%q: %v", v, err)
 		}
 	}
-	for v, wrong := range map[string]bool{"1": false, "256": false, "0": true, "257": true, "": true, "-1": true, "1.5": true} {
+	for v, wrong := range map[string]bool{"1": false, "256": false, "0": false, "257": true, "": true, "-1": true, "1.5": true} {
 		if err := CheckNodeWeight(map[string]string{"mesh.weight": v}); (err != nil) != wrong {
 			t.Errorf("%q: %v", v, err)
 		}

@@ -218,12 +218,19 @@ func (c *cluster) publishedAt(node, addr, client string) error {
 		}
 	}
 	inner := c.tasks("node1", "inner")[0]
-	for _, r := range []result{
-		c.on(node, "sample", "get", "-n", "4", url), c.on(node, "sample", "udp", udp),
-		c.in(inner, "sample", "get", "-n", "4", url), c.in(inner, "sample", "udp", udp),
-	} {
+	for _, own := range []string{addr, "127.0.0.1", "::1"} {
+		for _, r := range []result{
+			c.on(node, "sample", "get", "-n", "4", "http://"+net.JoinHostPort(own, "8080")+"/"),
+			c.on(node, "sample", "udp", net.JoinHostPort(own, "9000")),
+		} {
+			if r.code != 0 {
+				return fmt.Errorf("called by the node itself at %s: %v", own, r)
+			}
+		}
+	}
+	for _, r := range []result{c.in(inner, "sample", "get", "-n", "4", url), c.in(inner, "sample", "udp", udp)} {
 		if r.code != 0 {
-			return fmt.Errorf("called by the node itself, or by a container: %v", r)
+			return fmt.Errorf("called by a container: %v", r)
 		}
 	}
 	return nil

@@ -89,7 +89,7 @@ int balance_container(struct __sk_buff *skb)
 	learn(skb, &s->p, vni, n);
 	if (answered(skb, s, vni, MESH_BALANCE_CONTAINER, &verdict))
 		return verdict;
-	if (vni == n->mesh_vni && is_published(s->p.dport, s->p.proto) && is_node_addr(&s->p.dst))
+	if (vni == n->mesh_vni && is_published(s->p.dport, s->p.proto) && is_node_addr(&s->p.dst, FLOW_FROM_CONTAINER))
 		return ingress(skb, s, vni, came_in(skb, s, FLOW_FROM_CONTAINER), MESH_BALANCE_CONTAINER);
 	return request(skb, s, vni);
 }

@@ -35,8 +35,9 @@ struct service {
 
 #define SERVICE_RETURN 4 /* of a published port: answers return directly where they can */
 
-/* A published port that is not everywhere: 127.0.0.1 stands for the node's own processes. */
+/* A published port that is not everywhere: 127.0.0.1 and ::1 stand for the node's own processes. */
 #define LOOPBACK4 bpf_htonl(0x7f000001)
+#define LOOPBACK6 ((struct mesh_addr){{0, 0, 0, bpf_htonl(1)}})
 
 /* Keep in step with ../slots.go, which makes the slots that each of them needs. */
 enum algorithm {
@@ -137,6 +138,7 @@ struct node {
 	__u32 addr4; /* where connections to 127.0.0.1 go; zero: nowhere */
 	__u32 flags;
 	__u32 limit; /* the longest packet that reaches other nodes; zero: any */
+	struct mesh_addr addr6; /* where connections to ::1 go; zero: to addr4 */
 };
 
 #define NODE_SOCKETS 1 /* sockets of known containers are led to backends when they connect */
@@ -336,8 +338,9 @@ struct {
 	PINNED;
 } affinities SEC(".maps");
 
-/* The value: NODE_ADDR_TUNNEL, or less. */
+/* The value: one of these, or less. */
 #define NODE_ADDR_TUNNEL 2 /* other nodes know this one by it */
+#define NODE_ADDR_MESH 3   /* on the mesh network: answers what was led there from 127.0.0.1, and nobody else */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -467,6 +470,23 @@ struct {
 	__type(value, __u64);
 	PINNED;
 } drops SEC(".maps");
+
+static __always_inline struct mesh_addr v4_mapped(__be32 addr)
+{
+	struct mesh_addr a = {{0, 0, MESH_V4_PREFIX, addr}};
+
+	return a;
+}
+
+static __always_inline int is_zero(const struct mesh_addr *a)
+{
+	return (a->w[0] | a->w[1] | a->w[2] | a->w[3]) == 0;
+}
+
+static __always_inline int same_addr(const struct mesh_addr *a, const struct mesh_addr *b)
+{
+	return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2] && a->w[3] == b->w[3];
+}
 
 static __always_inline int is_published(__be16 port, __u8 proto)
 {

@@ -47,23 +47,6 @@ static __always_inline int drop(enum drop_reason reason)
 	return TC_ACT_SHOT;
 }
 
-static __always_inline struct mesh_addr v4_mapped(__be32 addr)
-{
-	struct mesh_addr a = {{0, 0, MESH_V4_PREFIX, addr}};
-
-	return a;
-}
-
-static __always_inline int is_zero(const struct mesh_addr *a)
-{
-	return (a->w[0] | a->w[1] | a->w[2] | a->w[3]) == 0;
-}
-
-static __always_inline int same_addr(const struct mesh_addr *a, const struct mesh_addr *b)
-{
-	return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2] && a->w[3] == b->w[3];
-}
-
 static __always_inline int has_ports(const struct packet *p)
 {
 	return p->proto == IPPROTO_TCP || p->proto == IPPROTO_UDP;

@@ -7,9 +7,11 @@
 #include "carry.h"
 #include "refuse.h"
 
-static __always_inline int is_node_addr(const struct mesh_addr *a)
+static __always_inline int is_node_addr(const struct mesh_addr *a, __u16 from)
 {
-	return bpf_map_lookup_elem(&node_addrs, a) != NULL;
+	__u32 *what = bpf_map_lookup_elem(&node_addrs, a);
+
+	return what && (*what != NODE_ADDR_MESH || from & FLOW_FROM_LO);
 }
 
 static __always_inline int is_loopback(const struct packet *p)
@@ -44,8 +46,8 @@ static __always_inline int serves(const struct scratch *s, __u16 from, struct se
 	k->addr = s->p.dst;
 	if (bpf_map_lookup_elem(&services, k))
 		return 0;
-	if (from & FLOW_FROM_LO && !s->p.v6) {
-		k->addr = v4_mapped(LOOPBACK4);
+	if (from & FLOW_FROM_LO) {
+		k->addr = s->p.v6 ? LOOPBACK6 : v4_mapped(LOOPBACK4);
 		if (bpf_map_lookup_elem(&services, k))
 			return 0;
 	}
@@ -233,7 +235,7 @@ static __always_inline int from_node(struct __sk_buff *skb, __u16 from, enum mes
 		return verdict;
 	if (!has_ports(&s->p))
 		return forward(skb, hook);
-	if (s->p.unknown || !is_published(s->p.dport, s->p.proto) || !is_node_addr(&s->p.dst))
+	if (s->p.unknown || !is_published(s->p.dport, s->p.proto) || !is_node_addr(&s->p.dst, from))
 		return forward(skb, hook);
 	remember(&s->p, 0);
 	return ingress(skb, s, n->mesh_vni, came_in(skb, s, from), hook);
