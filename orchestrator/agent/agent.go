@@ -45,6 +45,9 @@ type Config struct {
 
 	// Backoff spaces tries that failed; default 100 ms to 2 s.
 	Backoff Backoff
+	// PullBackoff spaces tries to get an image while its registry cannot be asked;
+	// default 1 s to 16 s.
+	PullBackoff Backoff
 	// AckPeriod is the longest silence towards the manager; default 1 s.
 	AckPeriod time.Duration
 	// DrainTimeout bounds the wait for others to stop sending; default 2.5 s.
@@ -68,6 +71,8 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	c.Backoff = c.Backoff.withDefaults()
+	setDefault(&c.PullBackoff.Min, time.Second)
+	setDefault(&c.PullBackoff.Max, 16*time.Second)
 	setDefault(&c.AckPeriod, time.Second)
 	setDefault(&c.DrainTimeout, 2500*time.Millisecond)
 	setDefault(&c.ReadyTimeout, 30*time.Second)

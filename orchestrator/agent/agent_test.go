@@ -46,9 +46,10 @@ func newRig(t *testing.T, managers ...swarm.Peer) *rig {
 	r.cfg = agent.Config{
 		NodeID: self, Managers: managers, Client: r.mgrs, Runner: r.engine, Engine: r.engine, Dataplane: r.plane,
 		DataAddr: netip.MustParseAddr("192.0.2.1"), StateDir: t.TempDir(),
-		Logger:    slog.New(slog.NewTextHandler(quiet{}, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Backoff:   agent.Backoff{Min: time.Millisecond, Max: 10 * time.Millisecond},
-		AckPeriod: 20 * time.Millisecond, DrainTimeout: 200 * time.Millisecond, ReadyTimeout: 5 * time.Second,
+		Logger:      slog.New(slog.NewTextHandler(quiet{}, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Backoff:     agent.Backoff{Min: time.Millisecond, Max: 10 * time.Millisecond},
+		PullBackoff: agent.Backoff{Min: time.Millisecond, Max: 10 * time.Millisecond},
+		AckPeriod:   20 * time.Millisecond, DrainTimeout: 200 * time.Millisecond, ReadyTimeout: 5 * time.Second,
 	}
 	t.Cleanup(func() { r.halt() })
 	return r
@@ -271,6 +272,38 @@ func TestEngineAwayIsNoFailure(t *testing.T) {
 	r.engine.SetDown(false)
 	r.untilState("t1", swarm.TaskStateRunning)
 	forwardOnly(t, r.mgrs.Statuses("t1"))
+}
+
+// A registry that cannot be asked is asked again, and the task says so meanwhile; new credentials are tried at once.
+func TestRegistryAway(t *testing.T) {
+	away := fmt.Errorf("No such image: x: connection refused: %w", agent.ErrImage)
+	r := newRig(t)
+	r.cfg.PullBackoff = agent.Backoff{Min: time.Hour, Max: time.Hour}
+	r.engine.Fail("prepare t1", away)
+	r.start()
+	r.send(full(task("t1", "assigned", "running")))
+	r.until("the managers know what is missing", func() bool {
+		all := r.mgrs.Statuses("t1")
+		return len(all) > 0 && all[len(all)-1].State == swarm.TaskStatePreparing && all[len(all)-1].Err == away.Error()
+	})
+	r.engine.Fail("prepare t1", nil)
+	known := task("t1", "assigned", "running")
+	known.RegistryAuth = "sesame"
+	r.send(full(known))
+	if got := r.untilState("t1", swarm.TaskStateRunning); got.Err != "" {
+		t.Errorf("it runs, and still says %q", got.Err)
+	}
+}
+
+func TestRegistryStaysAway(t *testing.T) {
+	r := newRig(t)
+	r.engine.Fail("prepare t1", agent.ErrImage)
+	r.start()
+	r.send(full(task("t1", "assigned", "running")))
+	r.untilState("t1", swarm.TaskStateRejected)
+	if n := strings.Count(strings.Join(r.engine.Events.All(), ","), "prepare t1"); n != 6 {
+		t.Errorf("the image was asked for %d times, want 6", n)
+	}
 }
 
 func TestReadyWaitsForDesired(t *testing.T) {

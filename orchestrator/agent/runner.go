@@ -13,8 +13,8 @@ import (
 )
 
 // Runner runs one task as one container. A class of errdefs.ErrUnavailable
-// means that the engine could not be asked and that asking again may help; any
-// other error is final for the task. All methods may be called concurrently,
+// means that the engine could not be asked and that asking again may help, ErrImage
+// the same of the image's registry; any other error is final for the task. All methods may be called concurrently,
 // but for one container only by one caller at a time.
 type Runner interface {
 	// Prepare makes the container, with all that it needs, and returns its ID. It
@@ -107,6 +107,9 @@ func (e Exit) Err() error {
 	}
 	return &ExitError{Exit: e}
 }
+
+// ErrImage: the image cannot be had now, for its registry does not answer, or breaks off.
+var ErrImage = errors.New("the image cannot be had now")
 
 // ErrUnhealthy: the container's health check fails. The text is Swarm's.
 var ErrUnhealthy = errors.New("dockerexec: unhealthy container")

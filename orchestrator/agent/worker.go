@@ -28,6 +28,7 @@ type worker struct {
 	// Below is the goroutine's own.
 	container Container
 	retries   int
+	pulls     int // of which the registry knew nothing
 }
 
 // newWorker takes a task up where the managers, or an earlier agent, left it.
@@ -148,13 +149,26 @@ func (w *worker) settle(ctx context.Context, s step, err error) {
 		// The agent ends, or the wish changed: decide anew.
 	case errdefs.IsUnavailable(err), s == stepStop, s == stepRemove:
 		w.retries++
-		w.agent.log.Warn("task step failed, trying again", "task", w.id, "error", err)
-		timer := time.NewTimer(w.agent.cfg.Backoff.delay(w.retries))
-		w.sleep(ctx, timer.C)
-		timer.Stop()
+		w.rest(ctx, w.agent.cfg.Backoff.delay(w.retries), err)
+	case errors.Is(err, ErrImage) && w.pulls < pullTries:
+		w.pulls++
+		w.publish(func(s *swarm.TaskStatus) { s.Err = err.Error() }) // for who waits for the task
+		w.rest(ctx, w.agent.cfg.PullBackoff.delay(w.pulls), err)
 	default:
 		w.fail(err)
 	}
+}
+
+// pullTries is how often a registry that cannot be asked is asked again before the
+// managers are to find another task, perhaps on another node.
+const pullTries = 5
+
+// rest waits for the time of the next try, or a new wish.
+func (w *worker) rest(ctx context.Context, d time.Duration, why error) {
+	w.agent.log.Warn("task step failed, trying again", "task", w.id, "error", why)
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	w.sleep(ctx, timer.C)
 }
 
 func (w *worker) take(ctx context.Context, s step) error {

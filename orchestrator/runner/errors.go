@@ -29,15 +29,16 @@ func plain(err error) error {
 		return err
 	}
 	text := strings.TrimPrefix(err.Error(), "Error response from daemon: ")
-	if unreachable(err) {
+	if engineAway(err) || errdefs.IsUnavailable(err) {
 		return &engineError{text: text, class: errdefs.ErrUnavailable}
 	}
 	return &engineError{text: text, class: err}
 }
 
-func unreachable(err error) bool {
+// engineAway says that a request or its answer did not arrive.
+func engineAway(err error) bool {
 	var op *net.OpError
-	return client.IsErrConnectionFailed(err) || errdefs.IsUnavailable(err) ||
+	return client.IsErrConnectionFailed(err) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.DeadlineExceeded) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.As(err, &op)
 }

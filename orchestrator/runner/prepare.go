@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -37,16 +38,7 @@ func (r *Runner) Prepare(ctx context.Context, t agent.Task) (string, error) {
 			return "", err
 		}
 	}
-	id, err := r.make(ctx, p)
-	if !errdefs.IsNotFound(err) {
-		return r.made(t, id, err)
-	}
-	// The engine misses something: nearly always the image. Asking for it first
-	// would cost every start a round trip.
-	if err := r.pull(ctx, p.Create.Config.Image, t.RegistryAuth); err != nil {
-		return r.made(t, "", err)
-	}
-	id, err = r.make(ctx, p)
+	id, err := r.makeFrom(ctx, p, t.RegistryAuth)
 	return r.made(t, id, err)
 }
 
@@ -69,7 +61,7 @@ func (r *Runner) admit(ctx context.Context, p plan) error {
 func (r *Runner) made(t agent.Task, id string, err error) (string, error) {
 	if id != "" {
 		r.remember(id, t.Task.ID)
-	} else if err != nil && !errdefs.IsUnavailable(err) {
+	} else if err != nil && !errdefs.IsUnavailable(err) && !errors.Is(err, agent.ErrImage) {
 		r.ended(t.Task.ID) // nobody will remove what there is no container for
 	}
 	return id, err

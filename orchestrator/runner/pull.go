@@ -2,10 +2,16 @@ package runner
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	"github.com/moby/moby/client"
+
+	"github.com/meshd/meshd/orchestrator/agent"
 )
 
 // pulls lets tasks that miss the same image share one pull. It goes on while
@@ -75,20 +81,88 @@ func (p *pulls) forget(key string, o *onePull) {
 	}
 }
 
-// pull gets an image, once for all tasks that miss it.
-func (r *Runner) pull(ctx context.Context, image, auth string) error {
-	err := plain(r.pulls.do(ctx, image+"\x00"+auth, func(ctx context.Context) error {
-		if _, err := r.api.ImageInspect(ctx, image); !errdefs.IsNotFound(err) {
-			return err // nil: another task's pull got it meanwhile
+// registryPatience is how long a registry may take to begin its answer about an
+// image that the engine has anyway.
+const registryPatience = 3 * time.Second
+
+// makeFrom makes the container of a plan, with its image. What a tag stands for
+// is asked of its registry each time, as in Swarm; the image that the engine has
+// serves if the registry has nothing to say. A digest stands for one image for ever.
+func (r *Runner) makeFrom(ctx context.Context, p plan, auth string) (string, error) {
+	image := p.Create.Config.Image
+	if pinned(image) {
+		// Asking for the image first would cost every start a round trip.
+		if id, err := r.make(ctx, p); !errdefs.IsNotFound(err) {
+			return id, err
 		}
+	}
+	missing := r.pull(ctx, image, auth)
+	if ctx.Err() != nil {
+		return "", ctx.Err()
+	}
+	id, err := r.make(ctx, p)
+	if missing != nil && errdefs.IsNotFound(err) {
+		return id, missing
+	}
+	return id, err
+}
+
+// pinned says that an image is named by its content.
+func pinned(image string) bool {
+	ref, err := reference.ParseAnyReference(image)
+	_, digested := ref.(reference.Digested)
+	return err == nil && digested
+}
+
+// pull gets an image, or what its tag stands for by now, once for all tasks that
+// want it at the same time.
+func (r *Runner) pull(ctx context.Context, image, auth string) error {
+	err := r.pulls.do(ctx, image+"\x00"+auth, func(ctx context.Context) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		if pinned(image) && r.hasImage(ctx, image) {
+			return nil // another task's pull got it meanwhile
+		}
+		impatient := time.AfterFunc(registryPatience, func() {
+			if r.hasImage(ctx, image) {
+				cancel()
+			}
+		})
+		defer impatient.Stop()
 		stream, err := r.api.ImagePull(ctx, image, client.ImagePullOptions{RegistryAuth: auth})
 		if err != nil {
 			return err
 		}
+		impatient.Stop() // it has begun: what there is comes, however long that takes
 		return stream.Wait(ctx)
-	}))
-	if err == nil || ctx.Err() != nil || errdefs.IsUnavailable(err) {
+	})
+	switch {
+	case err == nil || ctx.Err() != nil:
 		return err
+	case engineAway(err):
+		return plain(err)
 	}
-	return &engineError{text: "No such image: " + image + ": " + err.Error(), class: err}
+	return pullError(image, auth, err)
 }
+
+func (r *Runner) hasImage(ctx context.Context, image string) bool {
+	_, err := r.api.ImageInspect(ctx, image)
+	return err == nil
+}
+
+// pullError says what a task's image is missing for. Whatever is not a registry's
+// answer may pass: it has the class agent.ErrImage.
+func pullError(image, auth string, err error) error {
+	text := "No such image: " + image + ": " + strings.TrimPrefix(err.Error(), "Error response from daemon: ")
+	denied := errdefs.IsUnauthorized(err) || errdefs.IsPermissionDenied(err) || slices.ContainsFunc(denials, func(d string) bool { return strings.Contains(text, d) })
+	if denied && auth == "" {
+		text += " (--with-registry-auth passes credentials on)"
+	}
+	if denied || errdefs.IsNotFound(err) || errdefs.IsInvalidArgument(err) {
+		return &engineError{text: text, class: err}
+	}
+	return &engineError{text: text, class: agent.ErrImage}
+}
+
+// denials are what engines say of registries that do not let them in, whatever the status.
+var denials = []string{"no basic auth credentials", "unauthorized", "denied"}

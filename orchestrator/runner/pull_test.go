@@ -3,9 +3,14 @@ package runner
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/meshd/meshd/orchestrator/agent"
 )
 
 func TestPullsAreShared(t *testing.T) {
@@ -69,6 +74,39 @@ func TestLastWaiterEndsThePull(t *testing.T) {
 	cancelSecond()
 	wg.Wait()
 	<-ended
+}
+
+func TestPinned(t *testing.T) {
+	const digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+	for image, want := range map[string]bool{
+		"web": false, "web:1": false, "host:5000/a/web:1": false, "Not An Image": false,
+		"web@" + digest: true, "host:5000/a/web:1@" + digest: true, digest: true,
+	} {
+		if got := pinned(image); got != want {
+			t.Errorf("pinned(%q) = %v", image, got)
+		}
+	}
+}
+
+// What a registry answers is final; what keeps it from answering may pass.
+func TestPullErrors(t *testing.T) {
+	for _, tt := range []struct {
+		err   error
+		auth  string
+		again bool
+		want  string
+	}{
+		{errors.New("Error response from daemon: dial tcp: connection refused"), "", true, "No such image: web:1: dial tcp: connection refused"},
+		{errors.New("received unexpected HTTP status: 503 Service Unavailable"), "", true, "No such image: web:1: received unexpected HTTP status: 503 Service Unavailable"},
+		{fmt.Errorf("manifest for web:1 not found: %w", errdefs.ErrNotFound), "", false, "No such image: web:1: manifest for web:1 not found: not found"},
+		{errors.New("Head \"x\": no basic auth credentials"), "", false, "No such image: web:1: Head \"x\": no basic auth credentials (--with-registry-auth passes credentials on)"},
+		{errors.New("unauthorized: authentication required"), "given", false, "No such image: web:1: unauthorized: authentication required"},
+	} {
+		err := pullError("web:1", tt.auth, tt.err)
+		if err.Error() != tt.want || errors.Is(err, agent.ErrImage) != tt.again {
+			t.Errorf("%v becomes %q, again %v", tt.err, err, errors.Is(err, agent.ErrImage))
+		}
+	}
 }
 
 func waitFor(t *testing.T, p *pulls, key string, n int) {

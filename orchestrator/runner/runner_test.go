@@ -184,7 +184,7 @@ func (f *fixture) testNoImage(t *testing.T) {
 	task := testTask("noimage")
 	task.Task.Spec.ContainerSpec.Image = "127.0.0.1:1/none:1"
 	_, err := f.Prepare(f.ctx, task)
-	if err == nil || !strings.HasPrefix(err.Error(), "No such image: 127.0.0.1:1/none:1") || errdefs.IsUnavailable(err) {
+	if !errors.Is(err, agent.ErrImage) || !strings.HasPrefix(err.Error(), "No such image: 127.0.0.1:1/none:1: ") || !strings.Contains(err.Error(), "connection refused") {
 		t.Fatalf("got %v", err)
 	}
 }
