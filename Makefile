@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
 # Static binaries: they run on any distribution, and no C compiler is needed.
 export CGO_ENABLED := 0
 
-.PHONY: demo demo-down build sample setup check test test-vm bench bench-dns bench-net bench-scale generate go-is-there
+.PHONY: demo demo-down build sample voting-images registry setup check test test-vm bench bench-dns bench-net bench-scale generate go-is-there
 .DEFAULT_GOAL := build
 
 demo: setup build
@@ -25,6 +25,25 @@ sample: go-is-there
 	@echo "building the sample image, build/sample.tar"
 	@go build -trimpath -buildvcs=false -ldflags='-s -w -buildid=' -o bin/sample ./test/sample
 	@go run ./test/sample/image bin/sample build/sample.tar
+
+# The voting app's images, examples/voting: its programs, and Redis and PostgreSQL from this distribution's packages.
+voting-images: build/voting/app.tar build/voting/databases.tar
+
+build/voting/app.tar: $(wildcard examples/voting/*.go) examples/voting/go.sum examples/voting/images.sh | go-is-there
+	@echo "building the voting app's image, $@"
+	@go build -C examples/voting -trimpath -buildvcs=false -ldflags='-s -w -buildid=' -o ../../bin/voting .
+	@examples/voting/images.sh app bin/voting $@
+
+build/voting/databases.tar: examples/voting/images.sh examples/voting/postgres.sh test/unpack.sh | go-is-there
+	@echo "making images of Redis and PostgreSQL, $@ (the first time takes a minute or two)"
+	@examples/voting/images.sh databases $@
+
+# Debian's docker-registry for the tests, unpacked only: the package would run it as a service of this machine.
+registry: build/registry/usr/bin/docker-registry
+
+build/registry/usr/bin/docker-registry: test/unpack.sh
+	@echo "unpacking docker-registry below build/registry"
+	@test/unpack.sh build/registry docker-registry
 
 setup:
 	@test/setup.sh

@@ -33,6 +33,7 @@ nothing_left() {
 before=$(test/leftovers.sh)
 mapfile -t packages < <(go list ./... | grep -v -e /test/e2e -e /test/churn -e /test/bench)
 step "go vet" go vet ./...
+step "what end-to-end tests run" make --no-print-directory voting-images registry
 step "packages" tests pkgname "${packages[*]}" -timeout 10m
 step "other kernels, in virtual machines" test/vm/run.sh
 # Verbose: skips are said aloud and progress is seen; -p 1: each scenario has the machine to itself.

@@ -32,6 +32,7 @@ func floors() []floor {
 		{"meshd/plan", []string{"orchestrator", "overlay", "dns", "ipvs"}, "the compiler between the planes is a pure function of values"},
 		{"meshd", []string{"orchestrator", "overlay", "dns", "ipvs", "certs"}, "assembly knows every part, but no main and no test rig"},
 		{"cmd", []string{"meshd", "test/lab"}, "mains turn flags into a Config; whatever else they import is logic in the wrong place"},
+		{"examples", nil, "an application of a cluster knows nothing of what it runs on"},
 		{"test", []string{"meshd", "orchestrator", "overlay", "dns", "ipvs", "certs", "cmd"}, "tests may look everywhere"},
 	}
 }

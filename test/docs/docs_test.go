@@ -21,7 +21,7 @@ func documents(t *testing.T) map[string]string {
 		t.Fatal(err)
 	}
 	texts := map[string]string{}
-	for _, path := range append(paths, root+"/README.md", root+"/test/demo/demo.sh") {
+	for _, path := range append(paths, root+"/README.md", root+"/examples/voting/README.md", root+"/test/demo/demo.sh") {
 		raw, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)

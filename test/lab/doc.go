@@ -17,7 +17,7 @@
 // Beside it each has an IPv6 address of fd6d:6573:6800:<12 or 13><n>::/64 that ends alike (::c8 for the client), or it alone (IPv6Only).
 //
 // Nothing is added to the machine's own namespace. The hub prohibits whatever leaves the lab, so that a look-up in the world outside
-// fails at once and not by timeout.
+// fails at once and not by timeout. The engines take images from any registry on the lab's own subnet, without TLS.
 //
 // # Where things are
 //

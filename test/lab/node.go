@@ -159,6 +159,9 @@ func engineCommand(r record, node string) ([]string, error) {
 		"--exec-opt", "native.cgroupdriver=cgroupfs",
 		"--userland-proxy=false",
 	}
+	for _, subnet := range r.addresses(hubHost) {
+		command = append(command, "--insecure-registry", subnet.Masked().String()) // one on the lab's own bridge
+	}
 	if !r.EngineSwarm {
 		command = append(command, "--live-restore")
 	}
