@@ -32,6 +32,7 @@ root() {
 	"$unpack" "$to" $(closure "$@")
 	mkdir -p "$to"/{tmp,run/postgresql,etc,proc,sys,dev,data,var/lib/postgresql}
 	chmod 1777 "$to/tmp"
+	ln -s ../run "$to/var/run"
 	printf 'root:x:0:0::/:/bin/sh\npostgres:x:70:70::/var/lib/postgresql:/bin/sh\nredis:x:71:71::/data:/bin/sh\n' >"$to/etc/passwd"
 	printf 'root:x:0:\npostgres:x:70:\nredis:x:71:\n' >"$to/etc/group"
 	chown 70:70 "$to/var/lib/postgresql" "$to/run/postgresql"

@@ -34,7 +34,12 @@ type Collector struct {
 	// Retry is the pause before a node that could not be reached is called again
 	// while its logs are followed; default 3 s.
 	Retry time.Duration
+	// Silence is how long a node may say nothing at all; default 6 s, a little more
+	// than it has for calling back.
+	Silence time.Duration
 }
+
+var errSilent = errors.New("the node does not answer")
 
 // Collect calls emit, one call at a time, with what the tasks wrote that choose
 // names. It returns when all has been read, when ctx ends while following, or
@@ -216,6 +221,27 @@ func (c Collector) goesOn(t *store.Task) (yes bool) {
 
 // read asks the task's node for its lines.
 func (c Collector) read(ctx context.Context, t *store.Task, o Options, line func(Line) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silence := cmp.Or(c.Silence, 6*time.Second)
+	watchdog := time.AfterFunc(silence, func() { cancel(errSilent) })
+	defer watchdog.Stop()
+	err := c.readUntil(ctx, t, o, func(it item) error {
+		watchdog.Stop() // who takes the line may be slow
+		defer watchdog.Reset(silence)
+		if it.Line == nil {
+			return nil
+		}
+		return line(*it.Line)
+	})
+	if err != nil && context.Cause(ctx) == errSilent {
+		return errSilent
+	}
+	return err
+}
+
+// readUntil gives items until there are no more.
+func (c Collector) readUntil(ctx context.Context, t *store.Task, o Options, got func(item) error) error {
 	url := fmt.Sprintf("http://%s%s?%s", t.NodeID, strings.Replace(strings.TrimPrefix(pattern, "GET "), "{task}", t.ID, 1), o.query())
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -240,10 +266,8 @@ func (c Collector) read(ctx context.Context, t *store.Task, o Options, line func
 			return fmt.Errorf("the connection to the node broke: %w", err)
 		case it.Error != "":
 			return errors.New(it.Error)
-		case it.Line == nil:
-			continue
 		}
-		if err := line(*it.Line); err != nil {
+		if err := got(it); err != nil {
 			return err
 		}
 	}

@@ -220,6 +220,32 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// A node that took the request and says no more, as one without power does, is given up; one that beats is waited for.
+func TestSilentNodeIsGivenUp(t *testing.T) {
+	w := newWorld(t)
+	w.Silence = 3 * time.Second
+	mute := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	t.Cleanup(mute.Close)
+	slow := make(chan Line)
+	go func() {
+		<-time.After(2 * w.Silence)
+		slow <- line(2)
+		close(slow)
+	}()
+	w.add("a", "n1", swarm.TaskStateRunning)
+	w.add("b", "n2", swarm.TaskStateRunning)
+	w.nodes.set("n1", mute.Listener.Addr().String())
+	w.nodes.set("n2", source{"b": slow}.serve(t))
+	var got []string
+	err := w.Collect(t.Context(), ofWeb, Options{Stdout: true, Tail: -1}, func(m Message) error {
+		got = append(got, fmt.Sprintf("%s %s%v", m.Task.ID, m.Line.Data, m.Err))
+		return nil
+	})
+	if want := []string{"b 2\n<nil>", "a the node does not answer"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %q, %v; want %q", got, err, want)
+	}
+}
+
 func TestOptionsTravel(t *testing.T) {
 	for _, o := range []Options{
 		{Stdout: true, Tail: -1}, {Stderr: true, Follow: true, Tail: 7, Since: time.Unix(5, 6).UTC()},

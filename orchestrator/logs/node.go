@@ -2,7 +2,10 @@ package logs
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -20,7 +23,19 @@ type Source interface {
 	Logs(ctx context.Context, task string, o Options, line func(Line) error) error
 }
 
-// item is one message of a node's answer: a line, or why there are no more.
+const (
+	// beat is how often a node says that it is there, whatever its tasks write.
+	beat = time.Second
+	// readerPatience is how long lines may wait for somebody who reads them page by page.
+	readerPatience = time.Hour
+	// enginePatience is how long an engine may search for the next line of what was written before.
+	enginePatience = 30 * time.Second
+)
+
+var errEngineSilent = fmt.Errorf("the node's engine gave nothing for %v", enginePatience)
+
+// item is one message of a node's answer: a line, why there are no more, or
+// nothing but that the node is there.
 type item struct {
 	Line  *Line  `json:",omitempty"`
 	Error string `json:",omitempty"`
@@ -34,10 +49,48 @@ func Register(mux *http.ServeMux, s Source) {
 			remote.Fail(w, remote.Errorf(errdefs.ErrInvalidArgument, "logs: %v", err))
 			return
 		}
+		ctx, cancel := context.WithCancelCause(r.Context())
+		defer cancel(nil)
 		out := remote.NewSender(w)
-		err = s.Logs(r.Context(), r.PathValue("task"), o, func(l Line) error { return out.Send(item{Line: &l}) })
+		out.Patience = readerPatience
+		var beats sync.WaitGroup
+		beats.Go(func() { keepBeating(ctx, out) })
+		err = guarded(ctx, cancel, s, r.PathValue("task"), o, func(l Line) error { return out.Send(item{Line: &l}) })
+		cancel(nil)
+		beats.Wait()
 		if err != nil && r.Context().Err() == nil {
 			out.Send(item{Error: err.Error()}) // fails when nobody listens any more
 		}
 	})
+}
+
+// keepBeating sends empty items until ctx ends.
+func keepBeating(ctx context.Context, out *remote.Sender) {
+	tick := time.NewTicker(beat)
+	defer tick.Stop()
+	for ctx.Err() == nil && out.Send(item{}) == nil {
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+	}
+}
+
+// guarded reads a task's lines, and gives up an engine that hangs: of what was
+// written before, the next line cannot take long.
+func guarded(ctx context.Context, cancel context.CancelCauseFunc, s Source, task string, o Options, line func(Line) error) error {
+	if o.Follow {
+		return s.Logs(ctx, task, o, line)
+	}
+	patience := time.AfterFunc(enginePatience, func() { cancel(errEngineSilent) })
+	defer patience.Stop()
+	err := s.Logs(ctx, task, o, func(l Line) error {
+		patience.Stop() // sending it is no fault of the engine's
+		defer patience.Reset(enginePatience)
+		return line(l)
+	})
+	if context.Cause(ctx) == errEngineSilent {
+		return errEngineSilent
+	}
+	return err
 }

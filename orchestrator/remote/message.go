@@ -67,6 +67,9 @@ func Fail(w http.ResponseWriter, err error) {
 
 // Sender writes the messages of a stream. It may be used by several goroutines.
 type Sender struct {
+	// Patience is how long the receiver may take nothing; ten seconds unless set before the first message.
+	Patience time.Duration
+
 	mu  sync.Mutex
 	w   http.ResponseWriter
 	ctl *http.ResponseController
@@ -75,11 +78,11 @@ type Sender struct {
 // NewSender turns the answer to a request into a stream.
 func NewSender(w http.ResponseWriter) *Sender {
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	return &Sender{w: w, ctl: http.NewResponseController(w)}
+	return &Sender{w: w, ctl: http.NewResponseController(w), Patience: sendTimeout}
 }
 
 // Send writes one message and flushes it. It fails when the receiver is gone or
-// has taken nothing for ten seconds; the stream is over then.
+// has taken nothing for too long; the stream is over then.
 func (s *Sender) Send(v any) error {
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -90,7 +93,7 @@ func (s *Sender) Send(v any) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.ctl.SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil {
+	if err := s.ctl.SetWriteDeadline(time.Now().Add(s.Patience)); err != nil {
 		return err
 	}
 	if _, err := s.w.Write(append(data, '\n')); err != nil {

@@ -130,6 +130,10 @@ func testVotes(t *testing.T, r *registry) {
 	if err := l.Kill(t.Context(), worker); err != nil {
 		t.Fatal(err)
 	}
+	// Nobody knows yet that it has no power; its logs cost a line at the end.
+	if got := r.docker("node1", "service", "logs", "voting_vote"); got.code != 1 || strings.Count(got.err, " on node "+worker+": ") == 0 || !strings.Contains(got.err, "vote listens on") {
+		t.Errorf("logs of a service with a task on a dead node: %v", got)
+	}
 	r.votes(other, "node1", "a", "a=2 b=1")
 	r.running("node1", "voting_vote", 2)
 	for _, tk := range r.tasks("node1", "voting_vote") {
