@@ -226,6 +226,9 @@ const exitUnknown = 255
 
 // Stop implements agent.Runner.
 func (r *Runner) Stop(ctx context.Context, id string) error {
+	if _, state, err := r.examine(ctx, id); err == nil && state.Running {
+		awaitAccepted(ctx, "/proc", state.Pid)
+	}
 	// Signal and grace period are the container's own, see spec.go.
 	_, err := r.api.ContainerStop(ctx, id, client.ContainerStopOptions{})
 	// It may not have run at all; then no event will tell of an end.
