@@ -1,8 +1,10 @@
 package meshd
 
 import (
+	"cmp"
 	"context"
 	"slices"
+	"time"
 
 	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/overlay/wireguard"
@@ -40,4 +42,23 @@ func (n *node) announceKeys(ctx context.Context, told []wireguard.PublicKey) err
 		case <-changed:
 		}
 	}
+}
+
+// silentPeers are the nodes that should be reached encrypted and are not.
+func (d *Daemon) silentPeers(now time.Time) []string {
+	d.data.mu.Lock()
+	nodes := d.data.view.Nodes
+	d.data.mu.Unlock()
+	var out []string
+	for _, p := range d.overlay.EncryptedPeers() {
+		if p.Down || p.Keyed && !p.Silent(now) {
+			continue
+		}
+		name := p.Addr.String()
+		if i := slices.IndexFunc(nodes, func(n protocol.Node) bool { return n.ID == p.ID }); i >= 0 {
+			name = cmp.Or(nodes[i].Hostname, name)
+		}
+		out = append(out, name)
+	}
+	return out
 }

@@ -47,6 +47,9 @@ func (d *Daemon) Examine(ctx context.Context) doctor.Report {
 	}
 	r.Time = time.Now()
 	if n != nil {
+		r.Findings = append(r.Findings, doctor.Encryption(n.d.silentPeers(r.Time), len(n.d.overlay.EncryptedPeers()))...)
+	}
+	if n != nil {
 		r.Findings = append(r.Findings, doctor.Certificate(n.keeper.NotAfter(), r.Time))
 	}
 	return r

@@ -20,6 +20,7 @@ func (m *manager) loops() []leader.Component {
 		{Name: "scheduler", Run: scheduler.New(scheduler.Config{Store: m.store, Proposer: term, Log: m.log}).Run},
 		{Name: "reaper", Run: reaper.New(reaper.Config{Store: m.store, Proposer: term, Log: m.log}).Run},
 		{Name: "gossip keys", Run: admission.NewKeys(m.store, m.Node, admission.Rotation{}, m.log).Run},
+		{Name: "encryption keys", Run: admission.NewEncryption(m.store, m.Node, m.log).Run},
 		{Name: "roots", Run: admission.NewRoots(m.store, m.Node, m.log).Run},
 		{Name: "roles", Run: admission.NewRoles(m.store, m.Node, m.log).Run},
 	}

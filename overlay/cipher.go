@@ -17,9 +17,9 @@ type cipher struct {
 }
 
 const (
-	// overlap is how long a former key is kept after all peers were seen to have the
-	// new one: they see that for themselves, within half a second if they can.
-	overlap = 10 * time.Second
+	// defaultOverlap is how long a former key is kept after all peers were seen to have
+	// the new one: they see that for themselves, within half a second if they can.
+	defaultOverlap = 10 * time.Second
 	// longestRotation is how long peers that do not take the new key are waited for.
 	longestRotation = time.Hour
 )
@@ -172,7 +172,7 @@ func (o *Overlay) followKeys(s State, f facts) error {
 		} else if o.moved.IsZero() {
 			o.moved = now
 		}
-		if now.Sub(since) > longestRotation || !o.moved.IsZero() && now.Sub(o.moved) > overlap {
+		if now.Sub(since) > longestRotation || !o.moved.IsZero() && now.Sub(o.moved) > o.cfg.KeyOverlap {
 			changed, err = true, o.ring.Retire()
 			o.moved = time.Time{}
 		}
@@ -187,6 +187,39 @@ func (o *Overlay) followKeys(s State, f facts) error {
 // moved says whether all peers that are there have the cluster's newest keys.
 func moved(s State, f facts) bool {
 	return !slices.ContainsFunc(partners(s), func(p Peer) bool { return !p.Down && f.handshake(p, s.KeyEpoch).IsZero() })
+}
+
+// EncryptedPeer says how it stands with a peer that this node has encrypted networks
+// in common with.
+type EncryptedPeer struct {
+	ID   string
+	Addr netip.Addr
+	Down bool
+	// Epoch is that of the keys that packets to it are encrypted by; Keyed: there are such.
+	Epoch uint64
+	Keyed bool
+	wireguard.Status
+}
+
+// EncryptedPeers are as they were seen last.
+func (o *Overlay) EncryptedPeers() []EncryptedPeer {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	s := o.desired()
+	f := facts{ciphers: o.ciphers, keys: o.ring.Public()}
+	var out []EncryptedPeer
+	for _, p := range partners(s) {
+		e := EncryptedPeer{ID: p.ID, Addr: p.Addr, Down: p.Down}
+		used := f.cipherTo(p)
+		for _, own := range f.keys {
+			device := f.ciphers[wireguard.DeviceName(own.Epoch)]
+			if key, common := p.key(own.Epoch); common && used != 0 && device.ifindex == used {
+				e.Epoch, e.Keyed, e.Status = own.Epoch, true, device.peers[key.Key]
+			}
+		}
+		out = append(out, e)
+	}
+	return out
 }
 
 // Keys are this node's public keys, for its peers, and a channel that is closed when

@@ -113,9 +113,11 @@ type Path struct {
 	NoWay string
 	// Direct: packets go to Node without the tunnel.
 	Direct bool
+	// Encrypted: packets go to Node by WireGuard or not at all; Sealed: there is a key for it.
+	Encrypted, Sealed bool
 	// Returns: answers to this node's clients may be sent from Node in its name.
 	Returns bool
-	// Overhead is what the tunnel adds to a packet, in bytes; none if Direct.
+	// Overhead is what the tunnel or WireGuard adds to a packet, in bytes; none if Direct.
 	Overhead int
 	// MTU is that of the containers' interfaces on this node, in bytes.
 	MTU int
@@ -129,15 +131,17 @@ type wayfinder interface {
 func (k *linuxKernel) way(to netip.Addr) (link.Way, error) { return k.door.WayTo(to) }
 
 // Transports counts the peers by how packets to them travel, on networks that do
-// not have a transport of their own.
+// not have a transport of their own; and those that encrypted networks lead to.
 func (o *Overlay) Transports() map[Transport]int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	out := map[Transport]int{TransportVXLAN: 0, TransportDirect: 0}
+	out := map[Transport]int{TransportVXLAN: 0, TransportDirect: 0, TransportWireGuard: 0}
 	for object := range o.held {
 		switch object.(type) {
 		case peerObject:
 			out[TransportVXLAN]++
+		case cipherObject:
+			out[TransportWireGuard]++
 		case directObject:
 			out[TransportDirect]++
 			out[TransportVXLAN]--
@@ -179,7 +183,12 @@ func (o *Overlay) Path(vni uint32, to netip.Addr) (Path, error) {
 		p.Place, p.Node = PlaceNode, e.Node.Netip()
 		_, p.Peer = held[peerObject{e.Node}]
 		_, p.Returns = held[directObject{e.Node}]
-		if p.Returns && !e.Tunnelled() {
+		_, p.Sealed = held[cipherObject{e.Node}]
+		switch {
+		case e.Encrypted():
+			n := Network{Transport: TransportWireGuard}
+			p.Encrypted, p.Overhead, p.MTU = true, f.overhead(n, Peer{Addr: p.Node}), innerMTU(s, f, n)
+		case p.Returns && !e.Tunnelled():
 			p.Direct, p.Overhead = true, 0
 		}
 		p.findWay(o.kernel)

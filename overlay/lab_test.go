@@ -70,8 +70,9 @@ func serveDaemon(dir string) error {
 	}
 	o, err := New(Config{
 		RunDir: dir, KeyFile: filepath.Join(dir, "wireguard.json"), Resync: time.Second, NoTCX: os.Getenv("OVERLAY_TEST_NOTCX") != "",
-		Direct: os.Getenv("OVERLAY_TEST_NODIRECT") == "",
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		KeyOverlap: 2 * time.Second,
+		Direct:     os.Getenv("OVERLAY_TEST_NODIRECT") == "",
+		Logger:     slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {
 		return err

@@ -36,6 +36,9 @@ type Config struct {
 	// WireGuardPort is the UDP port of encrypted packets, and the next one is, too,
 	// which is used alternately; 0 means 51820.
 	WireGuardPort uint16
+	// KeyOverlap is how long a former WireGuard key is kept when nobody uses it any
+	// more; 0 means 10 s.
+	KeyOverlap time.Duration
 	// NoTCX attaches programs as clsact filters even where there is tcx.
 	NoTCX  bool
 	Logger *slog.Logger
@@ -128,6 +131,9 @@ func New(cfg Config) (*Overlay, error) {
 	}
 	if cfg.WireGuardPort == 0 {
 		cfg.WireGuardPort = defaultWireGuardPort
+	}
+	if cfg.KeyOverlap == 0 {
+		cfg.KeyOverlap = defaultOverlap
 	}
 	ring, err := wireguard.OpenKeyring(cfg.KeyFile, cfg.WireGuardPort)
 	if err != nil {
@@ -263,9 +269,11 @@ func (o *Overlay) Attachments() []Attachment {
 func (o *Overlay) facts(s State, fresh bool) (facts, error) {
 	f, err := o.kernel.facts(s, fresh)
 	f.asking, f.reached, f.keys = o.cfg.Direct, o.reached, o.ring.Public()
+	ciphers := map[string]cipher{}
 	for name, c := range f.ciphers {
-		f.ciphers[name] = cipher{c.ifindex, o.ciphers[name].peers}
+		ciphers[name] = cipher{c.ifindex, o.ciphers[name].peers}
 	}
+	f.ciphers = ciphers
 	return f, err
 }
 

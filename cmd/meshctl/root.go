@@ -113,9 +113,10 @@ func newRoot(dockerCLI *command.DockerCli) (*cobra.Command, *cliflags.ClientOpti
 	root.SetOut(dockerCLI.Out())
 	root.SetErr(dockerCLI.Err())
 	opts, _ := cli.SetupRootCommand(root)
-	root.Annotations["additionalHelp"] = "Every command but doctor, lab, net, shutdown, task, service exec and service restart is docker's own, spoken to meshd; the official docker client does the same with DOCKER_HOST=" + defaultHost
+	root.Annotations["additionalHelp"] = "Every command but doctor, lab, net, shutdown, task, service exec, service restart and swarm rotate-keys is docker's own, spoken to meshd; the official docker client does the same with DOCKER_HOST=" + defaultHost
 	dockers := dockerCommands(dockerCLI)
 	extendService(dockerCLI, dockers)
+	extendSwarm(dockerCLI, dockers)
 	root.AddCommand(slices.DeleteFunc(dockers, func(c *cobra.Command) bool { return c.Name() == "stack" })...)
 	root.AddCommand(doctorCommand(dockerCLI), stackCommand(dockerCLI), labCommand(), netCommand(dockerCLI), shutdownCommand(dockerCLI), taskCommand(dockerCLI))
 	return root, opts

@@ -28,6 +28,7 @@ func (s *Server) meshRoutes() []route {
 		at(get, "/mesh/net/flows", s.netFlows), at(get, "/mesh/net/trace", s.netTrace),
 		at(get, "/mesh/net/lags", s.onManager(s.netLags)),
 		at(http.MethodPost, "/mesh/shutdown", s.shutDown),
+		at(http.MethodPost, "/mesh/keys/rotate", s.onManager(s.rotateKeys)),
 		at(get, "/mesh/tasks/*/explain", s.onManager(s.taskExplain)),
 	}
 }

@@ -105,6 +105,20 @@ func Certificate(expires, now time.Time) Finding {
 	return fine("certificate", "it holds until %s", expires.Format(time.DateOnly))
 }
 
+// Encryption is about the ways that are encrypted or none: to how many nodes there are
+// such, and to which there is no session.
+func Encryption(silent []string, all int) []Finding {
+	var out []Finding
+	for _, name := range silent {
+		out = append(out, problem("encryption", "open the UDP ports 51820 and 51821 (meshd --wireguard-port) between them; packets of encrypted networks wait for no other way",
+			"no WireGuard session with %s", name))
+	}
+	if all > 0 && len(out) == 0 {
+		out = append(out, fine("encryption", "WireGuard sessions with all %d nodes that encrypted networks lead to", all))
+	}
+	return out
+}
+
 // Quorum says how many managers may still be lost.
 func Quorum(managers, reachable int, leader bool) Finding {
 	need := managers/2 + 1

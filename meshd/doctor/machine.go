@@ -36,12 +36,12 @@ type Port struct {
 
 // DefaultPorts are Swarm's.
 func DefaultPorts() []Port {
-	return []Port{{"tcp", 2377, "control"}, {"tcp", 7946, "gossip"}, {"udp", 7946, "gossip"}, {"udp", 4789, "overlay"}}
+	return []Port{{"tcp", 2377, "control"}, {"tcp", 7946, "gossip"}, {"udp", 7946, "gossip"}, {"udp", 4789, "overlay"}, {"udp", 51820, "encrypted networks"}, {"udp", 51821, "encrypted networks"}}
 }
 
 // Machine examines the machine that it runs on.
 func Machine(ctx context.Context, c Config) []Finding {
-	out := []Finding{kernel(), cgroups(), bpf(), tunnel(), filter(), conntrack(), mtu()}
+	out := []Finding{kernel(), cgroups(), bpf(), tunnel(), wireGuard(), filter(), conntrack(), mtu()}
 	out = append(out, engine(ctx, c.Engine)...)
 	for _, p := range c.Ports {
 		out = append(out, port(ctx, p))
@@ -102,6 +102,19 @@ func bpf() Finding {
 }
 
 func tunnel() Finding { return needs("VXLAN", "vxlan", overlay.CanTunnel()) }
+
+func wireGuard() Finding {
+	inKernel, err := overlay.CanEncrypt()
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return unseen("WireGuard", "it takes root to see")
+	case err != nil:
+		return problem("WireGuard", "modprobe wireguard, or modprobe tun for wireguard-go; only encrypted networks need it", "neither the kernel's nor wireguard-go works: %v", err)
+	case !inKernel:
+		return fine("WireGuard", "wireguard-go, since the kernel has none: encrypted networks cost several times as much CPU")
+	}
+	return fine("WireGuard", "the kernel has it")
+}
 
 func filter() Finding { return needs("nftables", "nf_tables", overlay.CanFilter()) }
 
@@ -254,4 +267,4 @@ func firewall() []Finding {
 }
 
 // accept is what a packet filter has to do.
-const accept = "accept 2377/tcp, 7946/tcp, 7946/udp and 4789/udp from the nodes"
+const accept = "accept 2377/tcp, 7946/tcp, 7946/udp, 4789/udp and, for encrypted networks, 51820/udp and 51821/udp from the nodes"

@@ -102,6 +102,7 @@ func (o *Observer) compare(ctx context.Context) (Report, error) {
 	r.Differences = append(r.Differences, missingInterfaces(v, o.Overlay.Attachments())...)
 	r.Differences = append(r.Differences, narrow(v, o.Overlay.TunnelLimit())...)
 	r.Differences = append(r.Differences, o.overlapping(v)...)
+	r.Differences = append(r.Differences, o.silent(v)...)
 	fromOverlay, err := o.Overlay.Differences(v.Desired.Overlay)
 	if err != nil {
 		return r, fmt.Errorf("compare the overlay: %w", err)
@@ -161,6 +162,26 @@ func (o *Observer) overlapping(v View) []Difference {
 		if err := o.Overlap(n); err != nil {
 			out = append(out, Difference{"node", "route", "network " + n.Name, "no other way to its addresses", err.Error()})
 		}
+	}
+	return out
+}
+
+// silent lists the nodes that cannot be reached encrypted: nothing is sent to them in
+// the clear instead.
+func (o *Observer) silent(v View) []Difference {
+	var out []Difference
+	for _, p := range o.Overlay.EncryptedPeers() {
+		if p.Down || p.Keyed && !p.Silent(o.now()) {
+			continue
+		}
+		have := "it has told no key that this node has one for"
+		switch {
+		case p.Keyed && p.Handshake.IsZero():
+			have = fmt.Sprintf("none yet, at %s", p.Endpoint)
+		case p.Keyed:
+			have = fmt.Sprintf("the last one %s ago, at %s", o.now().Sub(p.Handshake).Round(time.Second), p.Endpoint)
+		}
+		out = append(out, Difference{"overlay", "encryption", "way to node " + nodeName(v.node(p.ID)), "a handshake every two minutes", have})
 	}
 	return out
 }

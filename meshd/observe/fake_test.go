@@ -34,6 +34,7 @@ type fakes struct {
 	paths       map[netip.Addr]overlay.Path
 	limit       int
 	attached    []overlay.Attachment
+	encrypted   []overlay.EncryptedPeer
 	held        ipvs.State
 	flows       []ebpf.Flow
 	ejected     []ipvs.Ejected
@@ -50,6 +51,8 @@ func (f *fakes) Repairs() map[string]uint64        { return map[string]uint64{"r
 func (f *fakes) Transports() map[overlay.Transport]int {
 	return map[overlay.Transport]int{overlay.TransportDirect: 2}
 }
+
+func (f *fakes) EncryptedPeers() []overlay.EncryptedPeer { return f.encrypted }
 
 func (f *fakes) Differences(overlay.State) ([]overlay.Difference, error) {
 	if f.lasting == 0 {

@@ -52,8 +52,10 @@ func (t *tracer) there(who string, p overlay.Path, e protocol.Endpoint, known bo
 		t.broken("tunnel", "meshctl net check shows what the kernel lacks", "the kernel sends to %s, but the node's address is %s", p.Node, node.DataAddr)
 	case !p.Peer:
 		t.broken("tunnel", "meshctl net check shows what the kernel lacks", "%s is not among the nodes that packets are taken from: answers are dropped (unknown-peer)", name)
-	case !p.Tunnel:
+	case !p.Tunnel && !p.Encrypted:
 		t.broken("tunnel", "meshd makes it anew within seconds; this node's log says why if not", "the tunnel device mesh-vx0 is missing or down")
+	case p.Encrypted && !p.Sealed:
+		t.broken("encryption", "the log of its meshd says why", "%s has told no WireGuard key yet, and packets of this network travel encrypted or not at all (dropped: not-encrypted)", name)
 	case p.NoWay != "":
 		t.broken("tunnel", "ip route get "+p.Node.String(), "this machine has no way to %s: %s", name, p.NoWay)
 	default:
@@ -71,12 +73,16 @@ func (t *tracer) tunnel(name string, p overlay.Path) {
 		t.trace.Reaches = true
 		return
 	}
-	t.ok("tunnel", "to %s on device %s%s, from %s", name, p.Way.Device, via, p.Way.Source)
+	what := "tunnel"
+	if p.Encrypted {
+		what = "encryption"
+	}
+	t.ok(what, "to %s on device %s%s, from %s", name, p.Way.Device, via, p.Way.Source)
 	if need := p.MTU + p.Overhead; p.Way.MTU > 0 && p.Way.MTU < need {
 		t.broken("mtu", fmt.Sprintf("raise the MTU of the way to %s to %d", p.Node, need),
-			"packets of up to %d bytes plus %d of the tunnel do not fit the way's MTU of %d: large transfers stall", p.MTU, p.Overhead, p.Way.MTU)
+			"packets of up to %d bytes plus %d of the %s do not fit the way's MTU of %d: large transfers stall", p.MTU, p.Overhead, what, p.Way.MTU)
 		return
 	}
-	t.ok("mtu", "%d bytes for containers plus %d of the tunnel, the way takes %d", p.MTU, p.Overhead, p.Way.MTU)
+	t.ok("mtu", "%d bytes for containers plus %d of the %s, the way takes %d", p.MTU, p.Overhead, what, p.Way.MTU)
 	t.trace.Reaches = true
 }

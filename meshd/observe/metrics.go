@@ -1,6 +1,7 @@
 package observe
 
 import (
+	"math"
 	"strconv"
 	"time"
 
@@ -24,6 +25,7 @@ type descs struct {
 	connections, packets, refused, backends, flows        *prometheus.Desc
 	backendConnections, backendBytes, backendFailures     *prometheus.Desc
 	ejected, ejections                                    *prometheus.Desc
+	handshake, sealed                                     *prometheus.Desc
 	drops, repairs, peers                                 *prometheus.Desc
 	entries, capacity                                     *prometheus.Desc
 	endpoints, revision, toldRevision, lagTime            *prometheus.Desc
@@ -56,6 +58,8 @@ func newCollector(o *Observer, version string) *collector {
 		entries:            d("map_entries", "Entries of one of the data path's maps in the kernel.", "part", "map"),
 		capacity:           d("map_capacity", "The most entries that the map can have.", "part", "map"),
 		peers:              d("peers", "Nodes that packets are sent to, by how.", "transport"),
+		handshake:          d("wireguard_handshake_age_seconds", "How long ago the last WireGuard handshake with the node was; two minutes at most where it is reached, infinite where there was none.", "node"),
+		sealed:             d("wireguard_bytes_total", "Bytes of encrypted packets to and from the node, since its newest key.", "node", "direction"),
 		endpoints:          d("network_endpoints", "Tasks on the network, on all nodes.", "network", "state"),
 		revision:           d("network_revision", "Revision of the network that this node's kernel holds.", "network"),
 		toldRevision:       d("network_revision_told", "Newest revision of the network that a manager told this node.", "network"),
@@ -84,7 +88,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	s := sink{out}
 	s.gauge(c.descs.info, 1, c.version)
 	v := c.o.View()
-	c.readable(s, "overlay", c.overlay(s))
+	c.readable(s, "overlay", c.overlay(s, v))
 	c.readable(s, "balancer", c.balancer(s, v))
 	c.readable(s, "maps", c.maps(s))
 	c.networks(s, v)
@@ -99,12 +103,21 @@ func (c *collector) readable(s sink, part string, err error) {
 	s.gauge(c.descs.readable, truth(err == nil), part)
 }
 
-func (c *collector) overlay(s sink) error {
+func (c *collector) overlay(s sink, v View) error {
 	for kind, n := range c.o.Overlay.Repairs() {
 		s.counter(c.descs.repairs, n, "overlay", kind)
 	}
 	for transport, n := range c.o.Overlay.Transports() {
 		s.gauge(c.descs.peers, float64(n), string(transport))
+	}
+	for _, p := range c.o.Overlay.EncryptedPeers() {
+		age, name := math.Inf(1), nodeName(v.node(p.ID))
+		if !p.Handshake.IsZero() {
+			age = c.o.now().Sub(p.Handshake).Seconds()
+		}
+		s.gauge(c.descs.handshake, age, name)
+		s.counter(c.descs.sealed, p.Sent, name, "to")
+		s.counter(c.descs.sealed, p.Received, name, "from")
 	}
 	drops, err := c.o.Overlay.Drops()
 	for reason, n := range drops {

@@ -48,6 +48,8 @@ type Overlay interface {
 	Repairs() map[string]uint64
 	// Transports counts the peers by how packets to them travel.
 	Transports() map[overlay.Transport]int
+	// EncryptedPeers says how it stands with the nodes that encrypted networks lead to.
+	EncryptedPeers() []overlay.EncryptedPeer
 	// Differences compares the kernel with a state.
 	Differences(overlay.State) ([]overlay.Difference, error)
 	// Path is where the kernel sends packets to an address on a network.

@@ -25,6 +25,15 @@ import (
 // wireguard-go has a process of its own, which a restart of its maker leaves alone.
 // It ends when its device is deleted.
 
+// CanServe says whether this machine has what wireguard-go needs.
+func CanServe() error {
+	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("wireguard-go needs TUN devices: %w", err)
+	}
+	return f.Close()
+}
+
 // HelperCommand is the first argument by which a program becomes the helper: it has
 // to call Serve then. Behind it stand the device's name and MTU.
 const HelperCommand = "wireguard"
