@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/agent"
+	"github.com/meshd/meshd/orchestrator/placement"
 	"github.com/meshd/meshd/orchestrator/store"
 	"github.com/meshd/meshd/orchestrator/tasklife"
 )
@@ -125,10 +126,11 @@ func (s *simulation) settled(v *store.View) error {
 	wanted := map[string]bool{} // tasks
 	var problems []error
 	for _, service := range v.Services() {
-		slots := map[string]bool{}
+		slots, nodes := map[string]bool{}, map[string]int{}
 		for _, t := range v.TasksOfService(service.ID) {
 			if tasklife.Wanted(t) && t.Status.State == swarm.TaskStateRunning {
 				slots[agent.Slot(t.Task)], wanted[t.ID] = true, true
+				nodes[t.NodeID]++
 			}
 		}
 		want := len(v.Nodes())
@@ -140,6 +142,13 @@ func (s *simulation) settled(v *store.View) error {
 		}
 		if len(slots) != want {
 			problems = append(problems, fmt.Errorf("service %s: %d slots run, want %d", service.Spec.Name, len(slots), want))
+		}
+		if most := (want + len(v.Nodes()) - 1) / len(v.Nodes()); service.Spec.Labels[placement.LabelRebalance] != "" {
+			for id, n := range nodes {
+				if n > most {
+					problems = append(problems, fmt.Errorf("service %s: node %s has %d tasks, %d would do", service.Spec.Name, id, n, most))
+				}
+			}
 		}
 	}
 	for _, t := range v.Tasks() {

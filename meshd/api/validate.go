@@ -52,6 +52,9 @@ func validateService(s *swarm.ServiceSpec) error {
 	if err := validateSchedule(s); err != nil {
 		return err
 	}
+	if _, err := placement.Rebalances(s); err != nil {
+		return invalid("%v", err)
+	}
 	if err := validateAddresses(s); err != nil {
 		return err
 	}

@@ -100,6 +100,8 @@ func TestValidateService(t *testing.T) {
 		{`{"TaskTemplate":{"Resources":{"Limits":{"MemoryBytes":8000000},"SwapBytes":-2}}}`, "SwapBytes"},
 		{`{"TaskTemplate":{"Resources":{"MemorySwappiness":101}}}`, "MemorySwappiness"},
 		{`{"Labels":{"mesh.schedule":"0 5 * * *"}}`, "is for jobs"},
+		{`{"Labels":{"mesh.rebalance":"auto"}}`, ok},
+		{`{"Labels":{"mesh.rebalance":"yes"}}`, "mesh.rebalance"},
 		{`{"Mode":{"ReplicatedJob":{}},"Labels":{"mesh.schedule":"0 5 * *"}}`, "mesh.schedule"},
 		{`{"Mode":{"GlobalJob":{}},"Labels":{"mesh.schedule":"0 5 * * *","mesh.schedule.concurrency":"replace"}}`, ok},
 		{`{"Mode":{"ReplicatedJob":{"MaxConcurrent":0}}}`, "MaxConcurrent must be at least 1"},

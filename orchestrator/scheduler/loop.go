@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"time"
 
 	"github.com/moby/moby/api/types/swarm"
 
@@ -38,6 +39,9 @@ type Loop struct {
 	stuck   map[string]*store.Task
 	// retry says that something changed which may help those that are stuck.
 	retry bool
+	// uneven is when to look whether a service's tasks can be spread better, of those
+	// that ask for it.
+	uneven map[string]time.Time
 }
 
 // entry is a task that is entered on a node.
@@ -62,6 +66,7 @@ func (l *Loop) Reset(v *store.View) {
 	l.nodes, l.orders, l.tasks = map[string]*node{}, map[string]*order{}, map[string]entry{}
 	l.specs, l.shares, l.services = map[version]*store.Spec{}, map[version]*share{}, map[string]publications{}
 	l.pending, l.stuck, l.queue = map[string]*store.Task{}, map[string]*store.Task{}, nil
+	l.uneven = map[string]time.Time{}
 	for _, n := range v.Nodes() {
 		l.observeNode(n, false)
 	}
@@ -95,8 +100,10 @@ func (l *Loop) Observe(e store.Event) {
 	case *store.Service:
 		if l.observeService(o); gone {
 			delete(l.services, o.ID)
+			delete(l.uneven, o.ID)
 		}
 	case *store.Task:
+		l.lookAgain(o.ServiceID)
 		if gone {
 			l.forget(o.ID)
 			return
@@ -108,6 +115,9 @@ func (l *Loop) Observe(e store.Event) {
 
 func (l *Loop) observeNode(o *store.Node, gone bool) {
 	l.retry = true
+	for id := range l.uneven {
+		l.lookAgain(id)
+	}
 	n := l.nodes[o.ID]
 	switch {
 	case n == nil:
@@ -124,7 +134,10 @@ func (l *Loop) observeNode(o *store.Node, gone bool) {
 	}
 }
 
-func (l *Loop) observeService(s *store.Service) { l.services[s.ID] = publicationsOf(s) }
+func (l *Loop) observeService(s *store.Service) {
+	l.services[s.ID] = publicationsOf(s)
+	l.observeBalance(s)
+}
 
 func (l *Loop) observeTask(old, t *store.Task) {
 	if tasklife.Failed(t) && (old == nil || !tasklife.Failed(old)) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshd/meshd/orchestrator/store"
 	"github.com/meshd/meshd/orchestrator/store/storetest"
+	"github.com/meshd/meshd/orchestrator/tasklife"
 )
 
 // world is a cluster with nothing but a scheduler, in a synctest bubble.
@@ -117,12 +118,12 @@ func (w *world) changeNode(id string, fn func(*store.Node)) {
 	})
 }
 
-// spread is the number of a service's assigned tasks on each node.
+// spread is the number of a service's tasks on each node.
 func (w *world) spread(service string) map[string]int {
 	out := map[string]int{}
 	w.store.View(func(v *store.View) {
 		for _, t := range v.TasksOfService(service) {
-			if t.Status.State == swarm.TaskStateAssigned {
+			if tasklife.Placed(t) && tasklife.Wanted(t) {
 				out[t.NodeID]++
 			}
 		}

@@ -29,7 +29,7 @@ func (l *Loop) Round(ctx context.Context) (time.Time, error) {
 			return time.Time{}, err
 		}
 	}
-	return time.Time{}, nil
+	return l.rebalance(ctx, time.Now().UTC())
 }
 
 // byVersion brings the tasks of one version together, in the order of their slots.

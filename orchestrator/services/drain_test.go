@@ -94,3 +94,52 @@ func TestDrainEndsGlobalTasks(t *testing.T) {
 		w.want(1, "on n2", onNode("n2"))
 	})
 }
+
+// moveTo does what the scheduler does that found an emptier node.
+func (w *world) moveTo(t *store.Task, node string) {
+	w.do(func(tx *store.Tx) {
+		n := *tx.Task(t.ID)
+		n.MovesTo = node
+		tx.Update(&n)
+	})
+}
+
+func TestTaskMovesInTheUpdateOrder(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		change func(*swarm.ServiceSpec)
+		fewest int // tasks that are meant to run and do
+	}{{"start-first", startFirst, 2}, {"stop-first", nil, 1}} {
+		t.Run(tc.name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.nodes(2)
+				w.create(replicas(2), tc.change)
+				w.pass(time.Second)
+				old := w.tasks(running)[0]
+				w.moveTo(old, "n2")
+				for range 20 {
+					w.pass(100 * time.Millisecond)
+					if n := len(w.tasks(running)); n < tc.fewest {
+						t.Fatalf("%d tasks run", n)
+					}
+				}
+				w.want(2, "running", running)
+				w.want(3, "in all", all)
+				w.want(0, "that moved and run", func(t *store.Task) bool { return t.ID == old.ID && running(t) })
+			})
+		})
+	}
+}
+
+// What has to move and cannot be followed by another stays.
+func TestTaskThatNoneFollowsDoesNotMove(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.nodes(2)
+		w.create(replicas(2), none)
+		w.pass(time.Second)
+		w.moveTo(w.tasks(running)[0], "n2")
+		w.pass(5 * time.Second)
+		w.want(2, "running", running)
+		w.want(2, "in all", all)
+	})
+}

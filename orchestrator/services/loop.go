@@ -63,7 +63,7 @@ func (l *Loop) Observe(e store.Event) {
 	case *store.Task:
 		old, _ := e.Old.(*store.Task)
 		if e.New == nil || old == nil || stage(old) != stage(o) ||
-			old.DesiredState != o.DesiredState || old.NodeID != o.NodeID {
+			old.DesiredState != o.DesiredState || old.NodeID != o.NodeID || old.MovesTo != o.MovesTo {
 			l.dirty[o.ServiceID] = true
 		}
 	case *store.Node:

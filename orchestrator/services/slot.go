@@ -117,9 +117,9 @@ func (c *scene) settle(s *slot, fill bool, d *decision) {
 }
 
 // moves says that a task has to go, but not before another runs in its place: its
-// node is drained, and the service is updated start-first.
+// node is drained, or an emptier one was found, and the service is updated start-first.
 func (c *scene) moves(t *store.Task) bool {
-	return placement.Draining(c.nodes[t.NodeID]) && t.Status.State == swarm.TaskStateRunning && c.mayFollow(t) &&
+	return (placement.Draining(c.nodes[t.NodeID]) || c.evened(t)) && t.Status.State == swarm.TaskStateRunning && c.mayFollow(t) &&
 		config(c.service, swarm.UpdateStateUpdating).Order == swarm.UpdateOrderStartFirst
 }
 
@@ -128,6 +128,12 @@ func (c *scene) moves(t *store.Task) bool {
 // another without the policy's delay.
 func (c *scene) early(s *slot, t *store.Task) bool {
 	return t.DesiredState == swarm.TaskStateReady && endedByItself(t) && c.startAt(s, t).After(c.now)
+}
+
+// evened says that the scheduler has found an emptier node for a task; without it the
+// task would go on.
+func (c *scene) evened(t *store.Task) bool {
+	return t.MovesTo != "" && placement.Usable(c.nodes[t.NodeID]) && c.mayFollow(t)
 }
 
 // preparing says that a task does not run yet.
@@ -146,7 +152,7 @@ func (c *scene) endOf(t *store.Task) *store.Task {
 }
 
 // over says that a wanted task must be replaced: it ended, its node is lost to
-// it, or the node does not satisfy its constraints any more.
+// it or does not satisfy its constraints any more, or an emptier one was found.
 func (c *scene) over(t *store.Task) bool {
 	if tasklife.Ended(t) {
 		return true
@@ -155,7 +161,7 @@ func (c *scene) over(t *store.Task) bool {
 		return false
 	}
 	n := c.nodes[t.NodeID]
-	if !placement.Usable(n) {
+	if !placement.Usable(n) || c.evened(t) {
 		return true
 	}
 	rules, known := c.rules[t.SpecVersion]

@@ -175,6 +175,9 @@ type Task struct {
 	// limits the attempts, for as long as the slot stays at this SpecVersion.
 	Restarts    uint64      `json:",omitempty"`
 	RestartedAt []time.Time `json:",omitempty"`
+	// MovesTo is an emptier node that has room for the task: it is to be replaced, and
+	// the next one goes there, if nothing came between.
+	MovesTo string `json:",omitempty"`
 }
 
 // Attached says that the task is an attachment.

@@ -43,13 +43,19 @@ func testShutDown(t *testing.T, c *cluster, node string) {
 	}
 	c.must("meshctl", "lab", "start", "--name", c.name, node)
 	c.eventually("all is as desired again", func() error { return c.settled(asked, "web", 6) })
-	c.mustDocker(asked, "service", "update", "-d", "--force", "web") // spread over all nodes again
-	c.eventually("the node takes tasks again", func() error {
+	k = c.call(others...).vip(asked)
+	k.hear(time.Second)
+	from = time.Now()
+	c.mustDocker(asked, "service", "update", "-d", "--label-add", "mesh.rebalance=auto", "web")
+	c.eventually("a task moves to the empty node", func() error {
 		if err := c.hasTask(asked, node); err != nil {
 			return err
 		}
 		return c.settled(asked, "web", 6)
 	})
+	k.hear(2 * time.Second)
+	k.none(from)
+	c.mustDocker(asked, "service", "update", "-d", "--label-rm", "mesh.rebalance", "web")
 }
 
 func (c *cluster) hasTask(asked, node string) error {
