@@ -84,8 +84,8 @@ func (n *node) others() []swarm.Peer {
 
 // mayLeave refuses what would leave the cluster without a quorum.
 func (m *manager) mayLeave(ctx context.Context, id string) error {
-	enough, err := m.HasQuorumWithout(ctx, id)
-	if err == nil && enough {
+	rest, err := m.Without(ctx, id)
+	if err == nil && rest.Quorum() {
 		return nil
 	}
 	members := len(m.Members())

@@ -117,6 +117,7 @@ func newRoot(dockerCLI *command.DockerCli) (*cobra.Command, *cliflags.ClientOpti
 	dockers := dockerCommands(dockerCLI)
 	extendService(dockerCLI, dockers)
 	extendSwarm(dockerCLI, dockers)
+	warnOfManagers(dockerCLI, dockers)
 	root.AddCommand(slices.DeleteFunc(dockers, func(c *cobra.Command) bool { return c.Name() == "stack" })...)
 	root.AddCommand(doctorCommand(dockerCLI), stackCommand(dockerCLI), labCommand(), netCommand(dockerCLI), shutdownCommand(dockerCLI), taskCommand(dockerCLI))
 	return root, opts

@@ -20,6 +20,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/agent"
+	"github.com/meshd/meshd/orchestrator/consensus"
 	"github.com/meshd/meshd/orchestrator/dispatcher"
 	"github.com/meshd/meshd/orchestrator/journal"
 	"github.com/meshd/meshd/orchestrator/protocol"
@@ -110,6 +111,13 @@ type fakeControl struct {
 	barriers   int
 	mu         sync.Mutex
 	nodes      fakeNodes
+	silent     []string // managers that do not answer
+}
+
+func (c *fakeControl) Without(_ context.Context, id string) (consensus.Rest, error) {
+	rest := consensus.Rest{Silent: c.silent}
+	c.store.View(func(v *store.View) { rest.Voters = managersBut(v, id) })
+	return rest, nil
 }
 
 // fakeNodes are the addresses of servers by node ID; others are not connected.

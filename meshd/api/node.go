@@ -1,7 +1,10 @@
 package api
 
 import (
+	"context"
+	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/moby/moby/api/types/swarm"
@@ -132,6 +135,9 @@ func (s *Server) nodeUpdate(w http.ResponseWriter, r *http.Request, c Control) e
 	if err := plan.CheckNodeWeight(spec.Labels); err != nil {
 		return invalid("%v", err)
 	}
+	if err := mayDemote(r.Context(), c, r.PathValue("id"), spec); err != nil {
+		return err
+	}
 	err = store.TransactOnce(r.Context(), c.Store(), c, func(tx *store.Tx) error {
 		n, err := findNode(tx.View, r.PathValue("id"))
 		if err != nil {
@@ -156,6 +162,38 @@ func (s *Server) nodeUpdate(w http.ResponseWriter, r *http.Request, c Control) e
 		return err
 	}
 	return done(w)
+}
+
+// mayDemote refuses to take a manager away without which the others would have no
+// quorum, and names those who do not answer. Raft has the last word later: two may be
+// demoted at the same time.
+func mayDemote(ctx context.Context, c Control, id string, next swarm.NodeSpec) error {
+	concerned := false
+	err := look(c.Store(), func(v *store.View) error {
+		n, err := findNode(v, id)
+		if err == nil {
+			id, concerned = n.ID, demoted(n.Spec, next) && managersBut(v, n.ID) > 0
+		}
+		return err
+	})
+	if err != nil || !concerned {
+		return err
+	}
+	rest, err := c.Without(ctx, id)
+	if err != nil || rest.Quorum() {
+		return err
+	}
+	silent := make([]string, len(rest.Silent))
+	c.Store().View(func(v *store.View) {
+		for i, id := range rest.Silent {
+			silent[i] = id
+			if n := v.Node(id); n != nil && n.Hostname() != "" {
+				silent[i] = fmt.Sprintf("%s (%s)", n.Hostname(), id)
+			}
+		}
+	})
+	return refuse(http.StatusConflict, "without this manager the swarm would have no quorum: of the %d others that vote, %d do not answer: %s. "+
+		"Bring them back, or demote those first that are lost", rest.Voters, len(silent), strings.Join(silent, ", "))
 }
 
 func demoted(old, next swarm.NodeSpec) bool {

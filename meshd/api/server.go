@@ -19,6 +19,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"github.com/meshd/meshd/orchestrator/agent"
+	"github.com/meshd/meshd/orchestrator/consensus"
 	"github.com/meshd/meshd/orchestrator/dispatcher"
 	"github.com/meshd/meshd/orchestrator/journal"
 	"github.com/meshd/meshd/orchestrator/protocol"
@@ -66,6 +67,8 @@ type Control interface {
 	Barrier(ctx context.Context) error
 	// Leader is the raft leader; empty if there is none.
 	Leader() (nodeID, addr string)
+	// Without is what would be left of the managers without one of them.
+	Without(ctx context.Context, id string) (consensus.Rest, error)
 	// Watched are the nodes that have their session with this manager, and of which
 	// networks they have not acknowledged the newest revision to it.
 	Watched(ctx context.Context) (nodes []string, lags []dispatcher.Lag, err error)

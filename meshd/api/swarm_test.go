@@ -237,6 +237,39 @@ func TestNodes(t *testing.T) {
 	r.do("DELETE", "/nodes/x1", nil).want(200, "")
 }
 
+func TestDemotionThatWouldCostTheQuorumIsRefused(t *testing.T) {
+	r := newRig(t)
+	r.create(testNode("m2", "second", swarm.NodeRoleManager, swarm.NodeStateReady), testNode("m3", "third", swarm.NodeRoleManager, swarm.NodeStateDown))
+	demote := func(id string) answer {
+		n := decode[swarm.Node](r.do("GET", "/nodes/"+id, nil))
+		return r.do("POST", fmt.Sprintf("/nodes/%s/update?version=%d", id, n.Version.Index), `{"Role":"worker","Availability":"active"}`)
+	}
+	r.control.silent = []string{"m3"}
+	demote("second").want(409, "of the 2 others that vote, 1 do not answer: third (m3)")
+	if n := decode[swarm.Node](r.do("GET", "/nodes/m2", nil)); n.Spec.Role != swarm.NodeRoleManager {
+		t.Errorf("the refusal changed the node: %+v", n.Spec)
+	}
+	r.control.silent = nil
+	demote("third").want(200, "")
+}
+
+func TestInfoWarnsOfABadNumberOfManagers(t *testing.T) {
+	r := newRig(t)
+	info := func() string { return string(r.do("GET", "/info", nil).want(200, "").body) }
+	const two = "WARNING: 2 managers: the loss of either stops all changes; add a third, or demote one"
+	if strings.Contains(info(), "managers:") {
+		t.Errorf("info warns of one manager: %s", info())
+	}
+	r.create(testNode("m2", "second", swarm.NodeRoleManager, swarm.NodeStateReady))
+	if !strings.Contains(info(), two) {
+		t.Errorf("info does not warn of two managers: %s", info())
+	}
+	r.create(testNode("m3", "third", swarm.NodeRoleManager, swarm.NodeStateReady))
+	if strings.Contains(info(), "WARNING: ") {
+		t.Errorf("info warns of three managers: %s", info())
+	}
+}
+
 func TestPanicIsAnswered(t *testing.T) {
 	r := newRig(t)
 	r.create(&store.Task{}) // a task of no service on no node: nothing here may trip over it

@@ -14,6 +14,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
 
+	"github.com/meshd/meshd/meshd/doctor"
 	"github.com/meshd/meshd/orchestrator/store"
 )
 
@@ -94,13 +95,32 @@ func (s *Server) info(w http.ResponseWriter, r *http.Request) error {
 	if err := s.engine.get(r.Context(), "/info", &answer); err != nil {
 		answer = s.infoAlone(err)
 	}
-	body, err := json.Marshal(s.swarmInfo(r.Context()))
+	info := s.swarmInfo(r.Context())
+	body, err := json.Marshal(info)
 	if err != nil {
 		return err
 	}
 	answer["Swarm"] = body
+	if err := warn(answer, info.Warnings); err != nil {
+		return err
+	}
 	reply(w, http.StatusOK, answer)
 	return nil
+}
+
+// warn adds to the engine's warnings, which are those that clients print.
+func warn(answer map[string]json.RawMessage, more []string) error {
+	if len(more) == 0 {
+		return nil
+	}
+	var all []string
+	_ = json.Unmarshal(answer["Warnings"], &all) // none, or null
+	for _, w := range more {
+		all = append(all, "WARNING: "+w)
+	}
+	body, err := json.Marshal(all)
+	answer["Warnings"] = body
+	return err
 }
 
 // infoAlone is the least that clients need, when the engine does not answer.
@@ -155,5 +175,8 @@ func (s *Server) swarmInfo(ctx context.Context) swarm.Info {
 			out.Cluster = &info
 		}
 	})
+	if says, advice := doctor.Managers(out.Managers); says != "" {
+		out.Warnings = append(out.Warnings, says+"; "+advice)
+	}
 	return out
 }

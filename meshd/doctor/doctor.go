@@ -129,7 +129,26 @@ func Quorum(managers, reachable int, leader bool) Finding {
 	case reachable < managers:
 		return problem("quorum", "bring them back, or demote and remove them", "%d of %d managers cannot be reached", managers-reachable, managers)
 	}
+	if says, advice := Managers(managers); says != "" {
+		return problem("managers", advice, "%s", says)
+	}
 	return fine("quorum", "%d managers agree; %d may be lost", managers, managers-need)
+}
+
+// Managers says whether it is a good number of managers; empty if so.
+func Managers(count int) (says, advice string) {
+	const most = 7
+	lost := count - (count/2 + 1)
+	switch {
+	case count == 2:
+		return "2 managers: the loss of either stops all changes", "add a third, or demote one"
+	case count > most:
+		return fmt.Sprintf("%d managers: each change has to reach more than half of them", count),
+			fmt.Sprintf("demote some: %d survive the loss of %d", most, most/2)
+	case count > 0 && count%2 == 0:
+		return fmt.Sprintf("%d managers survive the loss of %d, as %d would", count, lost, count-1), "add one, or demote one"
+	}
+	return "", ""
 }
 
 // Judge looks at the ways between all nodes that gave a report.

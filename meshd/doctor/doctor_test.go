@@ -81,6 +81,7 @@ func TestQuorumCertificateAndClock(t *testing.T) {
 		want Level
 	}{
 		{Quorum(3, 3, true), OK}, {Quorum(3, 2, true), Problem}, {Quorum(3, 1, false), Problem}, {Quorum(1, 1, true), OK},
+		{Quorum(2, 2, true), Problem}, {Quorum(4, 4, true), Problem}, {Quorum(7, 7, true), OK}, {Quorum(9, 9, true), Problem},
 		{Certificate(now.Add(60*24*time.Hour), now), OK}, {Certificate(now.Add(time.Hour), now), Problem},
 		{Skew(Report{Time: now.Add(time.Second)}, now), OK}, {Skew(Report{Time: now.Add(-time.Minute)}, now), Problem},
 	} {

@@ -22,12 +22,12 @@ type Raft interface {
 	// Barrier returns when the store holds every write acknowledged before.
 	Barrier(ctx context.Context) error
 	Members() []consensus.Member
-	// AddVoter makes a manager that answers at addr a voter.
+	// AddVoter makes a manager that answers at addr a voter, or a learner for now.
 	AddVoter(ctx context.Context, id, addr string) error
 	// Remove takes a manager out; one that is no member is no error.
 	Remove(ctx context.Context, id string) error
-	// HasQuorumWithout says whether the others could go on.
-	HasQuorumWithout(ctx context.Context, id string) (bool, error)
+	// Without is what would be left without a manager.
+	Without(ctx context.Context, id string) (consensus.Rest, error)
 }
 
 // Config of a Desk.
@@ -308,11 +308,11 @@ func (d *Desk) leave(ctx context.Context, in leaveRequest) (any, error) {
 	id := remote.Peer(ctx).NodeID
 	member := d.isMember(id)
 	if member && !in.Force {
-		enough, err := d.cfg.Raft.HasQuorumWithout(ctx, id)
+		rest, err := d.cfg.Raft.Without(ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		if !enough {
+		if !rest.Quorum() {
 			return nil, remote.Errorf(errdefs.ErrFailedPrecondition,
 				"Removing this node would leave the swarm without a Raft quorum, and so inaccessible. Use `--force` to ignore this message.")
 		}

@@ -7,13 +7,15 @@ import (
 
 	"github.com/moby/moby/api/types/swarm"
 
+	"github.com/meshd/meshd/orchestrator/consensus"
 	"github.com/meshd/meshd/orchestrator/control"
 	"github.com/meshd/meshd/orchestrator/store"
 )
 
 // Roles is the leader's loop that takes managers that were demoted, or whose
-// nodes were removed, out of raft. It is never the one to cost the quorum: what
-// it may not do yet, it tries again.
+// nodes were removed, out of raft, and gives new ones their vote that were late to
+// catch up. It is never the one to cost the quorum: what it may not do yet, it tries
+// again. A manager that is dead stays one until somebody demotes it, as in Swarm.
 type Roles struct {
 	store *store.Store
 	raft  Raft
@@ -37,39 +39,58 @@ func (r *Roles) Reset(*store.View) {}
 // Observe implements control.Loop.
 func (r *Roles) Observe(store.Event) {}
 
-// rolesEvery is how often members are compared with nodes when nothing changes,
-// since raft's members change without a commit of the store.
-const rolesEvery = 10 * time.Second
+const (
+	// rolesEvery is how often members are compared with nodes when nothing changes,
+	// since raft's members change without a commit of the store; learnersEvery while
+	// there are learners.
+	rolesEvery    = 10 * time.Second
+	learnersEvery = time.Second
+)
 
 // Round implements control.Loop.
 func (r *Roles) Round(ctx context.Context) (time.Time, error) {
 	again := time.Now().Add(rolesEvery)
-	var gone []string
+	gone, learners := r.compare()
+	for _, m := range learners {
+		again = time.Now().Add(learnersEvery)
+		if err := r.raft.AddVoter(ctx, m.ID, m.Addr); err != nil {
+			r.log.Warn("a new manager has no vote yet", "node", m.ID, "error", err)
+		}
+	}
+	for _, m := range gone {
+		rest, err := r.raft.Without(ctx, m.ID)
+		if err != nil {
+			return again, err
+		}
+		if m.Voter && !rest.Quorum() {
+			r.log.Warn("a demoted manager stays in raft: without it there would be no quorum", "node", m.ID, "silent", rest.Silent)
+			continue
+		}
+		if err := r.raft.Remove(ctx, m.ID); err != nil {
+			return again, err
+		}
+		r.log.Info("a manager is no manager any more", "node", m.ID)
+	}
+	return again, nil
+}
+
+// compare finds the members of raft that are no managers any more, and the managers
+// that have no vote yet.
+func (r *Roles) compare() (gone, learners []consensus.Member) {
 	r.store.View(func(v *store.View) {
 		if v.Cluster() == nil {
 			return // the first node is a member before it is in the store
 		}
 		for _, m := range r.raft.Members() {
-			if n := v.Node(m.ID); n == nil || n.Spec.Role == swarm.NodeRoleWorker {
-				gone = append(gone, m.ID)
+			switch n := v.Node(m.ID); {
+			case n == nil || n.Spec.Role == swarm.NodeRoleWorker:
+				gone = append(gone, m)
+			case !m.Voter:
+				learners = append(learners, m)
 			}
 		}
 	})
-	for _, id := range gone {
-		enough, err := r.raft.HasQuorumWithout(ctx, id)
-		if err != nil {
-			return again, err
-		}
-		if !enough {
-			r.log.Warn("a demoted manager stays in raft: without it there would be no quorum", "node", id)
-			continue
-		}
-		if err := r.raft.Remove(ctx, id); err != nil {
-			return again, err
-		}
-		r.log.Info("a manager is no manager any more", "node", id)
-	}
-	return again, nil
+	return gone, learners
 }
 
 // Recover adapts the store after consensus.ForceNewCluster: this node is the

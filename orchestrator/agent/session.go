@@ -298,8 +298,8 @@ func (a *Agent) runAcker(ctx context.Context, addr string) error {
 		return fmt.Errorf("acknowledge: %w", err)
 	}
 	defer acks.Close()
-	ticker := time.NewTicker(a.cfg.AckPeriod)
-	defer ticker.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	var told map[string]uint64
 	for {
 		held, changed := a.cfg.Dataplane.Held()
@@ -311,10 +311,11 @@ func (a *Agent) runAcker(ctx context.Context, addr string) error {
 			return fmt.Errorf("acknowledge: %w", err)
 		}
 		told = held
+		timer.Reset(protocol.Jittered(a.cfg.AckPeriod))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-ticker.C:
+		case <-timer.C:
 		case <-changed:
 		}
 	}

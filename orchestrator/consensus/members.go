@@ -3,6 +3,7 @@ package consensus
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -57,7 +58,8 @@ func (n *Node) member(id string) (Member, bool) {
 }
 
 // AddVoter makes a manager a voter, or changes its address. It must answer at
-// addr already: adding one that does not could cost the quorum.
+// addr already: adding one that does not could cost the quorum. A new one that does not
+// catch up within some seconds stays a learner, which is no error.
 func (n *Node) AddVoter(ctx context.Context, id, addr string) error {
 	return n.onLeader(ctx, pathAdd, memberRequest{ID: id, Addr: addr}, nil, func(ctx context.Context) error {
 		return n.addVoter(ctx, id, addr)
@@ -81,6 +83,9 @@ func (n *Node) addVoter(ctx context.Context, id, addr string) error {
 		if err := n.raft.RemoveServer(raft.ServerID(m.ID), 0, changeTimeout).Error(); err != nil {
 			return classify(err)
 		}
+	}
+	if m, _ := n.member(id); !m.Voter {
+		return n.learn(ctx, id, addr)
 	}
 	return classify(n.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(addr), 0, changeTimeout).Error())
 }
@@ -113,7 +118,7 @@ func (n *Node) remove(id string) error {
 	if _, ok := n.member(id); !ok {
 		return nil
 	}
-	if len(n.Members()) == 1 {
+	if left := n.voters(id); len(left) == 0 {
 		return final("node %s is the last manager of the swarm", id)
 	}
 	if id == n.cfg.NodeID {
@@ -137,44 +142,53 @@ func (n *Node) transfer() error {
 	return nil
 }
 
-// HasQuorumWithout says whether the other managers could go on without id,
-// counting those that answer now. Of a single manager it is false.
-func (n *Node) HasQuorumWithout(ctx context.Context, id string) (bool, error) {
-	var r quorumReply
-	err := n.onLeader(ctx, pathQuorum, memberRequest{ID: id}, &r, func(ctx context.Context) error {
-		r.Enough = n.quorumWithout(ctx, id)
-		return nil
-	})
-	return r.Enough, err
+// Rest is what would be left of the managers that vote, without one of them.
+type Rest struct {
+	Voters int
+	// Silent are those that do not answer now, by node ID.
+	Silent []string
 }
 
-func (n *Node) quorumWithout(ctx context.Context, id string) bool {
+// Quorum says whether they could go on. Nobody cannot.
+func (r Rest) Quorum() bool { return r.Voters-len(r.Silent) > r.Voters/2 }
+
+// Without asks the other managers than id whether they are there.
+func (n *Node) Without(ctx context.Context, id string) (Rest, error) {
+	var r Rest
+	err := n.onLeader(ctx, pathWithout, memberRequest{ID: id}, &r, func(ctx context.Context) error {
+		r = n.without(ctx, id)
+		return nil
+	})
+	return r, err
+}
+
+func (n *Node) without(ctx context.Context, id string) Rest {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	var others, answer int
+	rest := n.voters(id)
+	out := Rest{Voters: len(rest)}
 	var mu sync.Mutex
 	var probes sync.WaitGroup
-	for _, m := range n.Members() {
-		if m.ID == id || !m.Voter {
-			continue
-		}
-		others++
+	for _, m := range rest {
 		if m.ID == n.cfg.NodeID {
-			mu.Lock()
-			answer++
-			mu.Unlock()
 			continue
 		}
 		probes.Go(func() {
-			if n.probe(ctx, m.ID, m.Addr) == nil {
+			if n.probe(ctx, m.ID, m.Addr) != nil {
 				mu.Lock()
-				answer++
-				mu.Unlock()
+				defer mu.Unlock()
+				out.Silent = append(out.Silent, m.ID)
 			}
 		})
 	}
 	probes.Wait()
-	return answer > others/2
+	slices.Sort(out.Silent)
+	return out
+}
+
+// voters are the members that vote, but for one.
+func (n *Node) voters(but string) []Member {
+	return slices.DeleteFunc(n.Members(), func(m Member) bool { return m.ID == but || !m.Voter })
 }
 
 // Reachable says of each member whether it answers the leader's heartbeats.

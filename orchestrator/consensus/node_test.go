@@ -120,13 +120,13 @@ func TestOrderlyStopHandsOver(t *testing.T) {
 func TestNoQuorum(t *testing.T) {
 	c := newCluster(t, 3)
 	lead := c.leader(c.peers...)
-	if ok, err := lead.HasQuorumWithout(ctx(t), c.others(lead)[0].id); err != nil || !ok {
-		t.Errorf("two of three would have a quorum: %v, %v", ok, err)
+	if r, err := lead.Without(ctx(t), c.others(lead)[0].id); err != nil || !r.Quorum() {
+		t.Errorf("two of three would have a quorum: %+v, %v", r, err)
 	}
 	rest := c.others(lead)
 	rest[0].down()
-	if ok, err := lead.HasQuorumWithout(ctx(t), rest[1].id); err != nil || ok {
-		t.Errorf("one of two would not have a quorum: %v, %v", ok, err)
+	if r, err := lead.Without(ctx(t), rest[1].id); err != nil || r.Quorum() || r.Voters != 2 {
+		t.Errorf("one of two would not have a quorum: %+v, %v", r, err)
 	}
 	eventually(t, time.Minute, "the leader misses the dead one", func() bool {
 		r, err := rest[1].Reachable(ctx(t))

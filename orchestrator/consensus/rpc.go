@@ -8,14 +8,15 @@ import (
 	"github.com/meshd/meshd/orchestrator/remote"
 )
 
-// The calls between managers; only a leader does what they ask.
+// The calls between managers; but for pathProgress only a leader does what they ask.
 const (
 	pathPropose   = "/v1/propose"
 	pathBarrier   = "/v1/barrier"
 	pathAdd       = "/v1/member/add"
 	pathRemove    = "/v1/member/remove"
 	pathTransfer  = "/v1/member/transfer"
-	pathQuorum    = "/v1/member/quorum"
+	pathWithout   = "/v1/member/without"
+	pathProgress  = "/v1/member/progress"
 	pathReachable = "/v1/member/reachable"
 )
 
@@ -28,11 +29,10 @@ type memberRequest struct {
 	Addr string `json:",omitempty"`
 }
 
-type quorumReply struct{ Enough bool }
-
 type reachableReply struct{ Members map[string]bool }
 
 func (n *Node) register() {
+	n.registerProgress()
 	n.handle(pathPropose, func(ctx context.Context, r *http.Request) (any, error) {
 		var in proposeRequest
 		if err := remote.Read(r, &in); err != nil {
@@ -57,8 +57,8 @@ func (n *Node) register() {
 	n.handleMember(pathTransfer, func(context.Context, memberRequest) (any, error) {
 		return nil, n.transfer()
 	})
-	n.handleMember(pathQuorum, func(ctx context.Context, m memberRequest) (any, error) {
-		return quorumReply{n.quorumWithout(ctx, m.ID)}, nil
+	n.handleMember(pathWithout, func(ctx context.Context, m memberRequest) (any, error) {
+		return n.without(ctx, m.ID), nil
 	})
 	n.handleMember(pathReachable, func(context.Context, memberRequest) (any, error) {
 		return reachableReply{n.reachable()}, nil
