@@ -19,6 +19,9 @@ import (
 // keyFile holds a Vault's data key. In the clear it is the bare key, locked it is longer.
 const keyFile = "raft.key"
 
+// wrappedSize is the length of a data key that Seal has wrapped.
+const wrappedSize = chacha20poly1305.NonceSizeX + chacha20poly1305.KeySize + chacha20poly1305.Overhead
+
 // vaultAAD binds a wrapped data key to what it is for.
 const vaultAAD = "meshd data key 1"
 
@@ -93,6 +96,8 @@ func OpenVault(dir string, unlock UnlockKey, create bool) (*Vault, error) {
 		err = v.write(nil)
 	case err == nil && len(text) == chacha20poly1305.KeySize:
 		v.key, v.lock = text, nil
+	case err == nil && len(text) != wrappedSize:
+		err = fmt.Errorf("it is damaged: a key has %d bytes, or %d if it is locked, this one %d", chacha20poly1305.KeySize, wrappedSize, len(text))
 	case err == nil && unlock == nil:
 		err = ErrLocked
 	case err == nil:

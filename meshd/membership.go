@@ -42,7 +42,7 @@ func loadMembership(path string) (*membership, error) {
 	}
 	m := &membership{}
 	if err := json.Unmarshal(data, m); err != nil {
-		return nil, fmt.Errorf("read membership %s: %w", path, err)
+		return nil, fmt.Errorf("%s, this node's membership of its swarm, is damaged: %w; bring it back from a copy, or leave the swarm (docker swarm leave --force) and join again", path, err)
 	}
 	return m, nil
 }

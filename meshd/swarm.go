@@ -52,6 +52,9 @@ func (d *Daemon) Status() api.Status {
 	}
 	if n.manager != nil {
 		s.Managers = n.manager.peers()
+		if err := n.manager.Trouble(); err != nil {
+			s.Error = err.Error()
+		}
 	}
 	select {
 	case <-n.done:

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/meshd/meshd/certs"
 	"github.com/meshd/meshd/certs/certstest"
 	"github.com/meshd/meshd/orchestrator/remote"
@@ -25,6 +27,7 @@ type peer struct {
 	store         *store.Store
 	client        *remote.Client
 	keeper        *certs.Keeper
+	faults        func(raft.LogStore) raft.LogStore
 	// down ends it at once, stop as a daemon ends.
 	down, stop func()
 }
@@ -82,6 +85,7 @@ func (c *cluster) start(p *peer) {
 	n, err := Open(Config{
 		Dir: p.dir, NodeID: p.id, Addr: p.addr, Store: p.store, Server: srv, Client: p.client,
 		Fatal: func(err error) { c.t.Error(err) }, Logger: log,
+		faults: p.faults,
 	})
 	must(c.t, err)
 	p.Node = n

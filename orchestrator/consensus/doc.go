@@ -20,8 +20,10 @@
 // replica (Config.Fatal) rather than let it differ from the others. A refusal by
 // the store is not a failure: it is the same everywhere and goes to the proposer.
 //
-// At rest, log entries and snapshots are sealed with XChaCha20-Poly1305; the key
-// is certs.Vault's.
+// At rest, log entries, snapshots and raft's votes are sealed with XChaCha20-Poly1305;
+// the key is certs.Vault's. Open reads them all, since raft and bbolt would go back to
+// something older without a word (damage.go). A disk that takes no writes is waited for
+// (trouble.go).
 //
 // Timing: a follower calls an election after 600 to 1200 ms without the leader,
 // so a new one leads about a second after the old one died. Heartbeats go ten

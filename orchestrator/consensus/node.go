@@ -39,6 +39,9 @@ type Config struct {
 	// Fatal is told once that this replica cannot go on; it applies nothing after that.
 	Fatal  func(error)
 	Logger *slog.Logger
+
+	// faults makes the log fail now and then, in tests.
+	faults func(raft.LogStore) raft.LogStore
 }
 
 // ErrRemoved: this manager was taken out of raft, Run has nothing left to do.
@@ -100,7 +103,8 @@ func Open(cfg Config) (*Node, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	d, err := openDisk(cfg, bridge(cfg.Logger))
+	stop := make(chan struct{})
+	d, err := openDisk(cfg, bridge(cfg.Logger), stop)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +113,7 @@ func Open(cfg Config) (*Node, error) {
 		disk:     d,
 		notify:   make(chan bool, leaderEvents),
 		observed: make(chan raft.Observation, observerCapacity),
-		stop:     make(chan struct{}),
+		stop:     stop,
 		removed:  make(chan struct{}),
 	}
 	n.fsm = newFSM(cfg.Store, cfg.Fatal, n.stop)
@@ -321,7 +325,7 @@ func ForceNewCluster(cfg Config) error {
 	if _, err := os.Stat(filepath.Join(cfg.Dir, logFile)); err != nil {
 		return remote.Errorf(errdefs.ErrFailedPrecondition, "there is no swarm state to recover in %s", cfg.Dir)
 	}
-	d, err := openDisk(cfg, bridge(cfg.Logger))
+	d, err := openDisk(cfg, bridge(cfg.Logger), nil)
 	if err != nil {
 		return err
 	}

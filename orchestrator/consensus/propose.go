@@ -187,7 +187,11 @@ func (n *Node) apply(ctx context.Context, entry []byte) (outcome, error) {
 	}
 	f := n.raft.Apply(entry, timeout)
 	if err := f.Error(); err != nil {
-		return outcome{}, classify(err)
+		if err = classify(err); !retryable(err) {
+			// The log was not written, or nobody knows: another manager leads soon.
+			err = remote.Errorf(errdefs.ErrAborted, "%v", err)
+		}
+		return outcome{}, err
 	}
 	o, ok := f.Response().(outcome)
 	if !ok {
@@ -226,9 +230,17 @@ func (p *proposal) gaveUp(ctx context.Context) error {
 		return ctx.Err()
 	}
 	if p.sent {
-		return remote.Errorf(errdefs.ErrUnavailable, "%s It is not known whether the change was made.", noLeader)
+		return remote.Errorf(errdefs.ErrUnavailable, "%s It is not known whether the change was made.", p.node.leaderless())
 	}
-	return remote.Errorf(errdefs.ErrUnavailable, "%s", noLeader)
+	return remote.Errorf(errdefs.ErrUnavailable, "%s", p.node.leaderless())
+}
+
+// leaderless says that there is no leader, and why this manager cannot be it.
+func (n *Node) leaderless() string {
+	if err := n.Trouble(); err != nil {
+		return noLeader + " " + err.Error() + "."
+	}
+	return noLeader
 }
 
 func patient(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -268,7 +280,7 @@ func (n *Node) onLeader(ctx context.Context, path string, in, out any, local fun
 			if refused != nil && n.hasLeader() {
 				return refused
 			}
-			return remote.Errorf(errdefs.ErrUnavailable, "%s", noLeader)
+			return remote.Errorf(errdefs.ErrUnavailable, "%s", n.leaderless())
 		}
 	}
 }

@@ -67,7 +67,7 @@ func TestSealedLogs(t *testing.T) {
 	vault, err := certs.OpenVault(t.TempDir(), nil, true)
 	must(t, err)
 	below := raft.NewInmemStore()
-	s := &sealedLogs{LogStore: below, aead: vault.AEAD()}
+	s := &sealedLogs{LogStore: below, disk: &disk{aead: vault.AEAD()}}
 	in := &raft.Log{Index: 3, Term: 2, Type: raft.LogCommand, Data: []byte(marker), Extensions: []byte("x")}
 	must(t, s.StoreLog(in))
 	if string(in.Data) != marker {
@@ -92,7 +92,7 @@ func TestSealedLogs(t *testing.T) {
 func TestMissingKeyIsNotReplaced(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dir, logFile), nil, 0o600))
-	if _, err := openDisk(Config{Dir: dir}, nil); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), dir) {
+	if _, err := openDisk(Config{Dir: dir}, nil, nil); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("a missing key: %v", err)
 	}
 }
