@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -72,6 +74,8 @@ type kernel interface {
 	// rejoinPort makes an interface anew that was deleted under a running container,
 	// with default routes by gateways; false: the container has ended.
 	rejoinPort(p port, mtu int, gateways []netip.Addr) (bool, error)
+	// namespace opens the network namespace that the node knows by a number; nil: nobody is left in it.
+	namespace(nsid int) (*os.File, error)
 	// removePort removes it; one that is not there is no error.
 	removePort(id string) error
 	// putCipher makes a WireGuard device, and says how it stands with its peers.
@@ -263,6 +267,22 @@ func (o *Overlay) Attachments() []Attachment {
 		out = append(out, p.Attachment)
 	}
 	return out
+}
+
+// Namespace opens the network namespace of the container that has an address on a network; nil: it is in none yet, or has ended.
+func (o *Overlay) Namespace(vni uint32, addr netip.Addr) (*os.File, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	f, err := o.facts(o.desired(), false)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range f.ports {
+		if p.VNI == vni && p.nsid >= 0 && slices.ContainsFunc(p.Addrs, func(a netip.Prefix) bool { return a.Addr() == addr }) {
+			return o.kernel.namespace(p.nsid)
+		}
+	}
+	return nil, nil
 }
 
 // facts are the kernel's, and what we found out ourselves. o.mu is held.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -84,6 +85,8 @@ func (k *fakeKernel) removePort(id string) error {
 	k.ports = slices.DeleteFunc(k.ports, func(p port) bool { return p.ID == id })
 	return nil
 }
+
+func (k *fakeKernel) namespace(int) (*os.File, error) { return nil, nil }
 
 func (k *fakeKernel) rejoinPort(p port, _ int, _ []netip.Addr) (bool, error) {
 	if p.nsid == 0 {

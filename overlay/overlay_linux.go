@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 
 	"github.com/meshd/meshd/overlay/datapath"
@@ -75,6 +76,8 @@ func (k *linuxKernel) rejoinPort(p port, mtu int, gateways []netip.Addr) (bool, 
 	}
 	return k.door.Rejoin(v, p.nsid, p.Addrs, gateways)
 }
+
+func (k *linuxKernel) namespace(nsid int) (*os.File, error) { return k.door.Namespace(nsid) }
 
 func vethOf(a Attachment, mtu int) (link.Veth, error) {
 	alias, err := encodeAlias(a)

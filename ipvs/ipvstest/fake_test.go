@@ -11,6 +11,10 @@ func TestFakeConforms(t *testing.T) {
 	Conform(t, func(*testing.T) func() Holder { return func() Holder { return &Fake{} } })
 }
 
+func TestFakeBehaves(t *testing.T) {
+	Behave(t, func(*testing.T) Rig { return &FakeRig{Fake: &Fake{}} })
+}
+
 func TestFakeFailsOnDemand(t *testing.T) {
 	f := &Fake{}
 	want := errors.New("no memory")

@@ -87,6 +87,15 @@ func (d *Door) namespaceOf(nsid int) (netns.NsHandle, error) {
 	return netns.None(), nil
 }
 
+// Namespace opens the network namespace that this one knows by a number; nil if no process is in it.
+func (d *Door) Namespace(nsid int) (*os.File, error) {
+	ns, err := d.namespaceOf(nsid)
+	if err != nil || !ns.IsOpen() {
+		return nil, err
+	}
+	return os.NewFile(uintptr(ns), "network namespace"), nil
+}
+
 func ignoreMissing(err error) error {
 	if missing(err) {
 		return nil

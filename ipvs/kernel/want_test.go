@@ -1,0 +1,68 @@
+package kernel
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/meshd/meshd/ipvs"
+)
+
+func TestServicesAreTranslated(t *testing.T) {
+	for _, c := range []struct {
+		algorithm ipvs.Algorithm
+		affinity  time.Duration
+		want      service
+	}{
+		{ipvs.Random2, 0, service{scheduler: "wrr"}},
+		{ipvs.RoundRobin, 0, service{scheduler: "wrr"}},
+		{ipvs.LeastConn, 0, service{scheduler: "wlc"}},
+		{ipvs.Maglev, 0, service{scheduler: "mh", flags: flagMaglevFallback | flagMaglevPort}},
+		{ipvs.LeastConn, time.Minute, service{scheduler: "wlc", flags: flagPersistent, timeout: 60}},
+	} {
+		if got := translate(ipvs.Service{Algorithm: c.algorithm, Affinity: c.affinity}, false); !got.sameOptions(c.want) {
+			t.Errorf("%s, %v: %+v, want %+v", c.algorithm, c.affinity, got, c.want)
+		}
+	}
+}
+
+func TestWeights(t *testing.T) {
+	for name, c := range map[string]struct {
+		service ipvs.Service
+		want    []int
+	}{
+		"as they weigh": {ipvs.Service{Backends: []ipvs.Backend{{Weight: 3}, {Weight: 1}}}, []int{3, 1}},
+		"draining":      {ipvs.Service{Backends: []ipvs.Backend{{Weight: 1, Draining: true}, {Weight: 1}}}, []int{0, 1}},
+		"ejected":       {ipvs.Service{Backends: []ipvs.Backend{{Weight: 1, Ejected: true}, {Weight: 1}}}, []int{0, 1}},
+		"all ejected":   {ipvs.Service{Backends: []ipvs.Backend{{Weight: 1, Ejected: true}, {Weight: 1, Draining: true}}}, []int{1, 0}},
+		"near":          {ipvs.Service{PreferLocal: true, Backends: []ipvs.Backend{{Weight: 1, Local: true}, {Weight: 1}}}, []int{1, 0}},
+		"none near":     {ipvs.Service{PreferLocal: true, Backends: []ipvs.Backend{{Weight: 1, Local: true, Draining: true}, {Weight: 1}}}, []int{0, 1}},
+	} {
+		if got := weigh(c.service); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// Many containers with one connection each must not all choose the same backend.
+func TestContainersBeginWithOtherBackends(t *testing.T) {
+	var backends []netip.Addr
+	for i := range byte(4) {
+		backends = append(backends, netip.AddrFrom4([4]byte{10, 1, 0, 2 + i}))
+	}
+	first := map[netip.Addr]int{}
+	for i := range byte(200) {
+		c := ipvs.Client{Addrs: []ipvs.ClientAddr{{VNI: 1, Addr: netip.AddrFrom4([4]byte{10, 1, 1, i})}}}
+		o := order(backends, c)
+		if len(o) != len(backends) || !slices.Equal(o, order(o, c)) {
+			t.Fatalf("%v: not an order of %v", o, backends)
+		}
+		first[o[0]]++
+	}
+	for _, b := range backends {
+		if first[b] < 20 {
+			t.Errorf("%s is first for %d of 200 containers", b, first[b])
+		}
+	}
+}
