@@ -12,7 +12,7 @@ import (
 // registryPatience is how long a registry may take to answer when the engine
 // has the image anyway. A resolver that cannot be reached takes 5 s to fail, and
 // a cluster without a way out would wait for it with every service.
-const registryPatience = 3 * time.Second
+const registryPatience = 1500 * time.Millisecond
 
 // distribution asks a registry for an image's digest, through the engine. Clients
 // take a refusal as a warning and go on with the image's name. An image that the

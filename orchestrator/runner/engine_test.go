@@ -17,7 +17,8 @@ import (
 	"github.com/moby/moby/client"
 )
 
-const testImage = "task:1"
+// testImage is of a registry that refuses at once: nobody shall ask the world for it.
+const testImage = "127.0.0.1:1/task:1"
 
 // testEngine is a real Docker Engine of the test's own, without networking.
 type testEngine struct {

@@ -19,6 +19,7 @@ import (
 type pulls struct {
 	mu      sync.Mutex
 	running map[string]*onePull
+	silent  map[string]time.Time // registries that did not answer, and when
 }
 
 type onePull struct {
@@ -28,7 +29,7 @@ type onePull struct {
 	err     error // valid when done is closed
 }
 
-func newPulls() *pulls { return &pulls{running: map[string]*onePull{}} }
+func newPulls() *pulls { return &pulls{running: map[string]*onePull{}, silent: map[string]time.Time{}} }
 
 // do runs fn, or joins a run for the same key.
 func (p *pulls) do(ctx context.Context, key string, fn func(context.Context) error) error {
@@ -83,14 +84,18 @@ func (p *pulls) forget(key string, o *onePull) {
 
 // registryPatience is how long a registry may take to begin its answer about an
 // image that the engine has anyway.
-const registryPatience = 3 * time.Second
+const registryPatience = 1500 * time.Millisecond
+
+// silentFor is how long a registry that took longer is not asked again about
+// images that the engine has: without a way out every start would wait for it.
+const silentFor = 10 * time.Minute
 
 // makeFrom makes the container of a plan, with its image. What a tag stands for
 // is asked of its registry each time, as in Swarm; the image that the engine has
-// serves if the registry has nothing to say. A digest stands for one image for ever.
+// serves if the registry has nothing to say, or says nothing. A digest stands for one image for ever.
 func (r *Runner) makeFrom(ctx context.Context, p plan, auth string) (string, error) {
 	image := p.Create.Config.Image
-	if pinned(image) {
+	if pinned(image) || r.pulls.isSilent(image) {
 		// Asking for the image first would cost every start a round trip.
 		if id, err := r.make(ctx, p); !errdefs.IsNotFound(err) {
 			return id, err
@@ -125,6 +130,7 @@ func (r *Runner) pull(ctx context.Context, image, auth string) error {
 		}
 		impatient := time.AfterFunc(registryPatience, func() {
 			if r.hasImage(ctx, image) {
+				r.pulls.fellSilent(image)
 				cancel()
 			}
 		})
@@ -143,6 +149,28 @@ func (r *Runner) pull(ctx context.Context, image, auth string) error {
 		return plain(err)
 	}
 	return pullError(image, auth, err)
+}
+
+func (p *pulls) fellSilent(image string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.silent[registryOf(image)] = time.Now()
+}
+
+func (p *pulls) isSilent(image string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	at, known := p.silent[registryOf(image)]
+	return known && time.Since(at) < silentFor
+}
+
+// registryOf is the host that an image comes from.
+func registryOf(image string) string {
+	named, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return image
+	}
+	return reference.Domain(named)
 }
 
 func (r *Runner) hasImage(ctx context.Context, image string) bool {

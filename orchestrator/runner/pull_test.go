@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -85,6 +86,20 @@ func TestPinned(t *testing.T) {
 		if got := pinned(image); got != want {
 			t.Errorf("pinned(%q) = %v", image, got)
 		}
+	}
+}
+
+func TestSilentRegistryIsLeftAlone(t *testing.T) {
+	p := newPulls()
+	p.fellSilent("host:5000/a/web:1")
+	for image, want := range map[string]bool{"host:5000/b": true, "host:5001/a/web:1": false, "web": false, "Not An Image": false} {
+		if got := p.isSilent(image); got != want {
+			t.Errorf("%s: %v", image, got)
+		}
+	}
+	p.silent["host:5000"] = time.Now().Add(-silentFor)
+	if p.isSilent("host:5000/b") {
+		t.Error("it is never asked again")
 	}
 }
 
