@@ -67,9 +67,11 @@ type key struct {
 // is better off with a snapshot.
 const minNews = 256
 
-func newFeed(v *store.View, n *store.Network) *feed {
+// newFeed builds a feed; its revision is the newest commit that was taken in, which
+// the view may be ahead of.
+func newFeed(v *store.View, n *store.Network, revision uint64) *feed {
 	f := &feed{
-		id: n.ID, name: n.Spec.Name, mesh: n.Spec.Ingress, next: v.Index(),
+		id: n.ID, name: n.Spec.Name, mesh: n.Spec.Ingress, next: revision,
 		tasks: map[string]bool{}, services: map[string]bool{},
 	}
 	f.now.services = map[string]protocol.Service{}
@@ -83,7 +85,7 @@ func newFeed(v *store.View, n *store.Network) *feed {
 	for _, t := range v.TasksOnNetwork(n.ID) {
 		f.tasks[t.ID] = true
 	}
-	f.refresh(v, n)
+	f.build(v, n)
 	f.dropped, f.news = len(f.news), nil
 	return f
 }
@@ -110,9 +112,12 @@ func (f *feed) knows(service string) bool {
 
 // refresh builds what was marked.
 func (f *feed) refresh(v *store.View, n *store.Network) {
-	if f.next == f.revision {
-		return
+	if f.next != f.revision {
+		f.build(v, n)
 	}
+}
+
+func (f *feed) build(v *store.View, n *store.Network) {
 	for id := range f.services {
 		for _, t := range v.TasksOfService(id) {
 			f.tasks[t.ID] = true

@@ -53,7 +53,7 @@ func TestOverTheWire(t *testing.T) {
 
 	client := remote.NewClient(certstest.Keeper(t, ca, t.TempDir(), "n2", certs.RoleWorker))
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	req := protocol.SessionRequest{DataAddr: netip.MustParseAddr("192.0.2.2")}
 	req.Description.Hostname = "two"
@@ -79,7 +79,15 @@ func TestOverTheWire(t *testing.T) {
 		n := w.node("n2")
 		return n.Hostname() == "two" && n.Status.Addr == "192.0.2.2"
 	})
+	acks, err := client.Pour(ctx, addr, protocol.PathAcks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer acks.Close()
 	poll(t, "the leader to hear of n2", func() bool {
+		if err := acks.Send(protocol.Ack{Same: true}); err != nil {
+			t.Fatal(err)
+		}
 		beat, _ := leader.ledger.heard("n2", time.Now())
 		return !beat.IsZero()
 	})
@@ -106,11 +114,6 @@ func TestOverTheWire(t *testing.T) {
 		revision = networkIn(&m, "user").Revision
 		return true
 	})
-	acks, err := client.Pour(ctx, addr, protocol.PathAcks)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer acks.Close()
 	if err := acks.Send(protocol.Ack{Networks: map[string]uint64{"user": revision}}); err != nil {
 		t.Fatal(err)
 	}

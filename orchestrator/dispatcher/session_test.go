@@ -43,6 +43,10 @@ func (w *world) start(cfg Config) *Dispatcher {
 		}
 	})
 	<-d.ready
+	if _, _, leads := cfg.Leader(); leads { // its first look changes a node
+		d.poke()
+		poll(w.t, "the leader to be known", func() bool { return w.node("n1").ManagerStatus != nil })
+	}
 	return d
 }
 

@@ -111,7 +111,7 @@ func (c *cache) follow(v *store.View, n *store.Network, nodeID string, m marks, 
 	defer c.mu.Unlock()
 	f := c.feeds[n.ID]
 	if f == nil {
-		f = newFeed(v, n)
+		f = newFeed(v, n, c.done)
 		f.moments = []moment{{f.revision, c.clock()}}
 		c.feeds[n.ID] = f
 	}
