@@ -13,6 +13,8 @@
 // is refused whole and the same way everywhere. Watchers then receive the
 // batch's events in commit order.
 //
+// In the log an update is only what it changes (patch.go), in CBOR (codec.go).
+//
 // | state            | owner                                    |
 // |------------------|------------------------------------------|
 // | tables, indexes  | Store.mu; written by Apply/Restore only  |
