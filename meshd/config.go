@@ -46,6 +46,8 @@ type Config struct {
 	DirectRouting bool
 	// LoadBalancer says where VIPs become backends; see ipvs/ebpf's Mode. Empty: auto.
 	LoadBalancer string
+	// Balancer is BalancerAuto, BalancerEBPF or BalancerIPVS.
+	Balancer string
 	// BypassFirewall lets published ports answer whatever the host's packet filter says.
 	BypassFirewall bool
 	// PublishOn lists the interfaces, addresses and prefixes that published ports

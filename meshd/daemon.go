@@ -29,7 +29,6 @@ import (
 	"github.com/meshd/meshd/certs"
 	"github.com/meshd/meshd/dns"
 	"github.com/meshd/meshd/ipvs"
-	"github.com/meshd/meshd/ipvs/ebpf"
 	"github.com/meshd/meshd/meshd/api"
 	"github.com/meshd/meshd/meshd/observe"
 	"github.com/meshd/meshd/meshd/plan"
@@ -46,6 +45,7 @@ type Daemon struct {
 	overlay  *overlay.Overlay
 	driver   *attach.Driver
 	balancer *ipvs.Keeper
+	edge     *balancer // what balancer keeps
 	resolver *dns.Server
 	data     *dataplane
 	runner   *runner.Runner
@@ -87,6 +87,7 @@ func Run(ctx context.Context, cfg Config) error {
 	g.Go(func() error { return d.driver.Run(ctx) })
 	g.Go(func() error { return d.overlay.Run(ctx) })
 	g.Go(func() error { return d.balancer.Run(ctx) })
+	g.Go(func() error { return d.edge.Run(ctx) })
 	g.Go(func() error { return d.resolver.Run(ctx) })
 	g.Go(func() error { return d.data.Run(ctx) })
 	g.Go(func() error { return watchMachine(ctx, systemResolvConf, d.lookAround, d.log) })
@@ -135,14 +136,10 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the engine's network driver: %w", err)
 	}
-	balancer, err := ebpf.New(ebpf.Config{
-		HooksPath: d.overlay.HooksPath(), PinDir: filepath.Join(cfg.RunDir, "bpf", "ipvs"), Logger: cfg.Logger,
-		Mode: ebpf.Mode(cfg.LoadBalancer), Admit: admit,
-	})
-	if err != nil {
+	if d.edge, err = newBalancer(cfg, d.overlay, admit); err != nil {
 		return nil, fmt.Errorf("open the load balancer: %w", err)
 	}
-	d.balancer = ipvs.NewKeeper(balancer, ipvs.KeeperConfig{Logger: cfg.Logger})
+	d.balancer = ipvs.NewKeeper(d.edge, ipvs.KeeperConfig{Logger: cfg.Logger})
 	// Containers mount this file, and are made before the resolver's address is known.
 	conf, err := os.OpenFile(cfg.resolvConf(), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
@@ -161,9 +158,9 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 	}
 	d.observer, err = observe.New(observe.Config{
 		Sources: observe.Sources{
-			Overlay: d.overlay, Keeper: d.balancer, Balancer: balancer, Resolver: d.resolver,
+			Overlay: d.overlay, Keeper: d.balancer, Balancer: d.edge, Resolver: d.resolver,
 			View: d.data.look, Member: d.member, Sockets: observe.Sockets, Overlap: d.data.Overlap,
-			Maps: func() ([]observe.MapFill, error) { return mapFills(d.overlay, balancer) },
+			Maps: func() ([]observe.MapFill, error) { return mapFills(d.overlay, d.edge.Balancer) },
 		},
 		Version: cfg.Version, Logger: cfg.Logger,
 	})

@@ -75,7 +75,8 @@ func parse(args []string) (meshd.Config, error) {
 		}
 		return nil
 	})
-	fs.StringVar(&cfg.LoadBalancer, "load-balancer", "auto", "`mode` of leading connections to virtual addresses: auto, socket (refuse to work without it), packet")
+	fs.StringVar(&cfg.Balancer, "balancer", meshd.BalancerAuto, "`what` leads connections to virtual addresses: ebpf, ipvs (the kernel's, inside containers), auto (eBPF)")
+	fs.StringVar(&cfg.LoadBalancer, "load-balancer", "auto", "`mode` of leading connections to virtual addresses by eBPF: auto, socket (refuse to work without it), packet")
 	fs.BoolVar(&cfg.BypassFirewall, "bypass-firewall", false, "let published ports answer whatever the rules for this node's own ports (INPUT) say")
 	fs.StringVar(&cfg.PublishOn, "publish-on", "", "`list` of interfaces, addresses and prefixes of this node that published ports answer on where their service does not say (default all)")
 	fs.TextVar(&cfg.MeshSubnet, "mesh-subnet", netip.Prefix{}, "`range` of the mesh network of a swarm that begins on this node: an address for each task (default a /16 that is free)")

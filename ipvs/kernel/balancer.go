@@ -25,7 +25,7 @@ type Config struct {
 
 // How often containers that have no namespace yet are looked for, and how long a namespace is believed to hold what we put there.
 const (
-	lookEvery   = 50 * time.Millisecond
+	lookEvery   = 100 * time.Millisecond
 	rereadEvery = 20 * time.Second
 )
 
@@ -94,8 +94,8 @@ func (b *Balancer) Set(s ipvs.State) error {
 
 // bring makes one container's namespace hold what it should. b.mu is held.
 func (b *Balancer) bring(c ipvs.Client) error {
-	want, last := wanted(b.state, c), b.visited[c.Addrs[0]]
-	if last.held != nil && time.Since(last.at) < rereadEvery && maps.EqualFunc(want, last.held, service.equal) {
+	last, ok := b.visited[c.Addrs[0]]
+	if ok && time.Since(last.at) < rereadEvery && maps.EqualFunc(wanted(b.state, c), last.held, service.equal) {
 		return nil
 	}
 	delete(b.visited, c.Addrs[0])
@@ -104,6 +104,7 @@ func (b *Balancer) bring(c ipvs.Client) error {
 		return err
 	}
 	defer ns.Close()
+	want := wanted(b.state, c)
 	if err := inside(ns, func() error { return put(want, c) }); err != nil {
 		return fmt.Errorf("IPVS of the container at %s: %w", c.Addrs[0].Addr, err)
 	}

@@ -101,6 +101,9 @@ func bpf() Finding {
 	return problem("eBPF", "a kernel from 5.10 on with CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF and CONFIG_CGROUP_BPF", "%v", err)
 }
 
+// Balancer says what leads connections on this machine, and why.
+func Balancer(what string) Finding { return fine("load balancer", "%s", what) }
+
 func tunnel() Finding { return needs("VXLAN", "vxlan", overlay.CanTunnel()) }
 
 func wireGuard() Finding {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/meshd/meshd/ipvs"
 	"github.com/meshd/meshd/ipvs/ebpf"
+	"github.com/meshd/meshd/ipvs/kernel"
 	"github.com/meshd/meshd/overlay"
 )
 
@@ -68,15 +69,23 @@ func serve(dir string) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	balancer := ipvs.Balancer(b)
+	if os.Getenv("DATAPLANE_TEST_IPVS") != "" {
+		k, err := kernel.New(kernel.Config{Namespace: func(a ipvs.ClientAddr) (*os.File, error) { return o.Namespace(a.VNI, a.Addr) }, Logger: log})
+		if err != nil {
+			return err
+		}
+		balancer = ipvs.Split{VIPs: k, Published: b}
+	}
 	ran := make(chan error, 1)
 	go func() { ran <- o.Run(ctx) }()
-	err = answer(o, b)
+	err = answer(o, balancer, b)
 	cancel()
 	<-ran
 	return errors.Join(err, b.Close(), o.Close())
 }
 
-func answer(o *overlay.Overlay, b *ebpf.Balancer) error {
+func answer(o *overlay.Overlay, b ipvs.Balancer, counts *ebpf.Balancer) error {
 	out := json.NewEncoder(os.Stdout)
 	if err := out.Encode(response{Peer: "ready"}); err != nil {
 		return err
@@ -89,7 +98,7 @@ func answer(o *overlay.Overlay, b *ebpf.Balancer) error {
 		} else if err != nil {
 			return err
 		}
-		r, err := handle(o, b, q)
+		r, err := handle(o, b, counts, q)
 		if err != nil {
 			r.Err = err.Error()
 		}
@@ -99,7 +108,7 @@ func answer(o *overlay.Overlay, b *ebpf.Balancer) error {
 	}
 }
 
-func handle(o *overlay.Overlay, b *ebpf.Balancer, q request) (r response, err error) {
+func handle(o *overlay.Overlay, b ipvs.Balancer, counts *ebpf.Balancer, q request) (r response, err error) {
 	switch {
 	case q.Overlay != nil:
 		return r, o.Set(*q.Overlay)
@@ -112,7 +121,7 @@ func handle(o *overlay.Overlay, b *ebpf.Balancer, q request) (r response, err er
 	if r.Drops, err = o.Drops(); err != nil {
 		return r, err
 	}
-	s, err := b.Stats()
+	s, err := counts.Stats()
 	for reason, n := range s.Drops {
 		r.Drops["balancer: "+reason] = n
 	}
