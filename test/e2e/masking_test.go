@@ -12,6 +12,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/meshd/meshd/test/lab"
+	"github.com/meshd/meshd/test/probe"
 )
 
 const maskingLab = "e2emask"
@@ -29,14 +32,19 @@ func TestMasking(t *testing.T) {
 	c.mustDocker("node1", "network", "create", "-d", "overlay", "back")
 	c.mustDocker("node1", "service", "create", "-d", "--no-resolve-image", "--name", "web", "--mode", "global",
 		"--hostname", "{{.Node.Hostname}}", "--network", "back", "--publish", "8080:8080", image)
+	c.mustDocker("node1", "service", "create", "-d", "--no-resolve-image", "--name", "straight", "--mode", "global",
+		"--hostname", "{{.Node.Hostname}}", "--label", "mesh.ingress=dsr", "--publish", "8090:8080", image)
 	c.running("node1", "web", 4)
+	c.running("node1", "straight", 4)
 	c.answering("node1", "node1", "node2", "node3", "node4")
 	c.answering("node4", "node1", "node2", "node3", "node4")
 
 	c.outlivesItsDaemon("node4", "node1")
 	c.isHidden("node4", "node1")
 
+	k := c.holding("node1")
 	c.dies("node2", "node1", "node4")
+	k.end("node2")
 	c.eventually("managers have noticed, too", func() error {
 		if r := c.docker("node1", "node", "ls", "--format", "{{.Hostname}} {{.Status}}"); !strings.Contains(r.out, "node2 Down") {
 			return fmt.Errorf("node ls: %v", r)
@@ -102,9 +110,11 @@ func (c *cluster) dies(victim string, through ...string) {
 	var callers []*caller
 	var all sync.WaitGroup
 	for _, node := range through {
-		k := c.newCaller(node)
-		callers = append(callers, k)
-		all.Go(func() { k.run(ctx) })
+		for _, port := range []string{"8080", "8090"} { // the latter's answers return directly
+			k := c.newCaller(node, port)
+			callers = append(callers, k)
+			all.Go(func() { k.run(ctx) })
+		}
 	}
 	c.must("meshctl", "lab", "kill", "--name", c.name, victim)
 	killed := time.Now()
@@ -127,14 +137,64 @@ func (c *cluster) dies(victim string, through ...string) {
 	all.Wait()
 	for _, k := range callers {
 		if k.calls < 10 {
-			c.t.Errorf("only %d calls were made through %s", k.calls, k.node)
+			c.t.Errorf("only %d calls were made through %s", k.calls, k.url)
 		}
 		c.t.Logf("%s dead: of %d calls through %s %d failed, the last began %.2f s after the kill",
-			victim, k.calls, k.node, k.failed, k.last.Sub(killed).Seconds())
+			victim, k.calls, k.url, k.failed, k.last.Sub(killed).Seconds())
 		if k.last.Sub(killed) > maskLimit {
-			c.t.Errorf("%s still leads to %s: %v", k.node, victim, k.err)
+			c.t.Errorf("%s still leads to %s: %v", k.url, victim, k.err)
 		}
 	}
+}
+
+// holding lets clients outside hold connections through a node, so many that some lead to each other node.
+func (c *cluster) holding(node string) *calls {
+	c.t.Helper()
+	k := &calls{c: c}
+	c.t.Cleanup(k.stop)
+	for _, port := range []string{"8080", "8090"} {
+		k.start(probe.Spec{
+			Node: lab.Client, Sample: filepath.Join(c.bin, "sample"), Target: "http://" + c.address(node) + ":" + port + "/",
+			Hold: 32, Timeout: 30 * time.Second,
+		})
+	}
+	c.eventually("connections stand", func() error {
+		for _, p := range k.probes {
+			if n := len(p.Between(time.Time{}, time.Now())); n < 2*p.Hold {
+				return fmt.Errorf("%v: %d calls", p, n)
+			}
+		}
+		return nil
+	})
+	return k
+}
+
+// end waits until the connections to a dead node have ended: they are reset when it is given up, since nobody else would tell their clients.
+func (k *calls) end(victim string) {
+	k.c.t.Helper()
+	for _, p := range k.probes {
+		broken := func() (out []probe.Sample) {
+			for _, s := range p.Failures(time.Time{}, time.Now()) {
+				if s.Broke() == victim {
+					out = append(out, s)
+				}
+			}
+			return out
+		}
+		k.c.eventually(fmt.Sprintf("%v: connections to %s end", p, victim), func() error {
+			if len(broken()) == 0 {
+				return errors.New("none yet")
+			}
+			return nil
+		})
+		for _, s := range broken() {
+			if s.Took >= p.Timeout {
+				k.c.t.Errorf("%v: %v: its client was not told", p, s)
+			}
+			k.c.t.Logf("%v: %v", p, s)
+		}
+	}
+	k.stop()
 }
 
 // taskOn is web's task on a node; its container is asked for, since managers may
@@ -151,16 +211,16 @@ func (c *cluster) taskOn(node string) task {
 
 // caller calls a published port again and again from outside the cluster.
 type caller struct {
-	node, url, bin, netns string
+	url, bin, netns string
 
 	calls, failed int
 	last          time.Time // when the last call that failed began
 	err           error
 }
 
-func (c *cluster) newCaller(node string) *caller {
+func (c *cluster) newCaller(node, port string) *caller {
 	return &caller{
-		node: node, url: "http://" + c.address(node) + ":8080/",
+		url: "http://" + c.address(node) + ":" + port + "/",
 		bin: filepath.Join(c.bin, "sample"), netns: c.name + "-client",
 	}
 }
