@@ -49,8 +49,11 @@ func (e *Encryption) Observe(store.Event) {}
 func (e *Encryption) Round(ctx context.Context) (again time.Time, err error) {
 	now := time.Now()
 	due := func(c *store.Cluster) (at time.Time, first bool) {
-		if c == nil || c.KeyEpochSince.IsZero() {
-			return now, c != nil
+		if c == nil {
+			return time.Time{}, false // its founding is a change
+		}
+		if c.KeyEpochSince.IsZero() {
+			return now, true
 		}
 		return c.KeyEpochSince.Add(cmp.Or(c.KeyLife, DefaultKeyLife)), false
 	}
