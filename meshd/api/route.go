@@ -116,6 +116,9 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request) error {
 		}
 		r = r.WithContext(context.WithValue(r.Context(), versionKey{}, v))
 	}
+	if !strings.HasPrefix(rest, "/") { // CONNECT, and URLs that end with the host
+		return refuse(http.StatusNotFound, "page not found")
+	}
 	plain, err := url.PathUnescape(rest)
 	if err != nil {
 		return invalid("bad path: %v", err)
