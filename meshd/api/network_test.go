@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -179,7 +180,12 @@ func TestNetworkListAndProxy(t *testing.T) {
 	r.do("GET", "/networks/nope", nil).want(404, "network nope not found")
 
 	r.do("POST", "/v1.51/networks/create", `{"Name":"br","Driver":"bridge"}`).want(201, "POST /v1.41/networks/create 31")
-	r.do("POST", "/networks/prune", nil).want(201, url.QueryEscape(`{"label!":{"mesh.network":true}}`))
+	if got := decode[network.PruneReport](r.do("POST", "/networks/prune", nil).want(200, "")); !slices.Equal(got.NetworksDeleted, []string{"mine", "ov"}) {
+		t.Errorf("pruned: %+v", got)
+	}
+	if asked := r.engine.requests(); !slices.Contains(asked, "POST /networks/prune?filters="+url.QueryEscape(`{"label!":{"mesh.network":true}}`)) {
+		t.Errorf("the engine may prune what stands for the swarm's networks: %q", asked)
+	}
 
 	// A worker has no store: it shows what its engine has of the swarm.
 	r.node.become(swarm.LocalNodeStateActive, nil)

@@ -109,7 +109,9 @@ type Server struct {
 	log     *slog.Logger
 	routes  []route
 	gossip  uint16
-	audit   *auditor // nil: none
+	// bodyTime is how long the rest of a body may take that nobody wants.
+	bodyTime time.Duration
+	audit    *auditor // nil: none
 	// resolvConf is Config's.
 	resolvConf string
 	// observer and examiner may be nil.
@@ -125,7 +127,7 @@ func New(c Config) *Server {
 	if c.HostRoutes == nil {
 		c.HostRoutes = func() ([]overlay.HostRoute, error) { return nil, nil }
 	}
-	s := &Server{node: c.Node, version: c.Version, hosts: c.HostRoutes, log: c.Logger, engine: newEngine(c.Engine, c.Logger)}
+	s := &Server{node: c.Node, version: c.Version, hosts: c.HostRoutes, log: c.Logger, engine: newEngine(c.Engine, c.Logger), bodyTime: bodyTime}
 	s.observer, s.examiner, s.gossip, s.resolvConf = c.Observer, c.Examiner, c.GossipPort, c.ResolvConf
 	if c.Audit != nil {
 		s.audit = &auditor{out: c.Audit, log: c.Logger}
@@ -181,6 +183,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 // log and the client speak of it.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set(requestID, rand.Text()[:12])
+	// What a handler has left of the body is read before the answer goes out, but not for
+	// ever. The server takes the deadline back for the next request.
+	defer func() { _ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.bodyTime)) }()
 	s.audit.watch(w, r, s.answer)
 }
 
