@@ -164,7 +164,26 @@ func pruneUnsupported(service map[string]any) (ignored []string) {
 			ignored = append(ignored, key)
 		}
 	}
+	for _, key := range fixedAddresses {
+		if takeFromNetworks(service, key) {
+			ignored = append(ignored, "networks."+key)
+		}
+	}
 	return ignored
+}
+
+// fixedAddresses are what docker's reader has a place for below a service's networks, and leaves out without a word: replicas cannot share one.
+var fixedAddresses = []string{"ipv4_address", "ipv6_address"}
+
+// takeFromNetworks takes a key out of all of a service's networks, and says whether one had it.
+func takeFromNetworks(service map[string]any, key string) (had bool) {
+	for name := range at(service, "networks") {
+		network := at(service, "networks", name)
+		_, has := network[key]
+		had = had || has
+		delete(network, key)
+	}
+	return had
 }
 
 // yaml is the configuration as docker's reader takes it; escaped, since it looks for variables again.

@@ -44,6 +44,11 @@ func hasAdditions(config map[string]any) bool {
 				return true
 			}
 		}
+		for _, key := range fixedAddresses {
+			if takeFromNetworks(service, key) {
+				return true
+			}
+		}
 	}
 	return false
 }

@@ -43,7 +43,7 @@ func TestSpecificationIsReduced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const warning = "Ignoring unsupported options: build, container_name, deploy.resources.reservations.devices, develop, ports.host_ip, restart, volumes.tmpfs.mode\n\n"
+	const warning = "Ignoring unsupported options: build, container_name, deploy.resources.reservations.devices, develop, networks.ipv4_address, ports.host_ip, restart, volumes.tmpfs.mode\n\n"
 	if errs != warning {
 		t.Errorf("warning %q\nwant %q", errs, warning)
 	}
