@@ -64,6 +64,10 @@ bench: setup build
 bench-net: setup build
 	go run ./test/bench -rounds 3 net
 
+# Ten minutes; how fast others take over when the leader or a worker loses its power.
+bench-failover: setup build
+	go run ./test/bench -rounds 20 failover
+
 bench-dns: setup build
 	@test/bench/dns/setup.sh
 	go run ./test/bench/dns -coredns build/bench/coredns

@@ -84,16 +84,23 @@ func serviceStatus(s *store.Service, tasks []*store.Task) *swarm.ServiceStatus {
 	return st
 }
 
+// scheduledService is a service with where it stands if it is a job that runs by the
+// clock; newer clients print what they do not know, too.
+type scheduledService struct {
+	swarm.Service
+	Schedule *store.Schedule `json:",omitempty"`
+}
+
 func (s *Server) serviceInspect(w http.ResponseWriter, r *http.Request, c Control) error {
 	defaults, err := flag(r, "insertDefaults")
 	if err != nil {
 		return err
 	}
-	var out swarm.Service
+	var out scheduledService
 	err = look(c.Store(), func(v *store.View) error {
 		o, err := findService(v, r.PathValue("id"))
 		if err == nil {
-			out = o.Service
+			out = scheduledService{o.Service, o.Schedule}
 		}
 		return err
 	})

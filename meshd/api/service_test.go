@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/moby/moby/api/types/swarm"
 
@@ -313,4 +314,12 @@ func TestServiceAsksForItsVirtualIP(t *testing.T) {
 	update := fmt.Sprintf("/services/%s/update?version=%d", id, version)
 	r.do("POST", update, spec("web", "10.7.0.1")).want(400, "10.7.0.1 is the gateway of network front")
 	r.do("POST", update, spec("web", "front=10.7.0.50")).want(200, "")
+}
+
+func TestInspectShowsWhereAScheduleStands(t *testing.T) {
+	r := newRig(t)
+	o := &store.Service{Schedule: &store.Schedule{Since: time.Date(2026, 11, 21, 5, 0, 0, 0, time.UTC), Skipped: 3}}
+	o.ID, o.Spec.Name = "tickid", "tick"
+	r.create(o)
+	r.do("GET", "/services/tick", nil).want(200, `"Schedule":{"Since":"2026-11-21T05:00:00Z","Skipped":3}`)
 }

@@ -7,6 +7,8 @@
 //	bench net       throughput, round trips and new connections between containers,
 //	                through a VIP and a published port, against the bare nodes
 //	                and Docker Swarm's own overlay
+//	bench failover  power cuts of the leader and of workers, until others have
+//	                taken over
 package main
 
 import (
@@ -45,9 +47,10 @@ func run(ctx context.Context) (err error) {
 		"net": func(ctx context.Context, l *lab.Lab, rounds int) error {
 			return benchNet(ctx, l, netOptions{rounds: rounds, services: *services, sample: *sample, meshd: *meshd, image: *image})
 		},
+		"failover": func(ctx context.Context, l *lab.Lab, rounds int) error { return benchFailover(ctx, l, rounds, *sample) },
 	}[flag.Arg(0)]
 	if measure == nil {
-		return errors.New("say what to measure: create or net")
+		return errors.New("say what to measure: create, net or failover")
 	}
 	runs := *meshd
 	if flag.Arg(0) == "net" {
@@ -61,10 +64,14 @@ func run(ctx context.Context) (err error) {
 		}
 	}
 	const name = "bench"
+	nodes := 3
+	if flag.Arg(0) == "failover" {
+		nodes = failoverNodes
+	}
 	if err := lab.Down(ctx, name, os.Stderr); err != nil {
 		return err
 	}
-	l, err := lab.Up(ctx, lab.Options{Name: name, Nodes: 3, Managers: 3, Meshd: runs, Progress: os.Stderr})
+	l, err := lab.Up(ctx, lab.Options{Name: name, Nodes: nodes, Managers: 3, Meshd: runs, Progress: os.Stderr})
 	defer func() {
 		err = errors.Join(err, lab.Down(context.WithoutCancel(ctx), name, os.Stderr))
 	}()

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestServices drives what services are made of: files, jobs, updates.
@@ -68,6 +70,15 @@ func testSecretsAndConfigs(t *testing.T, c *cluster) {
 	}
 	if r := c.docker("node1", "secret", "inspect", "key"); strings.Contains(r.out, "Data") || r.code != 0 {
 		t.Errorf("secret inspect: %v", r)
+	}
+	// It is in the memory of the task's node, and in the clear on no disk.
+	for _, node := range []string{"node1", "node2"} {
+		if r := c.on(node, "grep", "-rls", sesame, filepath.Join("/var/lib/meshd-lab", c.name, node)); r.code == 0 {
+			t.Errorf("the secret is on the disk of %s: %v", node, r)
+		}
+	}
+	if r := c.on("node1", "grep", "-rqs", sesame, "/run/meshd/tasks"); r.code == 0 {
+		t.Errorf("the secret is on a node without a task that uses it: %v", r)
 	}
 	c.refused(c.docker("node1", "secret", "rm", "key"), "secret 'key' is in use by the following service: files")
 	c.refused(c.docker("node1", "config", "rm", "conf"), "config 'conf' is in use by the following service: files")
@@ -158,6 +169,14 @@ func testSchedule(t *testing.T, c *cluster) {
 		return nil
 	})
 	c.mustDocker("node1", "service", "rm", "ticks")
+	c.mustDocker("node1", append(job, "mesh.schedule=@every 1s", "--name", "busy", image, "sleep")...)
+	c.eventually("the times that are left out while it works are counted", func() error {
+		if r := c.meshctl("node1", "service", "inspect", "busy"); !strings.Contains(r.out, `"Skipped": `) {
+			return fmt.Errorf("%v", r)
+		}
+		return nil
+	})
+	c.mustDocker("node1", "service", "rm", "busy")
 	if got := c.mustDocker("node1", "service", "ps", "-q", "rarely"); got != "" {
 		t.Errorf("a job ran before its time: %s", got)
 	}
@@ -181,10 +200,23 @@ func testUpdates(t *testing.T, c *cluster) {
 		"--stop-grace-period", "1s", image)
 	c.running("node1", "web", 2)
 
-	r := update("--env-add", "A=1", "--update-failure-action", "rollback")
+	const delay = 2 * time.Second
+	r := update("--env-add", "A=1", "--update-failure-action", "rollback", "--update-delay", delay.String())
 	if r.code != 0 || !strings.Contains(r.out, "converged") {
 		t.Errorf("an update: %v", r)
 	}
+	var began []time.Time
+	for _, tk := range c.tasks("node1", "web") {
+		at, err := strconv.ParseInt(c.mustDocker("node1", "inspect", "--type", "task", "--format", "{{.CreatedAt.UnixMilli}}", tk.ID), 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		began = append(began, time.UnixMilli(at))
+	}
+	if len(began) != 2 || began[0].Sub(began[1]).Abs() < delay {
+		t.Errorf("the tasks of an update with a delay of %v were made at %v", delay, began)
+	}
+	update("-d", "--update-delay", "0s")
 	r = update("--args", "sample exit 3")
 	if !strings.Contains(r.out, "update rolled back due to failure or early termination of task") {
 		t.Errorf("an update that is rolled back: %v", r)
@@ -213,6 +245,32 @@ func testUpdates(t *testing.T, c *cluster) {
 		t.Errorf("a rollback by hand: %v", r)
 	}
 	rolledBack()
+
+	// The task of slot 2 cannot start: half of all.
+	half := func(action, ratio string) {
+		t.Helper()
+		if r := update("-d", "--mount-add", "type=bind,source=/run/e2e-slot-{{.Task.Slot}},target=/slot", "--update-failure-action", action, "--update-max-failure-ratio", ratio); r.code != 0 {
+			t.Fatalf("update: %v", r)
+		}
+	}
+	ends := func(want string) {
+		t.Helper()
+		c.eventually("the update ends as "+want, func() error {
+			if s := status(); !strings.HasPrefix(s, want) {
+				return fmt.Errorf("%s", s)
+			}
+			return nil
+		})
+		c.mustDocker("node1", "service", "rollback", "-d", "web")
+		rolledBack()
+	}
+	for _, node := range []string{"node1", "node2"} {
+		c.on(node, "mkdir", "-p", "/run/e2e-slot-1")
+	}
+	half("pause", "0.4")
+	ends("paused: update paused due to failure")
+	half("continue", "0")
+	ends("completed: update completed")
 
 	// A port of the node cannot be held twice.
 	r = update("--replicas", "1", "--update-order", "start-first", "--publish-add", "mode=host,published=18088,target=8080")
