@@ -32,7 +32,7 @@ type Session interface {
 	Close() error
 }
 
-// Behave checks how every Balancer leads connections to a VIP. setup gives a rig of its own each time.
+// Behave checks how every Balancer leads connections to a VIP. setup gives a rig for each check; it may be the same one.
 func Behave(t *testing.T, setup func(t *testing.T) Rig) {
 	for _, c := range []struct {
 		name string

@@ -15,7 +15,8 @@ import (
 )
 
 func TestBehaves(t *testing.T) {
-	ipvstest.Behave(t, func(t *testing.T) ipvstest.Rig { return newRig(t) })
+	r := newRig(t)
+	ipvstest.Behave(t, func(*testing.T) ipvstest.Rig { return r })
 }
 
 func both() map[string]ipvs.Protocol {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -43,7 +44,11 @@ func moduleRoot(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("go list -m: %w", err)
 	}
-	return strings.TrimSpace(string(out)), nil
+	root := strings.TrimSpace(string(out))
+	if root == "" {
+		return "", errors.New("kernels are kept in this project's build folder: start this in the project, or below")
+	}
+	return root, nil
 }
 
 // withDependencies returns the files of modules in the order in which they load; what is built into the kernel has none.
