@@ -35,6 +35,10 @@ func testAutolock(t *testing.T, c *cluster) {
 	if after := c.docker(locked, "ps", "-q").out; after != before {
 		t.Errorf("containers changed from %q to %q by the lock", before, after)
 	}
+	// What the kernel holds goes on while nobody here may read the swarm's state.
+	if r := c.outside("sample", "get", "-timeout", "5s", "-field", "hostname", "http://"+c.address(locked)+":8080/"); r.code != 0 {
+		t.Errorf("the published port of the locked node does not answer: %v", r)
+	}
 	c.mustDocker(lead, "service", "update", "-d", "--label-add", "while=locked", "web")
 	unlock := func(key string) result {
 		return c.runEnv("unlock", []string{"DOCKER_HOST=unix://" + c.socket(locked)},
