@@ -33,6 +33,7 @@ func TestNetworkCanBeSeen(t *testing.T) {
 	}{
 		{"check", testNetCheck},
 		{"trace", testNetTrace},
+		{"encryption", testEncryption},
 		{"flows", testNetFlows},
 		{"logs", testLogs},
 		{"exec", testServiceExec},
