@@ -38,6 +38,9 @@ type Config struct {
 	// GossipPort is the TCP and UDP port by which nodes watch each other, the same on
 	// all nodes of a cluster. Zero: DefaultGossipPort.
 	GossipPort uint16
+	// Encrypt says which networks of a swarm that begins here are encrypted, the mesh
+	// network included: store.EncryptAll or, as without, those that ask for it.
+	Encrypt string
 	// WireGuardPort is the UDP port of encrypted packets between nodes; they use the next
 	// one, too. Zero: DefaultWireGuardPort.
 	WireGuardPort uint16

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"time"
 
@@ -161,6 +162,13 @@ func (d *Daemon) Init(ctx context.Context, r swarm.InitRequest) (string, error) 
 	mesh, err := freeMeshSubnet(d.cfg.MeshSubnet, r.DefaultAddrPool)
 	if err != nil {
 		return "", err
+	}
+	if _, said := r.Spec.Labels[store.LabelEncrypt]; !said && d.cfg.Encrypt != "" {
+		r.Spec.Labels = maps.Clone(r.Spec.Labels)
+		if r.Spec.Labels == nil {
+			r.Spec.Labels = map[string]string{}
+		}
+		r.Spec.Labels[store.LabelEncrypt] = d.cfg.Encrypt
 	}
 	found, err := admission.NewCluster(admission.Founder{
 		Request: r, Description: desc, Addr: m.AdvertiseAddr.String(), DataAddr: m.DataAddr, DataPathPort: m.DataPathPort,

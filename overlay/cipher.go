@@ -1,12 +1,14 @@
 package overlay
 
 import (
+	"crypto/sha256"
 	"errors"
 	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/meshd/meshd/overlay/datapath"
+	"github.com/meshd/meshd/overlay/link"
 	"github.com/meshd/meshd/overlay/wireguard"
 )
 
@@ -86,11 +88,32 @@ func wantCiphers(w objects, s State, f facts) {
 	for _, c := range f.ciphers {
 		w[hookObject{datapath.Hook{Program: datapath.Decrypted, Ifindex: c.ifindex}}] = present{}
 	}
+	inside := s.mesh().encrypted()
 	for _, p := range partners(s) {
-		if ifindex := f.cipherTo(p); ifindex != 0 && p.Addr.IsValid() {
-			w[cipherObject{datapath.AddrOf(p.Addr)}] = datapath.Cipher{Ifindex: uint32(ifindex)}
+		ifindex := f.cipherTo(p)
+		if ifindex == 0 || !p.Addr.IsValid() {
+			continue
 		}
+		c := datapath.Cipher{Ifindex: uint32(ifindex)}
+		if inside {
+			at := insideAddr(p.ID)
+			c.Inside = datapath.AddrOf(at)
+			w[insideObject{c.Inside}] = datapath.AddrOf(p.Addr)
+			w[insideRoute{at}] = link.Route{Ifindex: ifindex, Source: insideAddr(s.ID)}
+		}
+		w[cipherObject{datapath.AddrOf(p.Addr)}] = c
 	}
+}
+
+// insidePrefix has the addresses that nodes have inside of WireGuard, where the mesh
+// network is encrypted: a unique local range (RFC 4193).
+func insidePrefix() netip.Prefix { return netip.MustParsePrefix("fd6d:6573:6877::/48") }
+
+// insideAddr is a node's there: it follows from its ID, of which it holds 80 bits.
+func insideAddr(id string) netip.Addr {
+	a, sum := insidePrefix().Addr().As16(), sha256.Sum256([]byte(id))
+	copy(a[6:], sum[:])
+	return netip.AddrFrom16(a)
 }
 
 // wantCipherDevices gives the WireGuard devices: none where no network is encrypted.
@@ -100,7 +123,15 @@ func (o *Overlay) wantCipherDevices(s State) []wireguard.Device {
 	}
 	devices := o.ring.Devices()
 	allowed := allowedAddrs(s)
+	for i := range devices {
+		if s.mesh().encrypted() {
+			devices[i].Addr = insideAddr(s.ID)
+		}
+	}
 	for _, p := range partners(s) {
+		if s.mesh().encrypted() {
+			allowed[p.Addr] = append(allowed[p.Addr], insideAddr(p.ID))
+		}
 		for _, d := range devices {
 			if key, ok := p.key(d.Epoch); ok && p.Addr.IsValid() {
 				d.Peers[key.Key] = wireguard.Peer{Endpoint: netip.AddrPortFrom(p.Addr.Unmap(), key.Port), Allowed: allowed[p.Addr]}

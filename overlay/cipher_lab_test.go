@@ -190,3 +190,24 @@ func TestEncryptedNetworksShowNothingOnTheWire(t *testing.T) {
 		})
 	}
 }
+
+// The little that test-vm runs: the kernel's own WireGuard where it has one, and what it puts on the wire.
+func TestTheKernelEncryptsWhereItCan(t *testing.T) {
+	l := encryptedLab(t, false, 2)
+	a := l.nodes[0].container().process().join(userNetwork(1), "10.0.1.2", "fd00:0:0:1::2")
+	b := l.nodes[1].container().process().join(userNetwork(1), "10.0.1.3", "fd00:0:0:1::3")
+	l.settle(a, b)
+	l.addressed(a, b)
+	l.echo(b.ns)
+	wire := l.capture(l.nodes[0].ns, [2]string{"10.0.1.2", "10.0.1.3"}, [2]string{"fd00:0:0:1::2", "fd00:0:0:1::3"})
+	l.talk(a.ns, "10.0.1.3")
+	l.talk(a.ns, "fd00:0:0:1::3")
+	if wire.sealed.Load() == 0 || wire.clear.Load() != 0 {
+		t.Errorf("on the wire: %d encrypted packets, %d that say something", wire.sealed.Load(), wire.clear.Load())
+	}
+	inKernel, err := CanEncrypt()
+	if helper := l.helper(l.nodes[0]); err != nil || inKernel != (helper == "") {
+		t.Errorf("the kernel has WireGuard: %v (%v), and the device has process %q", inKernel, err, helper)
+	}
+	t.Logf("the kernel has WireGuard: %v", inKernel)
+}

@@ -27,6 +27,11 @@ func (k *linuxKernel) putCipher(d wireguard.Device, mtu int) (cipher, error) {
 	if err != nil {
 		return cipher{}, err
 	}
+	if d.Addr.IsValid() {
+		if err := k.door.PutAddr(d.Name, d.Addr); err != nil {
+			return cipher{}, err
+		}
+	}
 	peers, err := k.wg.Put(d)
 	if errors.Is(err, wireguard.ErrNoDevice) {
 		return cipher{}, errors.Join(err, k.removeCipher(d.Name))

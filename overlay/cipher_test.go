@@ -5,11 +5,13 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/meshd/meshd/overlay/datapath"
+	"github.com/meshd/meshd/overlay/link"
 	"github.com/meshd/meshd/overlay/wireguard"
 )
 
@@ -91,6 +93,45 @@ func TestOnlyEncryptedNetworksWantDevices(t *testing.T) {
 	}
 	if keys, _ := o.Keys(); len(keys) != 0 {
 		t.Errorf("keys of a node that has left: %v", keys)
+	}
+}
+
+// The mesh network's packets bear clients' addresses: they are tunnelled, inside of WireGuard, to an address of the peer's own.
+func TestAnEncryptedMeshNetworkIsTunnelledInside(t *testing.T) {
+	peer := wireGuardPeer("192.0.2.2", 1)
+	peer.ID = "b"
+	mesh := meshNetwork()
+	mesh.Transport = TransportWireGuard
+	task := netip.MustParseAddr("10.255.0.9")
+	s := State{ID: "a", Local: netip.MustParseAddr("192.0.2.1"), KeyEpoch: 1, Peers: []Peer{peer}, Networks: []Network{mesh},
+		Endpoints: []Endpoint{{VNI: mesh.VNI, Addr: task, Node: peer.Addr}}}
+	k := newFake()
+	o := overlayOn(k)
+	if err := o.Set(s); err != nil {
+		t.Fatal(err)
+	}
+	at := insideAddr("b")
+	if at == insideAddr("a") || !insidePrefix().Contains(at) {
+		t.Errorf("addresses inside: %s, %s", at, insideAddr("a"))
+	}
+	d := o.wantCipherDevices(s)
+	if len(d) != 1 || d[0].Addr != insideAddr("a") || !slices.Equal(d[0].Peers[peer.Keys[0].Key].Allowed, []netip.Addr{at}) {
+		t.Errorf("devices: %+v", d)
+	}
+	for object, want := range map[object]any{
+		cipherObject{datapath.AddrOf(peer.Addr)}: datapath.Cipher{Ifindex: 101, Inside: datapath.AddrOf(at)},
+		insideObject{datapath.AddrOf(at)}:        datapath.AddrOf(peer.Addr),
+		insideRoute{at}:                          link.Route{Ifindex: 101, Source: insideAddr("a")},
+		encryptedObject{mesh.VNI}:                present{},
+		endpointObject{datapath.EndpointKey{VNI: mesh.VNI, Addr: datapath.AddrOf(task)}}: datapath.TunnelEndpoint(peer.Addr),
+	} {
+		if k.held[object] != want {
+			t.Errorf("%T: %v, want %v", object, k.held[object], want)
+		}
+	}
+	f := facts{mtu: 1500, paths: map[netip.Addr]link.Path{peer.Addr: {MTU: 1500}}}
+	if got, limit := innerMTU(s, f, mesh), tunnelLimit(s, f); got != 1500-60-70 || limit != got {
+		t.Errorf("MTU %d, limit %d", got, limit)
 	}
 }
 

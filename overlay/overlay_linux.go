@@ -145,6 +145,8 @@ func (k *linuxKernel) put(op op) error {
 		return k.attach(o.hook)
 	case neighbourObject:
 		return k.door.PutNeighbour(o.key, op.value.(datapath.MAC))
+	case insideRoute:
+		return k.door.PutRoute(o.to, op.value.(link.Route))
 	case routeObject:
 		return k.door.PutRoute(o.to, op.value.(link.Route))
 	case masqueradeObject:
@@ -200,6 +202,8 @@ func (k *linuxKernel) remove(op op) error {
 		return k.detach(o.hook)
 	case neighbourObject:
 		return k.door.DeleteNeighbour(o.key)
+	case insideRoute:
+		return k.door.DeleteRoute(o.to)
 	case routeObject:
 		return k.door.DeleteRoute(o.to)
 	case masqueradeObject:

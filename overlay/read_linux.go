@@ -96,6 +96,10 @@ func (k *linuxKernel) readRoutes(held objects) error {
 		return err
 	}
 	for to, r := range routes {
+		if insidePrefix().Contains(to) {
+			held[insideRoute{to}] = r
+			continue
+		}
 		held[routeObject{to}] = r
 	}
 	devices, err := k.door.Devices()

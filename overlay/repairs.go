@@ -169,6 +169,8 @@ func nameOf(o object) (kind, name string) {
 		return "program", fmt.Sprintf("program %s on device %d", o.hook.Program, o.hook.Ifindex)
 	case neighbourObject:
 		return "neighbour", fmt.Sprintf("neighbour %s on device %d", o.key.Addr, o.key.Ifindex)
+	case insideRoute:
+		return "encryption", "way to a peer inside of WireGuard " + o.to.String()
 	case routeObject:
 		return "route", "route to " + o.to.String()
 	case masqueradeObject:

@@ -9,6 +9,8 @@ import (
 // State is the whole desired state of a node's overlay networks. It is a plain
 // value: pass it again unchanged and nothing happens.
 type State struct {
+	// ID is this node's, as peers have it.
+	ID string
 	// Local is this node's own underlay address; peers know us by it.
 	Local netip.Addr
 	// VXLANPort is the UDP port of the cluster's tunnels; 0 means Config's.

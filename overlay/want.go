@@ -39,6 +39,7 @@ const (
 	rankHook
 	rankNeighbour
 	rankRoute
+	rankInsideRoute
 	rankMasquerade
 	rankUntracked
 	rankAccept
@@ -59,6 +60,7 @@ type (
 	encryptedObject  struct{ vni uint32 }               // present
 	cipherObject     struct{ addr datapath.Addr }       // datapath.Cipher
 	insideObject     struct{ addr datapath.Addr }       // datapath.Addr: the node
+	insideRoute      struct{ to netip.Addr }            // link.Route
 	endpointObject   struct{ key datapath.EndpointKey } // datapath.Endpoint
 	ifaceObject      struct{ ifindex uint32 }           // datapath.Iface
 	peerObject       struct{ addr datapath.Addr }       // present
@@ -90,6 +92,7 @@ func (subnetObject) rank() rank     { return rankSubnet }
 func (encryptedObject) rank() rank  { return rankEncrypted }
 func (cipherObject) rank() rank     { return rankCipher }
 func (insideObject) rank() rank     { return rankCipher }
+func (insideRoute) rank() rank      { return rankInsideRoute }
 func (endpointObject) rank() rank   { return rankEndpoint }
 func (ifaceObject) rank() rank      { return rankIface }
 func (peerObject) rank() rank       { return rankPeer }

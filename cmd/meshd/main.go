@@ -79,6 +79,12 @@ func parse(args []string) (meshd.Config, error) {
 	fs.StringVar(&cfg.LoadBalancer, "load-balancer", "auto", "`mode` of leading connections to virtual addresses by eBPF: auto, socket (refuse to work without it), packet")
 	fs.BoolVar(&cfg.BypassFirewall, "bypass-firewall", false, "let published ports answer whatever the rules for this node's own ports (INPUT) say")
 	fs.StringVar(&cfg.PublishOn, "publish-on", "", "`list` of interfaces, addresses and prefixes of this node that published ports answer on where their service does not say (default all)")
+	fs.Func("encrypt", "`which` networks of a swarm that begins on this node are encrypted: opt-in (those with --opt encrypted), all (the mesh network, too)", func(which string) error {
+		if cfg.Encrypt = which; which != "all" && which != "opt-in" {
+			return fmt.Errorf("want all or opt-in")
+		}
+		return nil
+	})
 	fs.TextVar(&cfg.MeshSubnet, "mesh-subnet", netip.Prefix{}, "`range` of the mesh network of a swarm that begins on this node: an address for each task (default a /16 that is free)")
 	fs.StringVar(&cfg.MetricsAddr, "metrics-addr", "", "`address` at which Prometheus may read metrics over TCP, e.g. 127.0.0.1:9323 (they are on the API's socket in any case)")
 	fs.BoolVar(&cfg.AllowPrivileged, "allow-privileged", false, "run tasks here that ask for devices or for all privileges (container labels mesh.devices, mesh.privileged)")

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"maps"
 	"net/http"
 	"time"
 
@@ -40,4 +41,28 @@ func (s *Server) rotateKeys(w http.ResponseWriter, r *http.Request, c Control) e
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+// encryptUnasked makes a new network an encrypted one where the swarm says that all
+// are, unless its maker says that it is not.
+func encryptUnasked(c *store.Cluster, n *store.Network) {
+	if c == nil || !c.EncryptsAll() {
+		return
+	}
+	driver := *n.Spec.DriverConfiguration
+	driver.Options = maps.Clone(orEmpty(driver.Options))
+	if _, said := driver.Options[store.OptionEncrypted]; !said {
+		driver.Options[store.OptionEncrypted] = ""
+	}
+	n.Spec.DriverConfiguration = &driver
+}
+
+// validateEncrypt checks the label of a swarm that says which networks are encrypted.
+func validateEncrypt(labels map[string]string) error {
+	switch v := labels[store.LabelEncrypt]; v {
+	case "", store.EncryptAll, store.EncryptOptIn:
+		return nil
+	default:
+		return invalid("label %s=%s: must be %s or %s", store.LabelEncrypt, v, store.EncryptAll, store.EncryptOptIn)
+	}
 }

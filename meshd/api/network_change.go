@@ -75,6 +75,7 @@ func (s *Server) overlayCreate(w http.ResponseWriter, r *http.Request, c Control
 		if err := checkSubnets(n.Spec.IPAMOptions, tx.Networks(), hosts); err != nil {
 			return err
 		}
+		encryptUnasked(tx.Cluster(), n)
 		tx.Create(n)
 		return nil
 	})

@@ -27,6 +27,9 @@ func validateSwarmSpec(s swarm.Spec) error {
 	case ticks.ElectionTick < 0, ticks.HeartbeatTick < 0, ticks.ElectionTick != 0 && ticks.ElectionTick <= ticks.HeartbeatTick:
 		return invalid("election tick must be greater than heartbeat tick, and neither may be negative")
 	}
+	if err := validateEncrypt(s.Labels); err != nil {
+		return err
+	}
 	return admission.CheckExternalCAs(s.CAConfig.ExternalCAs)
 }
 

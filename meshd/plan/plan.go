@@ -82,7 +82,7 @@ func assemble(in Input, nodes map[string]node, parts map[string]*part) Output {
 }
 
 func assembleOverlay(in Input, parts map[string]*part) overlay.State {
-	s := overlay.State{Local: in.SelfAddr, VXLANPort: in.DataPathPort, KeyEpoch: in.KeyEpoch}
+	s := overlay.State{ID: in.Self, Local: in.SelfAddr, VXLANPort: in.DataPathPort, KeyEpoch: in.KeyEpoch}
 	for _, n := range in.Nodes {
 		if n.ID != in.Self && n.DataAddr.IsValid() {
 			s.Peers = append(s.Peers, overlay.Peer{ID: n.ID, Addr: n.DataAddr, Transport: transport(n), Keys: keys(n), Down: n.Down})

@@ -42,3 +42,17 @@ func TestAChangeOfKeysWaitsForTheLast(t *testing.T) {
 		}
 	}
 }
+
+func TestASwarmMayEncryptItsMeshNetwork(t *testing.T) {
+	for label, want := range map[string]bool{"": false, store.EncryptOptIn: false, store.EncryptAll: true} {
+		f := Founder{}
+		f.Request.Spec.Labels = map[string]string{store.LabelEncrypt: label}
+		found, err := NewCluster(f)
+		must(t, err)
+		for _, c := range found.Batch.Changes {
+			if n, ok := c.Object.(*store.Network); ok && n.Encrypted() != want {
+				t.Errorf("%q: encrypted %v", label, n.Encrypted())
+			}
+		}
+	}
+}

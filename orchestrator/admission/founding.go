@@ -97,7 +97,7 @@ func NewCluster(f Founder) (Found, error) {
 	n.Status.State = swarm.NodeStateReady
 	n.ManagerStatus = &swarm.ManagerStatus{Leader: true, Reachability: swarm.ReachabilityReachable, Addr: f.Addr}
 	out.Batch = store.Batch{Time: time.Now().UTC()}
-	for _, o := range []store.Object{c, n, newIngress(meshSubnets(f, out.ClusterID))} {
+	for _, o := range []store.Object{c, n, newIngress(meshSubnets(f, out.ClusterID), c.EncryptsAll())} {
 		out.Batch.Changes = append(out.Batch.Changes,
 			store.Change{Action: store.Create, Kind: o.Kind(), Key: o.Key(), Object: o})
 	}
@@ -209,13 +209,16 @@ func meshSubnets(f Founder, clusterID string) []netip.Prefix {
 }
 
 // newIngress is the network of the routing mesh, which every task is on.
-func newIngress(subnets []netip.Prefix) *store.Network {
+func newIngress(subnets []netip.Prefix, encrypted bool) *store.Network {
 	n := &store.Network{VNI: IngressVNI, Ready: true}
 	n.ID = store.NewID()
 	n.Spec.Name, n.Spec.Labels = ingressName, map[string]string{}
 	n.Spec.Ingress = true
 	n.Spec.Scope = "swarm"
 	n.Spec.DriverConfiguration = &swarm.Driver{Name: overlayDriver}
+	if encrypted {
+		n.Spec.DriverConfiguration.Options = map[string]string{store.OptionEncrypted: ""}
+	}
 	options := swarm.IPAMOptions{Driver: swarm.Driver{Name: defaultIPAM}}
 	for _, s := range subnets {
 		options.Configs = append(options.Configs, swarm.IPAMConfig{Subnet: s, Gateway: s.Addr().Next()})

@@ -267,6 +267,17 @@ func (o *Network) IPv4Enabled() bool {
 // between nodes, whatever its value but "false"; Docker's name for it.
 const OptionEncrypted = "encrypted"
 
+// LabelEncrypt of a swarm says which networks are made encrypted: EncryptAll, or those
+// that ask for it, the default.
+const (
+	LabelEncrypt = "mesh.encrypt"
+	EncryptAll   = "all"
+	EncryptOptIn = "opt-in"
+)
+
+// EncryptsAll says whether new networks are encrypted unasked.
+func (o *Cluster) EncryptsAll() bool { return o.Spec.Labels[LabelEncrypt] == EncryptAll }
+
 // Encrypted says whether the network's packets never travel in the clear.
 func (o *Network) Encrypted() bool {
 	d := o.Spec.DriverConfiguration

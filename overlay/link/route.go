@@ -159,16 +159,19 @@ func (d *Door) GatewayAddrs() (map[netip.Addr]bool, error) {
 }
 
 // PutGatewayAddr gives the node a gateway's address.
-func (d *Door) PutGatewayAddr(a netip.Addr) error {
-	l, err := d.h.LinkByName(GatewayName)
+func (d *Door) PutGatewayAddr(a netip.Addr) error { return d.PutAddr(GatewayName, a) }
+
+// PutAddr gives a device of ours an address, without a range around it.
+func (d *Door) PutAddr(name string, a netip.Addr) error {
+	l, err := d.h.LinkByName(name)
 	if err != nil {
-		return fmt.Errorf("%s: %w", GatewayName, err)
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	if err := d.speak6At(a, l.Attrs().Index); err != nil {
 		return err
 	}
 	if err := d.h.AddrReplace(l, hostAddr(a)); err != nil {
-		return fmt.Errorf("address %s on %s: %w", a, GatewayName, err)
+		return fmt.Errorf("address %s on %s: %w", a, name, err)
 	}
 	return nil
 }

@@ -27,6 +27,8 @@ type Device struct {
 	// Port is the UDP port that it listens on.
 	Port  uint16
 	Peers map[Key]Peer
+	// Addr is the node's own inside of it; none where nothing is for the node itself.
+	Addr netip.Addr
 }
 
 // Peer is another node as a device knows it.
