@@ -10,6 +10,7 @@ import (
 	"github.com/meshd/meshd/ipvs"
 	"github.com/meshd/meshd/ipvs/ebpf"
 	"github.com/meshd/meshd/ipvs/kernel"
+	"github.com/meshd/meshd/ipvs/nat"
 	"github.com/meshd/meshd/overlay"
 )
 
@@ -23,9 +24,9 @@ const (
 // ErrUnknownBalancer is a Config.Balancer that is none of the above.
 var ErrUnknownBalancer = errors.New("balancer must be auto, ebpf or ipvs")
 
-// balancer is what leads this node's connections: eBPF, or IPVS where VIPs are concerned.
+// balancer is what leads this node's connections: eBPF, or nftables where there is none, or IPVS where VIPs are concerned.
 type balancer struct {
-	*ebpf.Balancer
+	edgeBalancer
 	// inside are the containers' IPVS, nil if this machine's kernel has none or it was never asked for.
 	inside *kernel.Balancer
 	// byIPVS: inside leads VIPs. Otherwise it is emptied of what a former daemon put there.
@@ -36,15 +37,23 @@ type balancer struct {
 	why string
 }
 
-func newBalancer(cfg Config, o *overlay.Overlay, admit bool) (*balancer, error) {
+func newBalancer(cfg Config, o *overlay.Overlay, path datapath) (*balancer, error) {
 	b := &balancer{marker: filepath.Join(cfg.RunDir, "ipvs")}
 	switch cfg.Balancer {
 	case "", BalancerAuto:
-		b.why = "eBPF: the kernel has what it needs"
+		if b.why = "eBPF: the kernel has what it needs"; path.driver == overlay.DriverBridge {
+			b.why = "nftables: the data path has no eBPF"
+		}
 	case BalancerEBPF:
+		if path.driver == overlay.DriverBridge {
+			return nil, fmt.Errorf("--balancer=ebpf needs the data path ebpf, and it is %s", path)
+		}
 		b.why = "eBPF: asked for by --balancer"
 	case BalancerIPVS:
 		b.why, b.byIPVS = "IPVS for virtual addresses, eBPF for published ports: asked for by --balancer", true
+		if path.driver == overlay.DriverBridge {
+			b.why = "IPVS for virtual addresses, nftables for published ports: asked for by --balancer"
+		}
 	default:
 		return nil, fmt.Errorf("%w, not %q", ErrUnknownBalancer, cfg.Balancer)
 	}
@@ -56,22 +65,26 @@ func newBalancer(cfg Config, o *overlay.Overlay, admit bool) (*balancer, error) 
 			return nil, err
 		}
 	}
+	if path.driver == overlay.DriverBridge {
+		b.edgeBalancer = uncounted{nat.New()}
+		return b, nil
+	}
 	var err error
-	b.Balancer, err = ebpf.New(ebpf.Config{
+	b.edgeBalancer, err = ebpf.New(ebpf.Config{
 		HooksPath: o.HooksPath(), PinDir: filepath.Join(cfg.RunDir, "bpf", "ipvs"), Logger: cfg.Logger,
-		Mode: ebpf.Mode(cfg.LoadBalancer), Admit: admit,
+		Mode: ebpf.Mode(cfg.LoadBalancer), Admit: path.admit,
 	})
 	return b, err
 }
 
-func (b *balancer) split() ipvs.Split { return ipvs.Split{VIPs: b.inside, Published: b.Balancer} }
+func (b *balancer) split() ipvs.Split { return ipvs.Split{VIPs: b.inside, Published: b.edgeBalancer} }
 
 // Set implements ipvs.Balancer.
 func (b *balancer) Set(s ipvs.State) error {
 	if b.byIPVS {
 		return errors.Join(os.WriteFile(b.marker, nil, 0o600), b.split().Set(s))
 	}
-	err := b.Balancer.Set(s)
+	err := b.edgeBalancer.Set(s)
 	if b.inside != nil {
 		err = errors.Join(err, b.clear(s))
 	}
@@ -95,7 +108,7 @@ func (b *balancer) Held() (ipvs.State, error) {
 	if b.byIPVS {
 		return b.split().Held()
 	}
-	return b.Balancer.Held()
+	return b.edgeBalancer.Held()
 }
 
 // Damage implements ipvs.Inspector.
@@ -103,7 +116,7 @@ func (b *balancer) Damage() ([]ipvs.Difference, error) {
 	if b.byIPVS {
 		return b.split().Damage()
 	}
-	return b.Balancer.Damage()
+	return b.edgeBalancer.Damage()
 }
 
 // Run brings VIPs to containers that start, until ctx ends.

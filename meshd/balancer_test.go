@@ -6,7 +6,7 @@ import (
 )
 
 func TestUnknownBalancerIsRefused(t *testing.T) {
-	if _, err := newBalancer(Config{Balancer: "lvs", RunDir: t.TempDir()}, nil, false); !errors.Is(err, ErrUnknownBalancer) {
+	if _, err := newBalancer(Config{Balancer: "lvs", RunDir: t.TempDir()}, nil, datapath{}); !errors.Is(err, ErrUnknownBalancer) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -47,6 +47,8 @@ type Config struct {
 	// DirectRouting sends to nodes on the same link without VXLAN, and takes what they
 	// so send, where it is seen to arrive; see overlay/DESIGN.md.
 	DirectRouting bool
+	// Datapath says what carries packets between containers; see overlay's Driver. Empty: auto.
+	Datapath string
 	// LoadBalancer says where VIPs become backends; see ipvs/ebpf's Mode. Empty: auto.
 	LoadBalancer string
 	// Balancer is BalancerAuto, BalancerEBPF or BalancerIPVS.

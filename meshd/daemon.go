@@ -43,6 +43,7 @@ type Daemon struct {
 	log *slog.Logger
 
 	overlay  *overlay.Overlay
+	datapath datapath
 	driver   *attach.Driver
 	balancer *ipvs.Keeper
 	edge     *balancer // what balancer keeps
@@ -119,15 +120,7 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 			return nil, fmt.Errorf("addresses of published ports: %w", err)
 		}
 	}
-	admit := !cfg.BypassFirewall && overlay.CanAdmit()
-	if !admit && !cfg.BypassFirewall {
-		d.log.Warn("published ports answer whatever the host's packet filter says: the kernel lacks nftables' dup (NFT_DUP_IPV4, NFT_DUP_IPV6)")
-	}
-	d.overlay, err = overlay.New(overlay.Config{
-		Admit: admit, RunDir: cfg.RunDir, VXLANPort: cfg.DataPathPort, Direct: cfg.DirectRouting, Logger: cfg.Logger,
-		KeyFile: cfg.keyFile(), WireGuardPort: cfg.WireGuardPort,
-	})
-	if err != nil {
+	if err := d.openOverlay(); err != nil {
 		return nil, fmt.Errorf("open the overlay data plane: %w", err)
 	}
 	d.driver, err = attach.New(attach.Config{
@@ -136,7 +129,7 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the engine's network driver: %w", err)
 	}
-	if d.edge, err = newBalancer(cfg, d.overlay, admit); err != nil {
+	if d.edge, err = newBalancer(cfg, d.overlay, d.datapath); err != nil {
 		return nil, fmt.Errorf("open the load balancer: %w", err)
 	}
 	d.balancer = ipvs.NewKeeper(d.edge, ipvs.KeeperConfig{Logger: cfg.Logger})
@@ -158,9 +151,9 @@ func newDaemon(ctx context.Context, cfg Config) (*Daemon, error) {
 	}
 	d.observer, err = observe.New(observe.Config{
 		Sources: observe.Sources{
-			Overlay: d.overlay, Keeper: d.balancer, Balancer: d.edge, Resolver: d.resolver,
+			Overlay: d.overlay, DataPath: d.datapath.String(), Keeper: d.balancer, Balancer: d.edge, Resolver: d.resolver,
 			View: d.data.look, Member: d.member, Sockets: observe.Sockets, Overlap: d.data.Overlap,
-			Maps: func() ([]observe.MapFill, error) { return mapFills(d.overlay, d.edge.Balancer) },
+			Maps: func() ([]observe.MapFill, error) { return mapFills(d.overlay, d.edge.edgeBalancer) },
 		},
 		Version: cfg.Version, Logger: cfg.Logger,
 	})

@@ -45,7 +45,7 @@ func (d *Daemon) Examine(ctx context.Context) doctor.Report {
 	if err := group.Wait(); err != nil {
 		r.Findings = append(r.Findings, doctor.Finding{Check: "overlay", Level: doctor.Problem, Says: err.Error(), Advice: "see meshd's log, and meshctl net check"})
 	}
-	r.Findings = append(r.Findings, doctor.Balancer(d.edge.why))
+	r.Findings = append(r.Findings, doctor.DataPath(d.datapath.driver, d.datapath.why), doctor.Balancer(d.edge.why))
 	r.Time = time.Now()
 	if n != nil {
 		r.Findings = append(r.Findings, doctor.Encryption(n.d.silentPeers(r.Time), len(n.d.overlay.EncryptedPeers()))...)

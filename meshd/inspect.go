@@ -5,7 +5,6 @@ import (
 	"maps"
 	"time"
 
-	"github.com/meshd/meshd/ipvs/ebpf"
 	"github.com/meshd/meshd/meshd/observe"
 	"github.com/meshd/meshd/meshd/plan"
 	"github.com/meshd/meshd/orchestrator/agent"
@@ -30,7 +29,7 @@ func (d *dataplane) look() observe.View {
 }
 
 // mapFills says how full the kernel's maps of both halves of the data path are.
-func mapFills(o *overlay.Overlay, b *ebpf.Balancer) ([]observe.MapFill, error) {
+func mapFills(o *overlay.Overlay, b edgeBalancer) ([]observe.MapFill, error) {
 	var out []observe.MapFill
 	for name, f := range o.Fill() {
 		out = append(out, observe.MapFill{Part: "overlay", Map: name, Entries: f.Entries, Capacity: f.Capacity})

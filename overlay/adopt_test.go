@@ -62,7 +62,7 @@ func (s *stream) progress(l *lab, n int64) {
 }
 
 func TestTrafficOutlivesTheProcess(t *testing.T) {
-	for name, env := range map[string][]string{"tcx": nil, "clsact": {"OVERLAY_TEST_NOTCX=1"}} {
+	for name, env := range everyWay() {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, 2, env...)
 			a := l.nodes[0].container().join(userNetwork(1), "10.0.1.2").join(meshNetwork(), "10.255.0.2")
@@ -100,7 +100,11 @@ func TestTrafficOutlivesTheProcess(t *testing.T) {
 }
 
 func TestContainersComeAndGoBeforeTheStateIsKnown(t *testing.T) {
-	l := newLab(t, 2)
+	onEachDriver(t, testContainersComeAndGoBeforeTheStateIsKnown)
+}
+
+func testContainersComeAndGoBeforeTheStateIsKnown(t *testing.T, d Driver, env ...string) {
+	l := newLab(t, 2, env...)
 	n := l.nodes[0]
 	a := n.container().join(userNetwork(1), "10.0.1.2")
 	b := l.nodes[1].container().join(userNetwork(1), "10.0.1.3")

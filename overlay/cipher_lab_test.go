@@ -150,6 +150,7 @@ func TestEncryptedNetworksShowNothingOnTheWire(t *testing.T) {
 		mtu int
 	}{
 		"over IPv4": {mtu: 1440}, "over IPv6": {six: true, mtu: 1420}, "over IPv4, clsact": {env: []string{"OVERLAY_TEST_NOTCX=1"}, mtu: 1440},
+		"over IPv4, without eBPF": {env: []string{onBridge}, mtu: 1440}, "over IPv6, without eBPF": {six: true, env: []string{onBridge}, mtu: 1420},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := encryptedLab(t, c.six, 2, c.env...)

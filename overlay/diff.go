@@ -68,7 +68,7 @@ func withoutState(ops []op, held objects) []op {
 			return !followsFromPorts(o.object, o.value)
 		}
 		switch o.object.(type) {
-		case routeObject: // without its source address it would be a step back
+		case routeObject, hopObject, edgeObject, vxlanObject: // without the state's part of their values it would be a step back
 			return held[o.object] != nil
 		case mtuObject, tunnelMTUObject: // they follow from the peers
 			return true

@@ -10,8 +10,12 @@
 // world. There is no bridge, no namespace, no forwarding database and no
 // neighbour table per network: whose address it is stands in one map.
 //
+// That is DriverEBPF. Where the kernel refuses eBPF, DriverBridge does the same by
+// routes into the same tunnel device and by nftables; see DESIGN.md.
+//
 // The package reads state.go (what should be) -> want.go and diff.go (pure:
-// which objects in the kernel that means, and what is to be done) -> loop.go
+// which objects in the kernel that means, and what is to be done; of DriverBridge
+// bridge.go) -> loop.go
 // (does it, keeps what holds, tries again, repairs) -> overlay_linux.go (the
 // edge), with one door per kernel interface: link (netlink), datapath (eBPF),
 // nft (nftables). Package attach lets Docker Engine attach containers.

@@ -71,6 +71,7 @@ func testDriftIsRepaired(t *testing.T, name string, env []string) {
 		"peers deleted":                  {"peer", forget("mesh_peers"), near13},
 		"neighbours on the link deleted": {"direct", forget("mesh_onlink"), near13},
 		"settings overwritten":           {"settings", forget("mesh_config"), near13},
+		"own MAC overwritten":            {"settings", forget("mesh_self"), near13},
 		"switches overwritten":           {"settings", forget("mesh_switches"), near13},
 	}
 	for _, program := range []string{"tunnel", "container", "underlay"} {

@@ -16,7 +16,11 @@ func (n *node) iptables(args string) {
 }
 
 func TestContainersReachTheWorldThroughDockersFirewall(t *testing.T) {
-	l := newLab(t, 1)
+	onEachDriver(t, testContainersReachTheWorldThroughDockersFirewall)
+}
+
+func testContainersReachTheWorldThroughDockersFirewall(t *testing.T, d Driver, env ...string) {
+	l := newLab(t, 1, env...)
 	n := l.nodes[0]
 	a := n.container().join(meshNetwork(), "10.255.0.2")
 	l.settle(a)

@@ -33,8 +33,9 @@ func (o *Overlay) Differences(s State) ([]Difference, error) {
 	if err != nil {
 		return nil, err
 	}
-	ops := append(diff(wantDevices(s, f, s.VXLANPort), held, 0, lastDeviceRank),
-		diff(want(s, f, s.VXLANPort), held, lastDeviceRank+1, lastRank)...)
+	wanted := o.cfg.Driver.objects()
+	ops := append(diff(wanted.devices(s, f, s.VXLANPort), held, 0, lastDeviceRank),
+		diff(wanted.rest(s, f, s.VXLANPort), held, lastDeviceRank+1, lastRank)...)
 	out := make([]Difference, 0, len(ops))
 	for _, op := range ops {
 		d := Difference{Want: nothing, Have: nothing}
@@ -138,7 +139,7 @@ func (o *Overlay) Transports() map[Transport]int {
 	out := map[Transport]int{TransportVXLAN: 0, TransportDirect: 0, TransportWireGuard: 0}
 	for object := range o.held {
 		switch object.(type) {
-		case peerObject:
+		case peerObject, nodeObject:
 			out[TransportVXLAN]++
 		case cipherObject:
 			out[TransportWireGuard]++
@@ -164,6 +165,13 @@ func (o *Overlay) Path(vni uint32, to netip.Addr) (Path, error) {
 		return Path{}, err
 	}
 	p := Path{Place: PlaceNowhere, Overhead: overhead(s.Local), MTU: innerMTU(s, f, s.mesh()), Tunnel: f.tunnel != 0}
+	if o.cfg.Driver == DriverBridge {
+		p.bridged(s, f, held, vni, to)
+		if p.Place == PlaceNode {
+			p.findWay(o.kernel)
+		}
+		return p, nil
+	}
 	for object, v := range held {
 		if sub, ok := object.(subnetObject); ok && v == any(vni) {
 			bits := int(sub.key.Bits)

@@ -76,9 +76,13 @@ func (r receiver) comes(l *lab, send func()) {
 // Tunnelled packets are taken from nodes only: not from a machine outside, and not
 // from a container, whose packets leave with its node's own address.
 func TestTunnelledPacketsAreTakenFromNodesOnly(t *testing.T) {
+	onEachDriver(t, testTunnelledPacketsAreTakenFromNodesOnly)
+}
+
+func testTunnelledPacketsAreTakenFromNodesOnly(t *testing.T, d Driver, env ...string) {
 	for name, six := range map[string]bool{"IPv4": false, "IPv6": true} {
 		t.Run(name, func(t *testing.T) {
-			l := newLabOn(t, six, 2)
+			l := newLabOn(t, six, 2, env...)
 			a := l.nodes[0].container().process().join(userNetwork(1), "10.0.1.2", "fd00:0:0:1::2").join(meshNetwork(), "10.255.0.2", "fd00:255::2")
 			evil := l.nodes[1].container().process().join(meshNetwork(), "10.255.0.3", "fd00:255::3")
 			b := l.nodes[1].container().process().join(userNetwork(1), "10.0.1.3")
@@ -134,8 +138,10 @@ func (l *lab) throwRaw6(ns string, to netip.Addr, payload []byte) {
 
 // Nobody reaches networks that he shares no container with, by addresses of IPv6
 // either, nor speaks for others in ARP.
-func TestNetworksAreIsolatedByIPv6(t *testing.T) {
-	l := newLab(t, 2)
+func TestNetworksAreIsolatedByIPv6(t *testing.T) { onEachDriver(t, testNetworksAreIsolatedByIPv6) }
+
+func testNetworksAreIsolatedByIPv6(t *testing.T, d Driver, env ...string) {
+	l := newLab(t, 2, env...)
 	a := l.nodes[0].container().join(meshNetwork(), "10.255.0.2", "fd00:255::2").join(userNetwork(1), "10.0.1.2", "fd00:0:0:1::2")
 	near := l.nodes[0].container().join(meshNetwork(), "10.255.0.3", "fd00:255::3").join(userNetwork(2), "10.0.2.3")
 	far := l.nodes[1].container().join(meshNetwork(), "10.255.0.4", "fd00:255::4").join(userNetwork(2), "10.0.2.4")

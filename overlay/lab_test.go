@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshd/meshd/overlay/datapath"
+	"github.com/meshd/meshd/overlay/link"
 	"github.com/meshd/meshd/overlay/wireguard"
 )
 
@@ -46,6 +47,29 @@ func TestMain(m *testing.M) {
 		return
 	}
 	os.Exit(m.Run())
+}
+
+// onBridge is the environment of a node with DriverBridge.
+const onBridge = "OVERLAY_TEST_DRIVER=bridge"
+
+// everyWay gives nodes' environments: the two ways of attaching programs, and none.
+func everyWay() map[string][]string {
+	return map[string][]string{"tcx": nil, "clsact": {"OVERLAY_TEST_NOTCX=1"}, "bridge": {onBridge}}
+}
+
+// onEachDriver runs a test of what both drivers do alike.
+func onEachDriver(t *testing.T, test func(t *testing.T, d Driver, env ...string)) {
+	t.Helper()
+	t.Run("ebpf", func(t *testing.T) { test(t, DriverEBPF) })
+	t.Run("bridge", func(t *testing.T) { test(t, DriverBridge, onBridge) })
+}
+
+// table is where a driver's routes to containers are.
+func (d Driver) table() string {
+	if d == DriverBridge {
+		return strconv.Itoa(link.Table)
+	}
+	return "main"
 }
 
 type request struct {
@@ -72,6 +96,7 @@ func serveDaemon(dir string) error {
 		RunDir: dir, KeyFile: filepath.Join(dir, "wireguard.json"), Resync: time.Second, NoTCX: os.Getenv("OVERLAY_TEST_NOTCX") != "",
 		KeyOverlap: 2 * time.Second,
 		Direct:     os.Getenv("OVERLAY_TEST_NODIRECT") == "",
+		Driver:     Driver(os.Getenv("OVERLAY_TEST_DRIVER")),
 		Logger:     slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {

@@ -42,7 +42,10 @@ type Config struct {
 	// more; 0 means 10 s.
 	KeyOverlap time.Duration
 	// NoTCX attaches programs as clsact filters even where there is tcx.
-	NoTCX  bool
+	NoTCX bool
+	// Driver is one that Choose gave; empty: DriverEBPF. DriverBridge has no use for Direct,
+	// Admit and NoTCX.
+	Driver Driver
 	Logger *slog.Logger
 }
 
@@ -132,6 +135,9 @@ func New(cfg Config) (*Overlay, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Driver == DriverBridge {
+		cfg.Direct, cfg.Admit = false, false
 	}
 	if cfg.WireGuardPort == 0 {
 		cfg.WireGuardPort = defaultWireGuardPort
@@ -223,7 +229,7 @@ func (o *Overlay) holds(id string) bool {
 			continue
 		}
 		w := objects{}
-		wantPort(w, o.desired(), p)
+		o.cfg.Driver.objects().port(w, o.desired(), p)
 		return !missingAny(w, o.held)
 	}
 	return false
@@ -351,7 +357,7 @@ func (o *Overlay) reconcileLocked(reread, fresh bool) error {
 	}
 	s := o.desired()
 	f.live = o.live(f)
-	put, removals := splitRemovals(o.allowed(diff(wantDevices(s, f, s.VXLANPort), o.held, 0, lastDeviceRank)))
+	put, removals := splitRemovals(o.allowed(diff(o.cfg.Driver.objects().devices(s, f, s.VXLANPort), o.held, 0, lastDeviceRank)))
 	err = o.run(put)
 	defer o.noteRepairs(drift, put)
 	if len(put) > 0 {
@@ -363,7 +369,7 @@ func (o *Overlay) reconcileLocked(reread, fresh bool) error {
 	}
 	err = errors.Join(err, o.putCiphers(s, &f))
 	o.probes = probes(s, f)
-	rest := o.allowed(diff(want(s, f, s.VXLANPort), o.held, lastDeviceRank+1, lastRank))
+	rest := o.allowed(diff(o.cfg.Driver.objects().rest(s, f, s.VXLANPort), o.held, lastDeviceRank+1, lastRank))
 	err = errors.Join(err, o.run(rest), o.run(removals), o.removeCiphers(s, f))
 	o.noteRepairs(drift, rest)
 	return err

@@ -87,7 +87,11 @@ func (c *container) hasMTU(mtu int) bool {
 const transfer = 10 << 20
 
 func TestEveryUnderlayCarriesLargeTransfers(t *testing.T) {
-	l := newLab(t, 2)
+	onEachDriver(t, testEveryUnderlayCarriesLargeTransfers)
+}
+
+func testEveryUnderlayCarriesLargeTransfers(t *testing.T, d Driver, env ...string) {
+	l := newLab(t, 2, env...)
 	a := l.nodes[0].container().process().join(userNetwork(1), "10.0.1.2")
 	b := l.nodes[1].container().process().join(userNetwork(1), "10.0.1.3")
 	l.settle(a, b)
@@ -123,8 +127,10 @@ func TestEveryUnderlayCarriesLargeTransfers(t *testing.T) {
 	}
 }
 
-func TestARoutesMTUCounts(t *testing.T) {
-	l := newLab(t, 2)
+func TestARoutesMTUCounts(t *testing.T) { onEachDriver(t, testARoutesMTUCounts) }
+
+func testARoutesMTUCounts(t *testing.T, d Driver, env ...string) {
+	l := newLab(t, 2, env...)
 	a := l.nodes[0].container().process().join(userNetwork(1), "10.0.1.2")
 	l.settle(a)
 	l.ip(l.nodes[0].ns, "route", "add", l.nodes[1].addr.String(), "dev", "eth0", "mtu", "1400")

@@ -67,7 +67,7 @@ func (l *lab) stateOf(n *node, containers []*container) State {
 }
 
 func TestContainersReachEachOther(t *testing.T) {
-	for name, env := range map[string][]string{"tcx": nil, "clsact": {"OVERLAY_TEST_NOTCX=1"}} {
+	for name, env := range everyWay() {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, 2, env...)
 			a := l.nodes[0].container().join(userNetwork(1), "10.0.1.2")
@@ -103,10 +103,11 @@ func TestNetworksAreIsolated(t *testing.T) {
 	for name, transport := range map[string]Transport{"through the tunnel": TransportVXLAN, "directly": TransportDirect} {
 		t.Run(name, func(t *testing.T) { testNetworksAreIsolated(t, transport) })
 	}
+	t.Run("without eBPF", func(t *testing.T) { testNetworksAreIsolated(t, TransportVXLAN, onBridge) })
 }
 
-func testNetworksAreIsolated(t *testing.T, transport Transport) {
-	l := newLab(t, 2)
+func testNetworksAreIsolated(t *testing.T, transport Transport, env ...string) {
+	l := newLab(t, 2, env...)
 	l.transport = transport
 	a := l.nodes[0].container().join(meshNetwork(), "10.255.0.2").join(userNetwork(1), "10.0.1.2")
 	near := l.nodes[0].container().join(meshNetwork(), "10.255.0.3").join(userNetwork(2), "10.0.2.3")
@@ -132,13 +133,16 @@ func testNetworksAreIsolated(t *testing.T, transport Transport) {
 		})
 	}
 	drops := l.nodes[0].ask(request{Op: "drops"}).Drops
-	if drops["isolated"] == 0 || drops["foreign-network"] == 0 || drops["no-endpoint"] == 0 {
+	told := len(env) > 0 // the kernel tells the sender that nobody has an address, and counts nothing
+	if drops["isolated"] == 0 || drops["foreign-network"] == 0 || drops["no-endpoint"] == 0 && !told {
 		t.Errorf("the reasons are not counted: %v", drops)
 	}
 }
 
-func TestForgedSendersAreDropped(t *testing.T) {
-	l := newLab(t, 1)
+func TestForgedSendersAreDropped(t *testing.T) { onEachDriver(t, testForgedSendersAreDropped) }
+
+func testForgedSendersAreDropped(t *testing.T, d Driver, env ...string) {
+	l := newLab(t, 1, env...)
 	a := l.nodes[0].container().join(userNetwork(1), "10.0.1.2")
 	b := l.nodes[0].container().join(userNetwork(1), "10.0.1.3")
 	victim := l.nodes[0].container().join(userNetwork(1), "10.0.1.4")
@@ -158,13 +162,18 @@ func TestForgedSendersAreDropped(t *testing.T) {
 
 	l.ip(a.ns, "link", "set", "eth0", "address", "02:42:0a:00:01:04")
 	l.pingsNot(a.ns, "10.0.1.3")
-	if drops := l.nodes[0].ask(request{Op: "drops"}).Drops; drops["forged-mac"] == 0 {
+	// Where the kernel forwards, such a frame is not even addressed to it.
+	if drops := l.nodes[0].ask(request{Op: "drops"}).Drops; drops["forged-mac"] == 0 && d == DriverEBPF {
 		t.Errorf("forged MAC is not counted: %v", drops)
 	}
 }
 
 func TestTunnelTakesPacketsFromPeersOnly(t *testing.T) {
-	l := newLab(t, 2)
+	onEachDriver(t, testTunnelTakesPacketsFromPeersOnly)
+}
+
+func testTunnelTakesPacketsFromPeersOnly(t *testing.T, d Driver, env ...string) {
+	l := newLab(t, 2, env...)
 	a := l.nodes[0].container().join(userNetwork(1), "10.0.1.2")
 	b := l.nodes[1].container().join(userNetwork(1), "10.0.1.3")
 	l.settle(a, b)
@@ -182,7 +191,11 @@ func TestTunnelTakesPacketsFromPeersOnly(t *testing.T) {
 }
 
 func TestMeshNetworkLeadsToTheNodeAndTheWorld(t *testing.T) {
-	l := newLab(t, 2)
+	onEachDriver(t, testMeshNetworkLeadsToTheNodeAndTheWorld)
+}
+
+func testMeshNetworkLeadsToTheNodeAndTheWorld(t *testing.T, d Driver, env ...string) {
+	l := newLab(t, 2, env...)
 	a := l.nodes[0].container().join(userNetwork(1), "10.0.1.2").join(meshNetwork(), "10.255.0.2")
 	lonely := l.nodes[0].container().join(userNetwork(1), "10.0.1.3")
 	l.settle(a, lonely)
@@ -219,7 +232,11 @@ func TestMeshNetworkLeadsToTheNodeAndTheWorld(t *testing.T) {
 }
 
 func TestDetachedContainersLeaveNothing(t *testing.T) {
-	l := newLab(t, 1)
+	onEachDriver(t, testDetachedContainersLeaveNothing)
+}
+
+func testDetachedContainersLeaveNothing(t *testing.T, d Driver, env ...string) {
+	l := newLab(t, 1, env...)
 	n := l.nodes[0]
 	a := n.container().join(meshNetwork(), "10.255.0.2")
 	b := n.container().join(meshNetwork(), "10.255.0.3")
@@ -231,10 +248,10 @@ func TestDetachedContainersLeaveNothing(t *testing.T) {
 	if len(left) != 1 || left[0].ID != b.attach[0].ID {
 		t.Errorf("attachments: %+v", left)
 	}
-	if routes := l.ip(n.ns, "route"); strings.Contains(routes, "10.255.0.2") || !strings.Contains(routes, "10.255.0.3") {
+	if routes := l.ip(n.ns, "route", "show", "table", d.table()); strings.Contains(routes, "10.255.0.2") || !strings.Contains(routes, "10.255.0.3") {
 		t.Errorf("routes:\n%s", routes)
 	}
-	if hooks := n.hooks("container"); len(hooks) != 1 {
+	if hooks := n.hooks("container"); len(hooks) != 1 && d == DriverEBPF {
 		t.Errorf("hooks: %v", hooks)
 	}
 
@@ -256,7 +273,7 @@ func (n *node) hooks(program string) []string {
 }
 
 func TestAnEmptyStateLeavesNothingOfOurs(t *testing.T) {
-	for name, env := range map[string][]string{"tcx": nil, "clsact": {"OVERLAY_TEST_NOTCX=1"}} {
+	for name, env := range everyWay() {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, 2, env...)
 			n := l.nodes[0]
@@ -267,7 +284,7 @@ func TestAnEmptyStateLeavesNothingOfOurs(t *testing.T) {
 					filters = l.sh("tc", "filter", "show", "dev", "eth0", "ingress") + l.sh("tc", "filter", "show", "dev", "lo", "ingress")
 					return nil
 				})
-				return l.ip(n.ns, "-o", "-d", "link") + l.ip(n.ns, "-o", "addr") + l.ip(n.ns, "route") + l.ip(n.ns, "neigh", "show", "nud", "permanent") +
+				return l.ip(n.ns, "-o", "-d", "link") + l.ip(n.ns, "-o", "addr") + l.ip(n.ns, "route", "show", "table", "all") + l.ip(n.ns, "rule") + l.ip(n.ns, "neigh", "show", "nud", "permanent") +
 					rules + filters + strings.Join(n.hooks("*"), "\n")
 			}
 			if before := look(); strings.Contains(before, "mesh") {
@@ -281,7 +298,7 @@ func TestAnEmptyStateLeavesNothingOfOurs(t *testing.T) {
 				n.ask(request{Op: "detach", ID: at.ID})
 			}
 			n.ask(request{Op: "set", State: State{}})
-			if left := look(); strings.Contains(left, "mesh") || strings.Contains(left, "10.255.0.") {
+			if left := look(); strings.Contains(left, "mesh") || strings.Contains(left, "10.255.0.") || strings.Contains(left, "109") {
 				t.Errorf("left behind:\n%s", left)
 			}
 			a = n.container().join(userNetwork(1), "10.0.1.2")

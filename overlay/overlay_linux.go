@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -21,12 +20,17 @@ const defaultMTU = 1500
 type linuxKernel struct {
 	cfg  Config
 	door *link.Door
+	// path is nil with DriverBridge.
 	path *datapath.Datapath
 	// wg is nil until a WireGuard device is wanted.
 	wg *wireguard.Door
+	// dropped is what rules counted that are replaced.
+	dropped map[string]uint64
 	// filters: this kernel has no tcx, programs are clsact filters.
 	filters bool
-	warned  bool
+	// leftovers: there may be objects of DriverBridge; it is true with that driver.
+	leftovers bool
+	warned    bool
 	// paths are what is remembered of the ways to peers.
 	paths map[netip.Addr]link.Path
 	// macs are those of peers with an IPv6 address.
@@ -34,39 +38,66 @@ type linuxKernel struct {
 }
 
 func openKernel(cfg Config) (kernel, error) {
-	if err := datapath.Mount(bpfDir(cfg.RunDir)); err != nil {
-		return nil, err
-	}
 	door, err := link.Open()
 	if err != nil {
 		return nil, err
 	}
-	path, err := datapath.Load(bpfDir(cfg.RunDir))
+	k := &linuxKernel{cfg: cfg, door: door, dropped: map[string]uint64{}, filters: cfg.NoTCX, leftovers: true}
+	if cfg.Driver == DriverBridge {
+		err = k.forgetPrograms()
+	} else {
+		err = k.loadPrograms()
+	}
 	if err != nil {
 		door.Close()
 		return nil, err
 	}
-	return &linuxKernel{cfg: cfg, door: door, path: path, filters: cfg.NoTCX}, nil
+	return k, nil
+}
+
+func (k *linuxKernel) loadPrograms() (err error) {
+	if err := datapath.Mount(bpfDir(k.cfg.RunDir)); err != nil {
+		return err
+	}
+	k.path, err = datapath.Load(bpfDir(k.cfg.RunDir))
+	return err
 }
 
 func (k *linuxKernel) close() error {
 	k.door.Close()
+	var errs []error
 	if k.wg != nil {
-		return errors.Join(k.path.Close(), k.wg.Close())
+		errs = append(errs, k.wg.Close())
 	}
-	return k.path.Close()
+	if k.path != nil {
+		errs = append(errs, k.path.Close())
+	}
+	return errors.Join(errs...)
 }
 
-func (k *linuxKernel) drops() (map[string]uint64, error) { return k.path.Drops() }
+func (k *linuxKernel) drops() (map[string]uint64, error) {
+	if k.path == nil {
+		return k.forwardDrops()
+	}
+	return k.path.Drops()
+}
 
-func (k *linuxKernel) capacities() map[string]int { return k.path.Capacities() }
+func (k *linuxKernel) capacities() map[string]int {
+	if k.path == nil {
+		return nil
+	}
+	return k.path.Capacities()
+}
 
 func (k *linuxKernel) addPort(a Attachment, mtu int) error {
 	v, err := vethOf(a, mtu)
 	if err != nil {
 		return err
 	}
-	return k.door.PutVeth(v)
+	if err := k.door.PutVeth(v); err != nil || k.path != nil {
+		return err
+	}
+	return k.door.Silence(a.ID, [6]byte(v.PeerMAC))
 }
 
 func (k *linuxKernel) rejoinPort(p port, mtu int, gateways []netip.Addr) (bool, error) {
@@ -74,7 +105,11 @@ func (k *linuxKernel) rejoinPort(p port, mtu int, gateways []netip.Addr) (bool, 
 	if err != nil {
 		return false, err
 	}
-	return k.door.Rejoin(v, p.nsid, p.Addrs, gateways)
+	done, err := k.door.Rejoin(v, p.nsid, p.Addrs, gateways)
+	if !done || err != nil || k.path != nil {
+		return done, err
+	}
+	return done, k.door.Silence(p.ID, [6]byte(v.PeerMAC))
 }
 
 func (k *linuxKernel) namespace(nsid int) (*os.File, error) { return k.door.Namespace(nsid) }
@@ -115,6 +150,8 @@ func (k *linuxKernel) put(op op) error {
 		return k.door.PutGatewayAddr(o.addr)
 	case settingsObject:
 		return k.path.Settings.Put(0, op.value.(datapath.Settings))
+	case selfObject:
+		return k.path.Self.Put(0, op.value.(datapath.Self))
 	case subnetObject:
 		return k.path.Subnets.Put(o.key, op.value.(uint32))
 	case encryptedObject:
@@ -136,6 +173,9 @@ func (k *linuxKernel) put(op op) error {
 	case switchesObject:
 		return k.path.Switches.Put(0, op.value.(uint32))
 	case tunnelMTUObject:
+		if k.path == nil {
+			return k.door.PutTunnelMTU(op.value.(int))
+		}
 		return k.path.MTU.Put(0, uint32(op.value.(int)))
 	case slotObject:
 		return k.path.PutSlot(o.slot)
@@ -154,13 +194,13 @@ func (k *linuxKernel) put(op op) error {
 	case untrackedObject:
 		return nft.PutTunnel(op.value.(netip.AddrPort))
 	case acceptObject:
-		return nft.PutAccept(o.v6)
+		return nft.PutAccept(o.v6, op.value.(nft.Accepting))
 	case admitObject:
 		return nft.PutAdmit(o.v6)
 	case mtuObject:
 		return k.door.PutMTU(o.id, op.value.(int))
 	default:
-		return fmt.Errorf("overlay: cannot put %T", o)
+		return k.putForwarding(op)
 	}
 }
 
@@ -174,6 +214,8 @@ func (k *linuxKernel) remove(op op) error {
 		return k.door.DeleteGatewayAddr(o.addr)
 	case settingsObject:
 		return k.path.Settings.Put(0, datapath.Settings{})
+	case selfObject:
+		return k.path.Self.Put(0, datapath.Self{})
 	case subnetObject:
 		return k.path.Subnets.Delete(o.key)
 	case encryptedObject:
@@ -195,6 +237,9 @@ func (k *linuxKernel) remove(op op) error {
 	case switchesObject:
 		return k.path.Switches.Put(0, 0)
 	case tunnelMTUObject:
+		if k.path == nil {
+			return nil // it went with the device
+		}
 		return k.path.MTU.Put(0, 0)
 	case portObject:
 		return nil // it went with the interface
@@ -217,7 +262,7 @@ func (k *linuxKernel) remove(op op) error {
 	case mtuObject:
 		return nil // it went with the interface
 	default:
-		return fmt.Errorf("overlay: cannot remove %T", o)
+		return k.removeForwarding(op)
 	}
 }
 

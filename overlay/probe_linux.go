@@ -66,6 +66,9 @@ func (k *linuxKernel) learnAll(f *facts, peers []Peer) error {
 
 func (k *linuxKernel) answers() (map[netip.Addr]time.Duration, error) {
 	out := map[netip.Addr]time.Duration{}
+	if k.path == nil {
+		return out, nil // nobody was asked
+	}
 	err := readTable(k.path.Answers, func(a datapath.Addr, at uint64) { out[a.Netip()] = time.Duration(at) })
 	return out, err
 }

@@ -12,12 +12,19 @@ import (
 
 func (k *linuxKernel) read(f facts) (objects, error) {
 	held := objects{}
-	for _, step := range []func(objects) error{k.readDevices, k.readTables, k.readSlots, k.readRoutes, k.readMasquerade, k.readAccept} {
+	steps := []func(objects) error{k.readDevices, k.readRoutes, k.readMasquerade, k.readAccept}
+	if k.leftovers {
+		steps = append(steps, k.readForwarding)
+	}
+	if k.path != nil {
+		steps = append(steps, k.readTables, k.readSlots, func(held objects) error { return k.readHooks(held, f) })
+	}
+	for _, step := range steps {
 		if err := step(held); err != nil {
 			return nil, err
 		}
 	}
-	return held, k.readHooks(held, f)
+	return held, nil
 }
 
 func (k *linuxKernel) readDevices(held objects) error {
@@ -38,12 +45,18 @@ func (k *linuxKernel) readDevices(held objects) error {
 		}
 		switch d.Name {
 		case link.VXLANName:
-			held[vxlanObject{}] = link.VXLAN{Port: d.VXLANPort}
+			held[vxlanObject{}] = tunnelOf(d)
+			if k.path == nil {
+				held[tunnelMTUObject{}] = d.MTU
+			}
 		case link.GatewayName:
 			held[gatewayDevObject{}] = present{}
 		}
 		if a, ok := decodeAlias(d.Alias); ok && d.IsHost() {
 			held[portObject{a.ID}], held[mtuObject{a.ID}] = present{}, d.MTU
+			if k.path == nil {
+				held[silentObject{a.ID}] = datapath.MAC(d.MAC)
+			}
 		}
 	}
 	addrs, err := k.door.GatewayAddrs()
@@ -53,11 +66,24 @@ func (k *linuxKernel) readDevices(held objects) error {
 	return err
 }
 
+// tunnelOf is the tunnel device as it is, with its MAC where the kernel forwards into it.
+func tunnelOf(d link.Device) link.VXLAN {
+	if d.Silent {
+		return link.VXLAN{Port: d.VXLANPort, MAC: d.MAC}
+	}
+	return link.VXLAN{Port: d.VXLANPort}
+}
+
 func (k *linuxKernel) readTables(held objects) error {
 	return errors.Join(
 		readTable(k.path.Settings, func(_ uint32, v datapath.Settings) {
 			if v.VXLANIfindex != 0 {
 				held[settingsObject{}] = v
+			}
+		}),
+		readTable(k.path.Self, func(_ uint32, v datapath.Self) {
+			if v != (datapath.Self{}) {
+				held[selfObject{}] = v
 			}
 		}),
 		readTable(k.path.Subnets, func(key datapath.SubnetKey, vni uint32) { held[subnetObject{key}] = vni }),

@@ -139,6 +139,8 @@ func nameOf(o object) (kind, name string) {
 		return "gateway", "gateway address " + o.addr.String()
 	case settingsObject:
 		return "settings", "data path settings"
+	case selfObject:
+		return "settings", "this node's MAC address in the tunnel"
 	case portObject:
 		return "interface", "interface " + link.HostName(o.id) + " up"
 	case subnetObject:
@@ -183,6 +185,20 @@ func nameOf(o object) (kind, name string) {
 		return "accept", "rules in DOCKER-USER"
 	case admitObject:
 		return "admit", "rule for published ports at the end of the input hook"
+	case edgeObject:
+		return "rules", "rules of who may speak to whom"
+	case speakerObject:
+		return "interface", fmt.Sprintf("address %s of interface %s", o.speaker.Addr, o.speaker.Device)
+	case silentObject:
+		return "interface", "MAC address of interface " + link.HostName(o.id)
+	case hopObject:
+		return "route", fmt.Sprintf("route to %s in table %d", o.key.To, o.key.Table)
+	case ruleObject:
+		return "route", fmt.Sprintf("rule for routing table %d", o.rule.Table())
+	case arriveObject:
+		return "rules", "rule that takes frames from the tunnel"
+	case nodeObject:
+		return "peer", "peer " + o.peer.Addr.String()
 	default:
 		kind = strings.TrimSuffix(strings.TrimPrefix(fmt.Sprintf("%T", o), "overlay."), "Object")
 		return kind, fmt.Sprintf("%s %v", kind, o)

@@ -24,7 +24,11 @@ const (
 	rankGateway
 	lastDeviceRank = rankGateway
 	rankSettings   = iota
+	rankSelf
 	rankPort
+	rankEdge
+	rankSpeaker
+	rankSilent
 	rankSubnet
 	rankEncrypted
 	rankCipher
@@ -40,6 +44,10 @@ const (
 	rankNeighbour
 	rankRoute
 	rankInsideRoute
+	rankHop
+	rankRule
+	rankArrive
+	rankNode
 	rankMasquerade
 	rankUntracked
 	rankAccept
@@ -55,6 +63,7 @@ type (
 	gatewayDevObject struct{}                           // present
 	gatewayObject    struct{ addr netip.Addr }          // present
 	settingsObject   struct{}                           // datapath.Settings
+	selfObject       struct{}                           // datapath.Self
 	portObject       struct{ id string }                // present: it is up
 	subnetObject     struct{ key datapath.SubnetKey }   // uint32: VNI
 	encryptedObject  struct{ vni uint32 }               // present
@@ -87,6 +96,7 @@ func (vxlanObject) rank() rank      { return rankDevice }
 func (gatewayDevObject) rank() rank { return rankDevice }
 func (gatewayObject) rank() rank    { return rankGateway }
 func (settingsObject) rank() rank   { return rankSettings }
+func (selfObject) rank() rank       { return rankSelf }
 func (portObject) rank() rank       { return rankPort }
 func (subnetObject) rank() rank     { return rankSubnet }
 func (encryptedObject) rank() rank  { return rankEncrypted }
@@ -229,6 +239,7 @@ func want(s State, f facts, vxlanPort uint16) objects {
 	}
 	if f.live && s.Local.IsValid() {
 		w[untrackedObject{}] = netip.AddrPortFrom(s.Local.Unmap(), vxlanPort)
+		w[selfObject{}] = datapath.Self{MAC: nodeMAC(s.Local)}
 	}
 	return w
 }
@@ -254,15 +265,12 @@ func wantHooks(w objects, f facts, vxlanPort uint16) {
 
 // wantCluster gives what follows from the state alone.
 func wantCluster(w objects, s State) {
-	var out []netip.Prefix
+	wantWayOut(w, s)
 	networks := map[uint32]Network{}
 	for _, n := range s.Networks {
 		networks[n.VNI] = n
 		for _, subnet := range n.Subnets {
 			w[subnetObject{datapath.SubnetKeyOf(subnet)}] = n.VNI
-		}
-		if n.Mesh {
-			out = append(out, n.Subnets...)
 		}
 	}
 	for _, e := range s.Endpoints {
@@ -277,6 +285,16 @@ func wantCluster(w objects, s State) {
 	for _, p := range s.Peers {
 		if p.Addr.IsValid() {
 			w[peerObject{datapath.AddrOf(p.Addr)}] = present{}
+		}
+	}
+}
+
+// wantWayOut translates what leaves the node for the world.
+func wantWayOut(w objects, s State) {
+	var out []netip.Prefix
+	for _, n := range s.Networks {
+		if n.Mesh {
+			out = append(out, n.Subnets...)
 		}
 	}
 	if key := nft.Key(out); key != "" {
@@ -395,8 +413,11 @@ func sourceFor(s State, vni uint32, a netip.Prefix) netip.Addr {
 // and so can be decided on before any state is known.
 func followsFromPorts(o object, value any) bool {
 	switch o := o.(type) {
-	case portObject, ifaceObject, neighbourObject, routeObject, mtuObject:
+	case portObject, ifaceObject, neighbourObject, routeObject, mtuObject, speakerObject, silentObject:
 		return true
+	case hopObject:
+		h, ok := value.(link.Hop)
+		return ok && h.Ifindex != 0 && !h.Node.IsValid() && !h.Sealed
 	case endpointObject:
 		e, ok := value.(datapath.Endpoint)
 		return ok && e.Local()

@@ -119,7 +119,7 @@ func runCheck(ctx context.Context, dockerCLI command.Cli, hosts []string, format
 		for _, d := range r.Differences {
 			rows = append(rows, &checkRow{Node: name, Difference: d})
 		}
-		fmt.Fprintf(dockerCLI.Err(), "%s: %d networks, %d tasks, %d differences\n", name, r.Networks, r.Tasks, len(r.Differences))
+		fmt.Fprintf(dockerCLI.Err(), "%s: %d networks, %d tasks, %d differences; data path %s\n", name, r.Networks, r.Tasks, len(r.Differences), r.DataPath)
 		for _, e := range r.Ejected {
 			fmt.Fprintf(dockerCLI.Err(), "%s: service %s on network %s: %s at %s gets no new connections for %d s: %s\n",
 				name, e.Service, e.Network, e.Task, e.Addr, e.Seconds, e.Why)

@@ -92,6 +92,15 @@ func Skew(r Report, now time.Time) Finding {
 	return fine("clock", "it differs by less than %v from the manager's", skewLimit)
 }
 
+// DataPath says what carries a node's packets, and what is lost without eBPF where nobody asked for that.
+func DataPath(driver overlay.Driver, why string) Finding {
+	f := fine("data path", "%s, %s", driver, why)
+	if driver == overlay.DriverBridge {
+		f.Advice = "it spreads connections by nftables; docs/networking.md says what works otherwise without eBPF"
+	}
+	return f
+}
+
 // certificateWarning is how long before its end a certificate must have been renewed: it is at half of its life.
 const certificateWarning = 7 * 24 * time.Hour
 

@@ -98,6 +98,11 @@ func bpf() Finding {
 	case errors.Is(err, os.ErrPermission):
 		return unseen("eBPF", "it takes root to see")
 	}
+	if overlay.CanForward() == nil {
+		f := fine("eBPF", "the kernel refuses it (%v); meshd works without: --datapath=bridge, or by itself", err)
+		f.Advice = "for all of meshd a kernel from 5.10 on with CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF and CONFIG_CGROUP_BPF"
+		return f
+	}
 	return problem("eBPF", "a kernel from 5.10 on with CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF and CONFIG_CGROUP_BPF", "%v", err)
 }
 

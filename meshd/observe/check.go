@@ -18,6 +18,8 @@ import (
 type Report struct {
 	// Node is the node's ID, Hostname its name if the managers know one.
 	Node, Hostname string
+	// DataPath says which driver carries packets, and why that.
+	DataPath string
 	// Networks and Tasks are how many of them the node was told of.
 	Networks, Tasks int
 	Differences     []Difference
@@ -98,7 +100,7 @@ func (o *Observer) compare(ctx context.Context) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	r := Report{Node: v.Self, Hostname: v.node(v.Self).Hostname, Networks: len(v.Networks), Tasks: len(v.Tasks), Differences: append(behind(v), o.heldBack(v)...)}
+	r := Report{Node: v.Self, DataPath: o.DataPath, Hostname: v.node(v.Self).Hostname, Networks: len(v.Networks), Tasks: len(v.Tasks), Differences: append(behind(v), o.heldBack(v)...)}
 	r.Differences = append(r.Differences, missingInterfaces(v, o.Overlay.Attachments())...)
 	r.Differences = append(r.Differences, narrow(v, o.Overlay.TunnelLimit())...)
 	r.Differences = append(r.Differences, o.overlapping(v)...)

@@ -19,7 +19,9 @@ import (
 
 // Sources are the parts of a node that can be asked.
 type Sources struct {
-	Overlay  Overlay
+	Overlay Overlay
+	// DataPath says which driver carries packets, and why that.
+	DataPath string
 	Keeper   Keeper
 	Balancer Balancer
 	Resolver Resolver

@@ -66,6 +66,8 @@ type Datapath struct {
 	Encrypted Table[uint32, uint32]
 	Ciphers   Table[Addr, Cipher]
 	Inside    Table[Addr, Addr]
+	// Self has one entry: the MAC address of frames that enter here and are tunnelled on.
+	Self Table[uint32, Self]
 	// MTU has one entry: what fits into the tunnel to every peer, in bytes.
 	MTU Table[uint32, uint32]
 	// Switches has one entry.
@@ -102,6 +104,7 @@ func Load(dir string) (*Datapath, error) {
 	d.Encrypted = Table[uint32, uint32]{"encrypted", d.obj.MeshEncrypted}
 	d.Ciphers = Table[Addr, Cipher]{"ciphers", d.obj.MeshCiphers}
 	d.Inside = Table[Addr, Addr]{"inside", d.obj.MeshInside}
+	d.Self = Table[uint32, Self]{"self", d.obj.MeshSelf}
 	d.MTU = Table[uint32, uint32]{"mtu", d.obj.MeshMtu}
 	d.Switches = Table[uint32, uint32]{"switches", d.obj.MeshSwitches}
 	d.Settings = Table[uint32, Settings]{"settings", d.obj.MeshConfig}

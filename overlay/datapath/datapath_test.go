@@ -75,6 +75,7 @@ func TestLayoutsMatchTheProgramsMaps(t *testing.T) {
 		{"mesh_encrypted", uint32(0), uint32(0)},
 		{"mesh_ciphers", Addr{}, Cipher{}},
 		{"mesh_inside", Addr{}, Addr{}},
+		{"mesh_self", uint32(0), Self{}},
 	} {
 		m := spec.Maps[c.name]
 		if got := binary.Size(c.key); got != int(m.KeySize) {

@@ -29,6 +29,7 @@ const (
 	overlayMapMeshMtu           = "mesh_mtu"
 	overlayMapMeshOnlink        = "mesh_onlink"
 	overlayMapMeshPeers         = "mesh_peers"
+	overlayMapMeshSelf          = "mesh_self"
 	overlayMapMeshSubnets       = "mesh_subnets"
 	overlayMapMeshSwitches      = "mesh_switches"
 	overlayProgForwardContainer = "forward_container"
@@ -112,6 +113,7 @@ type overlayMapSpecs struct {
 	MeshMtu       *ebpf.MapSpec `ebpf:"mesh_mtu"`
 	MeshOnlink    *ebpf.MapSpec `ebpf:"mesh_onlink"`
 	MeshPeers     *ebpf.MapSpec `ebpf:"mesh_peers"`
+	MeshSelf      *ebpf.MapSpec `ebpf:"mesh_self"`
 	MeshSubnets   *ebpf.MapSpec `ebpf:"mesh_subnets"`
 	MeshSwitches  *ebpf.MapSpec `ebpf:"mesh_switches"`
 }
@@ -155,6 +157,7 @@ type overlayMaps struct {
 	MeshMtu       *ebpf.Map `ebpf:"mesh_mtu"`
 	MeshOnlink    *ebpf.Map `ebpf:"mesh_onlink"`
 	MeshPeers     *ebpf.Map `ebpf:"mesh_peers"`
+	MeshSelf      *ebpf.Map `ebpf:"mesh_self"`
 	MeshSubnets   *ebpf.Map `ebpf:"mesh_subnets"`
 	MeshSwitches  *ebpf.Map `ebpf:"mesh_switches"`
 }
@@ -174,6 +177,7 @@ func (m *overlayMaps) Close() error {
 		m.MeshMtu,
 		m.MeshOnlink,
 		m.MeshPeers,
+		m.MeshSelf,
 		m.MeshSubnets,
 		m.MeshSwitches,
 	)

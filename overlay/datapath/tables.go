@@ -161,6 +161,12 @@ type Settings struct {
 	RouterMAC MAC
 }
 
+// Self is a node's own MAC address in the tunnel (struct self).
+type Self struct {
+	MAC MAC
+	_   [2]byte
+}
+
 // Table is a map of the kernel's.
 type Table[K, V comparable] struct {
 	name string

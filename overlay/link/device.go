@@ -26,6 +26,10 @@ type Device struct {
 	NetNsID int
 	// VXLANPort is that of a VXLAN device in external mode, zero for others.
 	VXLANPort uint16
+	// WireGuard devices encrypt.
+	WireGuard bool
+	// Silent devices ask nobody for neighbours (IFF_NOARP).
+	Silent bool
 }
 
 // Ours says whether this package made the device.
@@ -44,7 +48,7 @@ func (d *Door) Devices() (map[int]Device, error) {
 		a := l.Attrs()
 		dev := Device{
 			Name: a.Name, Index: a.Index, MTU: a.MTU, Alias: a.Alias,
-			NetNsID: a.NetNsID, Up: a.Flags&net.FlagUp != 0, Ethernet: a.EncapType == "ether",
+			NetNsID: a.NetNsID, Up: a.Flags&net.FlagUp != 0, Ethernet: a.EncapType == "ether", WireGuard: strings.HasPrefix(a.Name, WireGuardPrefix), Silent: a.RawFlags&unix.IFF_NOARP != 0,
 		}
 		if len(a.HardwareAddr) == len(dev.MAC) {
 			dev.MAC = [6]byte(a.HardwareAddr)
@@ -61,6 +65,9 @@ func (d *Door) Devices() (map[int]Device, error) {
 type VXLAN struct {
 	// Port is the UDP port (IANA: 4789).
 	Port uint16
+	// MAC, if set, is the device's, and the kernel forwards to it: it asks nobody on it for
+	// neighbours. Otherwise programs do, and none is needed.
+	MAC [6]byte
 }
 
 // PutVXLAN makes the tunnel device: external mode, so that one device carries
@@ -69,7 +76,7 @@ func (d *Door) PutVXLAN(v VXLAN) error {
 	l, err := d.h.LinkByName(VXLANName)
 	switch vx, ok := l.(*netlink.Vxlan); {
 	case err == nil && ok && vx.FlowBased && vx.Port == int(v.Port):
-		return d.up(VXLANName)
+		return d.raise(v)
 	case err == nil:
 		if err := d.h.LinkDel(l); err != nil {
 			return fmt.Errorf("replace %s: %w", VXLANName, err)
@@ -81,6 +88,29 @@ func (d *Door) PutVXLAN(v VXLAN) error {
 	attrs.Name = VXLANName
 	if err := d.h.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, FlowBased: true, Port: int(v.Port)}); err != nil {
 		return fmt.Errorf("make %s on UDP port %d (is another VXLAN device on it?): %w", VXLANName, v.Port, err)
+	}
+	return d.raise(v)
+}
+
+func (d *Door) raise(v VXLAN) error {
+	l, err := d.h.LinkByName(VXLANName)
+	if err == nil && v.MAC == ([6]byte{}) {
+		if err := d.h.LinkSetARPOn(l); err != nil {
+			return fmt.Errorf("%s: %w", VXLANName, err)
+		}
+		return d.up(VXLANName)
+	}
+	if err == nil {
+		err = d.h.LinkSetHardwareAddr(l, v.MAC[:])
+	}
+	if err == nil {
+		err = d.h.LinkSetARPOff(l)
+	}
+	if err == nil {
+		err = forwards(VXLANName)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", VXLANName, err)
 	}
 	return d.up(VXLANName)
 }

@@ -33,10 +33,34 @@ func (d *Door) PutMTU(id string, mtu int) error {
 }
 
 func (d *Door) putPeerMTU(id string, host *netlink.LinkAttrs, mtu int) error {
+	return d.atPeer(id, host, func(h *netlink.Handle, peer netlink.Link) error { return h.LinkSetMTU(peer, mtu) })
+}
+
+// Silence has a container ask nobody for neighbours: all that it sends has its own MAC
+// address for destination, which is the near end's then, too.
+func (d *Door) Silence(id string, mac [6]byte) error {
+	host, err := d.h.LinkByName(HostName(id))
+	if missing(err) {
+		return nil
+	}
+	if err == nil {
+		err = d.atPeer(id, host.Attrs(), func(h *netlink.Handle, peer netlink.Link) error { return h.LinkSetARPOff(peer) })
+	}
+	if err == nil {
+		err = d.h.LinkSetHardwareAddr(host, mac[:])
+	}
+	if err = ignoreMissing(err); err != nil {
+		return fmt.Errorf("silence %s: %w", HostName(id), err)
+	}
+	return nil
+}
+
+// atPeer changes the far end of a container's interface, wherever it is.
+func (d *Door) atPeer(id string, host *netlink.LinkAttrs, change func(*netlink.Handle, netlink.Link) error) error {
 	if host.NetNsID < 0 { // the far end is still here
 		peer, err := d.h.LinkByName(PeerName(id))
 		if err == nil {
-			err = d.h.LinkSetMTU(peer, mtu)
+			err = change(d.h, peer)
 		}
 		return ignoreMissing(err)
 	}
@@ -52,9 +76,21 @@ func (d *Door) putPeerMTU(id string, host *netlink.LinkAttrs, mtu int) error {
 	defer inside.Close()
 	peer, err := inside.LinkByIndex(host.ParentIndex)
 	if err == nil {
-		err = inside.LinkSetMTU(peer, mtu)
+		err = change(inside, peer)
 	}
 	return ignoreMissing(err)
+}
+
+// PutTunnelMTU sets the MTU of the tunnel device: who sends more into it is told so.
+func (d *Door) PutTunnelMTU(mtu int) error {
+	l, err := d.h.LinkByName(VXLANName)
+	if err == nil {
+		err = d.h.LinkSetMTU(l, mtu)
+	}
+	if err != nil {
+		return fmt.Errorf("MTU of %s: %w", VXLANName, err)
+	}
+	return nil
 }
 
 // namespaceOf opens the network namespace that this one knows by a number

@@ -85,6 +85,12 @@ func edge(name string) error {
 	return nil
 }
 
+// forwards sets what the tunnel device needs where the kernel forwards: the mark, which
+// stands for the node that a packet comes from, counts in the question where its sender is.
+func forwards(name string) error {
+	return putIfPresent("net/ipv4/conf/"+name+"/src_valid_mark", "1")
+}
+
 func putIfPresent(path, value string) error {
 	have, err := Sysctl(path)
 	if err != nil || have == "" || have == value {

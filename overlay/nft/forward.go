@@ -31,6 +31,7 @@ const (
 	forwardChain = "FORWARD"
 	userChain    = "DOCKER-USER"
 	hostDevices  = "mv" // link.HostPrefix
+	ownDevice    = "mesh"
 )
 
 // ForwardingOf looks at what iptables-nft keeps for one family.
@@ -68,8 +69,10 @@ type Accepting int
 const (
 	AcceptsNothing Accepting = iota
 	AcceptsInPart
-	// AcceptsAll: exactly the two rules of PutAccept, in their order.
+	// AcceptsAll: exactly the rules of PutAccept for a node whose programs forward, in
+	// their order; AcceptsForwarded: for one whose kernel does.
 	AcceptsAll
+	AcceptsForwarded
 )
 
 // AcceptingOf reads DOCKER-USER.
@@ -83,27 +86,29 @@ func AcceptingOf(v6 bool) (Accepting, error) {
 		return 0, err
 	}
 	have := slices.DeleteFunc(rules, func(r *nftables.Rule) bool { return !isOurs(r) })
-	switch {
-	case len(have) == 0:
+	if len(have) == 0 {
 		return AcceptsNothing, nil
-	case len(have) == 2 && deviceKey(have[0]) == expr.MetaKeyIIFNAME && deviceKey(have[1]) == expr.MetaKeyOIFNAME:
-		return AcceptsAll, nil
-	default:
-		return AcceptsInPart, nil
 	}
+	for _, a := range []Accepting{AcceptsAll, AcceptsForwarded} {
+		if slices.EqualFunc(have, acceptRules(v6, a), func(x, y *nftables.Rule) bool { return deviceKey(x) == deviceKey(y) }) {
+			return a, nil
+		}
+	}
+	return AcceptsInPart, nil
 }
 
 // PutAccept accepts in DOCKER-USER what our containers send, and the answers to
-// it. The two rules stand at the chain's end, before a RETURN that closes it:
+// it; or with AcceptsForwarded whatever comes from or goes to our devices, which EdgeTable
+// decides on. The rules stand at the chain's end, before a RETURN that closes it:
 // what the host's own rules deny before them stays denied. They replace rules
 // of ours that are there; nobody else's is touched.
 //
 // They are made of what iptables knows (its own conntrack match, not
 // nftables'): it refuses to work on a table with anything else in it.
-func PutAccept(v6 bool) error {
+func PutAccept(v6 bool, a Accepting) error {
 	return changeUserChain(v6, func(c *nftables.Conn, others []*nftables.Rule) {
 		last := closingReturn(others)
-		for _, r := range acceptRules(v6) {
+		for _, r := range acceptRules(v6, a) {
 			if last != nil {
 				r.Position = last.Handle
 				c.InsertRule(r)
@@ -216,24 +221,37 @@ func closingReturn(rules []*nftables.Rule) *nftables.Rule {
 //
 //	-i mv+ -j ACCEPT
 //	-o mv+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
-func acceptRules(v6 bool) []*nftables.Rule {
+//
+// or
+//
+//	-i mv+ -j ACCEPT
+//	-o mv+ -j ACCEPT
+//	-i mesh+ -j ACCEPT
+//	-o mesh+ -j ACCEPT
+func acceptRules(v6 bool, a Accepting) (out []*nftables.Rule) {
+	if a == AcceptsForwarded {
+		for _, devices := range []string{hostDevices, ownDevice} {
+			out = append(out, acceptRule(v6, expr.MetaKeyIIFNAME, devices), acceptRule(v6, expr.MetaKeyOIFNAME, devices))
+		}
+		return out
+	}
 	const established, related = 1 << 1, 1 << 2 // XT_CONNTRACK_STATE_BIT of ip_conntrack_info
 	answers := &xt.ConntrackMtinfo3{ConntrackMtinfo2: xt.ConntrackMtinfo2{
 		ConntrackMtinfoBase: xt.ConntrackMtinfoBase{MatchFlags: uint16(xt.ConntrackState)},
 		StateMask:           established | related,
 	}}
 	return []*nftables.Rule{
-		acceptRule(v6, expr.MetaKeyIIFNAME),
-		acceptRule(v6, expr.MetaKeyOIFNAME, &expr.Match{Name: "conntrack", Rev: 3, Info: answers}),
+		acceptRule(v6, expr.MetaKeyIIFNAME, hostDevices),
+		acceptRule(v6, expr.MetaKeyOIFNAME, hostDevices, &expr.Match{Name: "conntrack", Rev: 3, Info: answers}),
 	}
 }
 
-func acceptRule(v6 bool, device expr.MetaKey, conditions ...expr.Any) *nftables.Rule {
+func acceptRule(v6 bool, device expr.MetaKey, name string, conditions ...expr.Any) *nftables.Rule {
 	table := &nftables.Table{Name: filterTable, Family: family(v6)}
 	comment := xt.Comment(Table)
 	exprs := []expr.Any{
 		&expr.Meta{Key: device, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(hostDevices)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(name)},
 	}
 	exprs = append(exprs, conditions...)
 	exprs = append(exprs,

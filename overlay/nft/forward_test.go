@@ -85,7 +85,7 @@ func (f *firewall) must(want ...string) {
 
 func (f *firewall) put() {
 	f.t.Helper()
-	if err := PutAccept(f.v6); err != nil {
+	if err := PutAccept(f.v6, AcceptsAll); err != nil {
 		f.t.Fatal(err)
 	}
 	f.holds(AcceptsAll)
@@ -190,7 +190,7 @@ func TestWithoutTheChainThereIsNothingToDelete(t *testing.T) {
 		if err := DeleteAccept(f.v6); err != nil {
 			f.t.Error(err)
 		}
-		if err := PutAccept(f.v6); err == nil {
+		if err := PutAccept(f.v6, AcceptsAll); err == nil {
 			f.t.Error("rules were put into a chain that is not there")
 		}
 	})

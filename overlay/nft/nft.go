@@ -3,7 +3,8 @@
 // beyond it open a connection to their addresses, and keeps their DNS queries to
 // the node out of connection tracking. Two more, for one thing each: see PutAdmit and
 // PutTunnel. In others' tables
-// nothing is touched but two rules of ours in DOCKER-USER, see PutAccept.
+// nothing is touched but rules of ours in DOCKER-USER, see PutAccept. Where there is no
+// eBPF, EdgeTable does what the programs do elsewhere, see edge.go.
 package nft
 
 import (
@@ -14,7 +15,6 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 )
@@ -30,7 +30,7 @@ const (
 
 // The first letters of our devices' names: what goes from one container's
 // interface to another or to the tunnel keeps its address.
-func ownDevices() []string { return []string{"mesh", "mv"} }
+func ownDevices() []string { return []string{ownDevice, hostDevices} }
 
 // Masquerade lists the subnets that our tables masquerade; none of a family
 // whose table is not there or not as Put makes it.
@@ -159,21 +159,17 @@ func masquerade(t *nftables.Table, c *nftables.Chain, subnet netip.Prefix) *nfta
 	return rule(t, c, subnet, append(exprs, &expr.Masq{}))
 }
 
-// closed: ip daddr <subnet>, or ip6 daddr, iifname != "mesh*" iifname != "mv*" ct state != { established, related } drop.
+// closed: ip daddr <subnet>, or ip6 daddr, iifname != "mesh*" iifname != "mv*" ct state != { established, related } ct status != dnat drop.
 // Who is on the node's link could otherwise route to a container's address past
 // the routing mesh. Answers to what containers asked for pass.
 func closed(t *nftables.Table, c *nftables.Chain, subnet netip.Prefix) *nftables.Rule {
 	exprs := within(subnet, destination4, destination6)
 	exprs = append(exprs, notOurs(expr.MetaKeyIIFNAME)...)
-	return rule(t, c, subnet, append(exprs,
-		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
-		&expr.Bitwise{
-			SourceRegister: 1, DestRegister: 1, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED),
-			Xor:  binaryutil.NativeEndian.PutUint32(0),
-		},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(0)},
-		&expr.Verdict{Kind: expr.VerdictDrop}))
+	exprs = append(exprs, &expr.Ct{Key: expr.CtKeySTATE, Register: register})
+	exprs = append(exprs, anyOf(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED, expr.CmpOpEq)...)
+	exprs = append(exprs, &expr.Ct{Key: expr.CtKeySTATUS, Register: register})
+	exprs = append(exprs, anyOf(statusDNAT, expr.CmpOpEq)...)
+	return rule(t, c, subnet, append(exprs, &expr.Verdict{Kind: expr.VerdictDrop}))
 }
 
 // within compares an address of the packet with a subnet.

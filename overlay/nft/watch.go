@@ -3,6 +3,7 @@ package nft
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
 )
@@ -47,5 +48,5 @@ func concerns(deleted any) bool {
 }
 
 func isOurTable(t *nftables.Table) bool {
-	return t != nil && (t.Name == Table || t.Name == AdmitTable || t.Name == TunnelTable)
+	return t != nil && slices.Contains([]string{Table, AdmitTable, TunnelTable, EdgeTable, ArriveTable}, t.Name)
 }

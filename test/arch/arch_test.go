@@ -46,9 +46,9 @@ type door struct {
 
 func doors() []door {
 	return []door{
-		{"github.com/vishvananda/netlink", []string{"overlay/link", "test/lab"}, "EINTR, namespaces and threads are handled in one place"},
+		{"github.com/vishvananda/netlink", []string{"overlay/link", "ipvs/nat", "test/lab"}, "EINTR, namespaces and threads are handled in one place"},
 		{"github.com/vishvananda/netns", []string{"overlay/link", "test/lab"}, "EINTR, namespaces and threads are handled in one place"},
-		{"github.com/google/nftables", []string{"overlay/nft", "ipvs/kernel", "test/lab"}, "one owner of the rule sets: of nodes', and of containers'"},
+		{"github.com/google/nftables", []string{"overlay/nft", "ipvs/kernel", "ipvs/nat", "test/lab"}, "one owner of the rule sets: of nodes', and of containers'"},
 		{"github.com/moby/ipvs", []string{"ipvs/kernel"}, "one owner of the services"},
 		{"github.com/cilium/ebpf", []string{"overlay/datapath", "ipvs/ebpf"}, "pins, maps and programs have one owner each"},
 		{"golang.zx2c4.com/wireguard", []string{"overlay/wireguard"}, "kernel or process: everybody else sees devices and peers"},

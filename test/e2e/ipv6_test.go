@@ -184,7 +184,7 @@ func (c *cluster) addressesOf(machine string) []string {
 			}
 		}
 	}
-	if want := map[string]int{dualLab: 2, sixLab: 1}[c.name]; len(addrs) != want {
+	if want := map[string]int{dualLab: 2, sixLab: 1, bridgeLab: 2}[c.name]; len(addrs) != want {
 		c.t.Fatalf("%s has %v", machine, addrs)
 	}
 	return addrs

@@ -193,6 +193,20 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } mesh_config SEC(".maps");
 
+/* The source MAC of what enters at this node and is tunnelled to a task: peers without eBPF know by it where to answer. */
+struct self {
+	__u8 mac[6];
+	__u8 pad[2];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct self);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} mesh_self SEC(".maps");
+
 /* What fits into the tunnel to every peer, in bytes. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -133,6 +133,16 @@ static __always_inline int to_endpoint(struct __sk_buff *skb, __u32 vni, const s
 
 /* ---- packets that a container sent ---- */
 
+/* sign makes this node a frame's sender: who calls a published port from a container is on no list of the task's node. */
+static __always_inline void sign(struct __sk_buff *skb)
+{
+	__u32 zero = 0;
+	struct self *self = bpf_map_lookup_elem(&mesh_self, &zero);
+
+	if (self)
+		bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_source), self->mac, sizeof(self->mac), 0);
+}
+
 static __always_inline int in_overlay(const struct mesh_addr *addr)
 {
 	struct subnet_key key = { .prefixlen = 128, .addr = *addr };
@@ -158,6 +168,8 @@ static __always_inline int forward_from(struct __sk_buff *skb, const struct ifac
 	if (verdict == MESH_DELIVER) {
 		if (!to)
 			return drop(DROP_NO_ENDPOINT);
+		if (in->flags & IFACE_MESH)
+			sign(skb);
 		return to_endpoint(skb, vni, to);
 	}
 	if (!(in->flags & IFACE_MESH)) {
@@ -336,14 +348,19 @@ static __always_inline int forward_node(struct __sk_buff *skb)
 	__u32 vni = MESH_CB_VNI(skb->cb[0]), verdict = MESH_CB_VERDICT(skb->cb[0]), note = skb->cb[1];
 	struct config *c = config();
 	struct packet p;
+	struct self *self;
 	__u8 macs[12];
+	__u32 zero = 0;
 
 	if (verdict == MESH_NEXT || !c)
+		return TCX_NEXT;
+	self = bpf_map_lookup_elem(&mesh_self, &zero);
+	if (!self)
 		return TCX_NEXT;
 	clamp_mss(skb, skb->protocol == bpf_htons(ETH_P_IPV6));
 	/* On lo there are no MACs, and a VXLAN device takes none from nobody. */
 	__builtin_memcpy(macs, c->router_mac, 6);
-	__builtin_memcpy(macs + 6, c->router_mac, 6);
+	__builtin_memcpy(macs + 6, self->mac, 6);
 	if (verdict == MESH_DELIVER && note)
 		__builtin_memcpy(macs + MESH_NOTE_AT, &note, sizeof(note));
 	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))

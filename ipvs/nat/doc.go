@@ -1,0 +1,16 @@
+// Package nat balances by the kernel's own address translation (nftables), where there is no
+// eBPF: the first packet of a connection meets a rule that takes a backend from a map by a
+// random number, in turn, or by the client's address; connection tracking does the rest.
+//
+//	table.go     pure: a State as rules
+//	balancer.go  Set: all rules in one transaction; what flows to backends that are gone is forgotten
+//
+// What is lost against eBPF: counters per service and flows; leastconn and random2 are plain
+// chance; affinity and maglev both choose by the client's address, and clients move when backends
+// come and go; answers always return by the node where the client came in (no direct return);
+// nobody is seen to fail, so none is ejected; 127.0.0.1 does not answer; and forwarding rules of
+// the host (FORWARD), not those for its own ports (INPUT), decide on published ports.
+//
+// A connection ends when its row of connection tracking does: nf_conntrack_tcp_timeout_established,
+// five days without a packet unless the host says otherwise.
+package nat
