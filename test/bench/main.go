@@ -7,6 +7,10 @@
 //	bench net       throughput, round trips and new connections between containers,
 //	                through a VIP and a published port, against the bare nodes
 //	                and Docker Swarm's own overlay
+//	bench encryption
+//	                one stream and eight, round trips and new connections on an
+//	                encrypted network, against a clear one and a bare WireGuard
+//	                device between the same nodes
 //	bench failover  power cuts of the leader and of workers, until others have
 //	                taken over
 package main
@@ -20,6 +24,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/meshd/meshd/overlay/wireguard"
 	"github.com/meshd/meshd/test/lab"
 )
 
@@ -27,12 +32,22 @@ func main() {
 	if code, ran := lab.Reexec(); ran {
 		os.Exit(code)
 	}
+	if len(os.Args) > 1 {
+		if become := map[string]func([]string) error{wireguard.HelperCommand: wireguard.Serve, rawCommand: makeRaw}[os.Args[1]]; become != nil {
+			exit(become(os.Args[2:]))
+		}
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx); err != nil {
+	exit(run(ctx))
+}
+
+func exit(err error) {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+	os.Exit(0)
 }
 
 func run(ctx context.Context) (err error) {
@@ -42,18 +57,18 @@ func run(ctx context.Context) (err error) {
 	sample := flag.String("sample", "bin/sample", "the program that the nodes themselves run")
 	services := flag.Int("services", 1000, "net: how many services to add for the last rows")
 	flag.Parse()
+	options := netOptions{rounds: *rounds, services: *services, sample: *sample, meshd: *meshd, image: *image}
 	measure := map[string]func(context.Context, *lab.Lab, int) error{
-		"create": benchCreate,
-		"net": func(ctx context.Context, l *lab.Lab, rounds int) error {
-			return benchNet(ctx, l, netOptions{rounds: rounds, services: *services, sample: *sample, meshd: *meshd, image: *image})
-		},
-		"failover": func(ctx context.Context, l *lab.Lab, rounds int) error { return benchFailover(ctx, l, rounds, *sample) },
+		"create":     benchCreate,
+		"net":        func(ctx context.Context, l *lab.Lab, _ int) error { return benchNet(ctx, l, options) },
+		"encryption": func(ctx context.Context, l *lab.Lab, _ int) error { return benchEncryption(ctx, l, options) },
+		"failover":   func(ctx context.Context, l *lab.Lab, rounds int) error { return benchFailover(ctx, l, rounds, *sample) },
 	}[flag.Arg(0)]
 	if measure == nil {
-		return errors.New("say what to measure: create, net or failover")
+		return errors.New("say what to measure: create, net, encryption or failover")
 	}
 	runs := *meshd
-	if flag.Arg(0) == "net" {
+	if flag.Arg(0) == "net" || flag.Arg(0) == "encryption" {
 		dir, err := os.MkdirTemp("", "meshd-bench")
 		if err != nil {
 			return err

@@ -35,12 +35,16 @@ const (
 	netFirst    = 30 * time.Second // bounds the start of what is measured
 )
 
-// modes are what is measured, in units per second.
-var modes = []struct {
-	name, unit string
-	per        float64
-}{
-	{"stream", "Gbit/s", 8e-9}, {"echo", "round trips/s", 1}, {"connect", "connections/s", 1},
+// mode is what is measured, in units per second.
+type mode struct {
+	name    string // of bench-client
+	unit    string
+	per     float64
+	streams int // at once
+}
+
+func netModes() []mode {
+	return []mode{{"stream", "Gbit/s", 8e-9, 1}, {"echo", "round trips/s", 1, 1}, {"connect", "connections/s", 1, 1}}
 }
 
 type netOptions struct {
@@ -66,32 +70,44 @@ type way struct {
 // netBench is the cluster with all that is measured.
 type netBench struct {
 	netOptions
+	modes   []mode
 	lab     *lab.Lab
 	api     *client.Client
-	network string
+	network string            // of services
 	address map[string]string // of nodes
 }
 
-// benchNet prints a table for each mode: what each way does, and the ratio to the way that it is compared to, in the same round.
-func benchNet(ctx context.Context, l *lab.Lab, o netOptions) (err error) {
-	b := &netBench{netOptions: o, lab: l, address: map[string]string{}}
+func newNetBench(ctx context.Context, l *lab.Lab, o netOptions, modes []mode) (*netBench, error) {
+	b := &netBench{netOptions: o, modes: modes, lab: l, address: map[string]string{}}
+	var err error
 	if b.sample, err = filepath.Abs(o.sample); err != nil {
-		return err
+		return nil, err
 	}
 	nodes, err := l.Ls(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, n := range nodes {
 		b.address[n.Name] = n.Address
 	}
-	if b.api, err = l.MeshdClient("node1"); err != nil {
+	b.api, err = l.MeshdClient("node1")
+	return b, err
+}
+
+// benchNet prints a table for each mode: what each way does, and the ratio to the way that it is compared to, in the same round.
+func benchNet(ctx context.Context, l *lab.Lab, o netOptions) error {
+	if o.services > maxServices {
+		return fmt.Errorf("%d services: there are published ports for %d", o.services, maxServices)
+	}
+	b, err := newNetBench(ctx, l, o, netModes())
+	if err != nil {
 		return err
 	}
-	if b.services > maxServices {
-		return fmt.Errorf("%d services: there are published ports for %d", b.services, maxServices)
-	}
-	stop := b.serveOn("node2")
+	return b.run(ctx)
+}
+
+func (b *netBench) run(ctx context.Context) (err error) {
+	stop := b.serveOn("node2", b.address["node2"])
 	defer func() { err = errors.Join(err, stop()) }()
 	ways, err := b.deploy(ctx)
 	if err != nil {
@@ -114,13 +130,13 @@ func benchNet(ctx context.Context, l *lab.Lab, o netOptions) (err error) {
 	if err := b.measure(ctx, more, results); err != nil {
 		return err
 	}
-	printNet(append(ways, more...), results)
+	b.print(append(ways, more...), results)
 	return nil
 }
 
-// serveOn runs the server on a node itself; call the result to end it.
-func (b *netBench) serveOn(node string) (stop func() error) {
-	cmd := exec.Command(b.sample, "bench-serve", "-listen", net.JoinHostPort(b.address[node], strconv.Itoa(netPort)))
+// serveOn runs the server on a node itself, at one of its addresses; call the result to end it.
+func (b *netBench) serveOn(node, addr string) (stop func() error) {
+	cmd := exec.Command(b.sample, "bench-serve", "-listen", at(addr, netPort))
 	done := make(chan error, 1)
 	started := make(chan struct{})
 	go func() {
@@ -150,13 +166,18 @@ func tunnelling(dir, meshd string) (string, error) {
 	return path, os.WriteFile(path, []byte(script), 0o755)
 }
 
+// onNetwork makes a network for the services that follow.
+func (b *netBench) onNetwork(ctx context.Context, name string, options map[string]string) error {
+	n, err := b.api.NetworkCreate(ctx, name, client.NetworkCreateOptions{Driver: "overlay", Scope: "swarm", Options: options})
+	b.network = n.ID
+	return err
+}
+
 // deploy starts the services and says which ways there are.
 func (b *netBench) deploy(ctx context.Context) ([]way, error) {
-	n, err := b.api.NetworkCreate(ctx, "bench", client.NetworkCreateOptions{Driver: "overlay", Scope: "swarm"})
-	if err != nil {
+	if err := b.onNetwork(ctx, "bench", nil); err != nil {
 		return nil, err
 	}
-	b.network = n.ID
 	far, err := b.service(ctx, "far", "node2", "sample", "bench-serve")
 	if err != nil {
 		return nil, err
@@ -176,11 +197,10 @@ func (b *netBench) deploy(ctx context.Context) ([]way, error) {
 	if err != nil {
 		return nil, err
 	}
-	at := func(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
 	return []way{
 		{name: bareNodes, again: true, node: "node1", target: at(b.address["node2"], netPort)},
 		{name: acrossNodes, again: true, node: "node1", pid: caller.pid, target: at(far.addr, netPort), against: []string{bareNodes}},
-		{name: "container to container, across nodes, by VXLAN", node: "node1", pid: caller.pid, target: at(tunnelled.addr, netPort), against: []string{bareNodes, acrossNodes}},
+		{name: byVXLAN, node: "node1", pid: caller.pid, target: at(tunnelled.addr, netPort), against: []string{bareNodes, acrossNodes}},
 		{name: "container to container, same node", node: "node1", pid: caller.pid, target: at(near.addr, netPort), against: []string{bareNodes}},
 		{name: "VIP, across nodes", again: true, node: "node1", pid: caller.pid, target: at(far.vip, netPort), against: []string{acrossNodes}},
 		{name: bareOutside, again: true, node: lab.Client, target: at(b.address["node2"], netPort)},
@@ -194,10 +214,13 @@ func (b *netBench) deploy(ctx context.Context) ([]way, error) {
 	}, nil
 }
 
+func at(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
+
 // Names of ways that others are compared to.
 const (
 	bareNodes   = "node to node, bare"
 	acrossNodes = "container to container, across nodes"
+	byVXLAN     = "container to container, across nodes, by VXLAN"
 	bareOutside = "outside to node, bare"
 	hostMode    = "published in mode host"
 	farPort     = "published port, task on another node"
@@ -331,17 +354,17 @@ func (b *netBench) idleService(ctx context.Context, i int) error {
 func (b *netBench) measure(ctx context.Context, ways []way, results map[string][]float64) error {
 	for round := range b.rounds + 1 {
 		for _, w := range ways {
-			for _, m := range modes {
-				value, err := b.once(w, m.name)
+			for _, m := range b.modes {
+				value, err := b.once(w, m)
 				if err != nil {
-					return fmt.Errorf("%s, %s: %w", w.name, m.name, err)
+					return fmt.Errorf("%s, %s: %w", w.name, m.unit, err)
 				}
 				if err := ctx.Err(); err != nil {
 					return err
 				}
 				fmt.Fprintf(os.Stderr, "round %d: %s: %.2f %s\n", round, w.name, value*m.per, m.unit)
 				if round > 0 { // the first warms caches
-					results[m.name+w.name] = append(results[m.name+w.name], value*m.per)
+					results[m.unit+w.name] = append(results[m.unit+w.name], value*m.per)
 				}
 			}
 		}
@@ -349,12 +372,12 @@ func (b *netBench) measure(ctx context.Context, ways []way, results map[string][
 	return nil
 }
 
-func (b *netBench) once(w way, mode string) (float64, error) {
+func (b *netBench) once(w way, m mode) (float64, error) {
 	args := []string{b.sample}
 	if w.pid != 0 {
 		args = []string{"nsenter", "-t", strconv.Itoa(w.pid), "-n", "-m", "/bin/sample"}
 	}
-	args = append(args, "bench-client", "-mode", mode, "-for", netTime.String(), w.target)
+	args = append(args, "bench-client", "-mode", m.name, "-streams", strconv.Itoa(m.streams), "-for", netTime.String(), w.target)
 	cmd := exec.Command(args[0], args[1:]...)
 	var out, complaint bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaint
@@ -368,16 +391,16 @@ func (b *netBench) once(w way, mode string) (float64, error) {
 	return strconv.ParseFloat(strings.TrimSpace(out.String()), 64)
 }
 
-func printNet(ways []way, results map[string][]float64) {
-	for _, m := range modes {
+func (b *netBench) print(ways []way, results map[string][]float64) {
+	for _, m := range b.modes {
 		fmt.Printf("\n| %s | median (range) | ratio (median of rounds) | to |\n|---|---|---|---|\n", m.unit)
 		for _, w := range ways {
-			v := results[m.name+w.name]
+			v := results[m.unit+w.name]
 			if len(w.against) == 0 {
 				fmt.Printf("| %s | %s (%s-%s) |  |  |\n", w.name, short(median(v)), short(slices.Min(v)), short(slices.Max(v)))
 			}
 			for _, to := range w.against {
-				ratio := median(ratios(v, results[m.name+to]))
+				ratio := median(ratios(v, results[m.unit+to]))
 				fmt.Printf("| %s | %s (%s-%s) | %.2f | %s |\n", w.name, short(median(v)), short(slices.Min(v)), short(slices.Max(v)), ratio, to)
 			}
 		}

@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // The first byte of a connection says what is measured over it.
@@ -77,26 +80,35 @@ func benchAnswer(conn net.Conn) error {
 	return err
 }
 
-// benchClient prints how much it could do in a second: bytes, round trips or connections, one after the other.
+// benchClient prints how much it could do in a second: bytes, round trips or connections, one after the other or some at once.
 func benchClient(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("bench-client", flag.ContinueOnError)
 	mode := flags.String("mode", "stream", "stream, echo or connect")
 	last := flags.Duration("for", time.Second, "how long")
+	streams := flags.Int("streams", 1, "how many at once")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	run, ok := map[string]func(context.Context, string, time.Time) (int, error){
 		"stream": streamFor, "echo": echoFor, "connect": connectFor,
 	}[*mode]
-	if flags.NArg() != 1 || !ok {
-		return errors.New("usage: sample bench-client [-mode stream|echo|connect] [-for D] HOST:PORT")
+	if flags.NArg() != 1 || !ok || *streams < 1 {
+		return errors.New("usage: sample bench-client [-mode stream|echo|connect] [-streams N] [-for D] HOST:PORT")
 	}
 	start := time.Now()
-	n, err := run(ctx, flags.Arg(0), start.Add(*last))
-	if err != nil {
+	var done atomic.Int64
+	var all errgroup.Group
+	for range *streams {
+		all.Go(func() error {
+			n, err := run(ctx, flags.Arg(0), start.Add(*last))
+			done.Add(int64(n))
+			return err
+		})
+	}
+	if err := all.Wait(); err != nil {
 		return err
 	}
-	_, err = fmt.Printf("%.0f\n", float64(n)/time.Since(start).Seconds())
+	_, err := fmt.Printf("%.0f\n", float64(done.Load())/time.Since(start).Seconds())
 	return err
 }
 
@@ -128,7 +140,12 @@ func streamFor(ctx context.Context, address string, end time.Time) (bytes int, e
 		}
 		bytes += n
 	}
-	return bytes, nil
+	// What is still in buffers has not been carried: the server closes when it has all.
+	if err := errors.Join(conn.CloseWrite(), conn.SetReadDeadline(time.Now().Add(defaultTimeout))); err != nil {
+		return 0, err
+	}
+	_, err = io.Copy(io.Discard, conn)
+	return bytes, err
 }
 
 func echoFor(ctx context.Context, address string, end time.Time) (trips int, err error) {

@@ -34,8 +34,13 @@ func TestBench(t *testing.T) {
 			t.Errorf("%s: %d, %v", name, n, err)
 		}
 	}
-	if err := benchClient(t.Context(), []string{"-mode", "nonsense", addr}); err == nil {
-		t.Error("an unknown mode is taken")
+	if err := benchClient(t.Context(), []string{"-streams", "8", "-for", "50ms", addr}); err != nil {
+		t.Errorf("eight at once: %v", err)
+	}
+	for _, wrong := range [][]string{{"-mode", "nonsense", addr}, {"-streams", "0", addr}} {
+		if err := benchClient(t.Context(), wrong); err == nil {
+			t.Errorf("%q is taken", wrong)
+		}
 	}
 	cancel()
 	if err := <-done; err != nil {
