@@ -29,24 +29,23 @@ func extendService(dockerCLI command.Cli, all []*cobra.Command) {
 	}
 }
 
-// onNode is a CLI whose client speaks to another node's engine, through the
-// manager that it is connected to.
-type onNode struct {
+// otherAPI gives docker's commands another client.
+type otherAPI struct {
 	command.Cli
 	client client.APIClient
 }
 
 // Client implements command.Cli.
-func (n *onNode) Client() client.APIClient {
-	if n.client == nil {
-		return n.Cli.Client()
+func (o *otherAPI) Client() client.APIClient {
+	if o.client == nil {
+		return o.Cli.Client()
 	}
-	return n.client
+	return o.client
 }
 
 // serviceExec is docker's `exec` with a task for a container, on whatever node.
 func serviceExec(dockerCLI command.Cli) *cobra.Command {
-	there := &onNode{Cli: dockerCLI}
+	there := &otherAPI{Cli: dockerCLI}
 	command := findCommand(dockerCommands(there), "exec")
 	run := command.RunE
 	command.Use = "exec [OPTIONS] SERVICE|TASK COMMAND [ARG...]"

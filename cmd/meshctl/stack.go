@@ -19,7 +19,7 @@ import (
 // stackCommand is docker's `stack`. Its `deploy` and `config` read Compose's older format, 3.x; files that are not in it, or that use more
 // than it has, are read here as the Compose Specification, and handed on in that format. All else stays docker's: names, labels, order.
 func stackCommand(dockerCLI command.Cli) *cobra.Command {
-	there := &stackCLI{Cli: dockerCLI}
+	there := &stackCLI{otherAPI: otherAPI{Cli: dockerCLI}}
 	stack := findCommand(dockerCommands(there), "stack")
 	for _, name := range []string{"deploy", "config"} {
 		cmd := findCommand(stack.Commands(), name)
@@ -38,10 +38,9 @@ func findCommand(all []*cobra.Command, name string) *cobra.Command {
 
 // stackCLI gives docker's commands another input, output and API.
 type stackCLI struct {
-	command.Cli
-	in     *streams.In
-	out    *streams.Out
-	client client.APIClient
+	otherAPI
+	in  *streams.In
+	out *streams.Out
 }
 
 // In implements command.Cli.
@@ -58,14 +57,6 @@ func (s *stackCLI) Out() *streams.Out {
 		return s.Cli.Out()
 	}
 	return s.out
-}
-
-// Client implements command.Cli.
-func (s *stackCLI) Client() client.APIClient {
-	if s.client == nil {
-		return s.Cli.Client()
-	}
-	return s.client
 }
 
 // run reads the Compose files and leaves the rest to docker's command.
