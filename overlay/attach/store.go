@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/google/renameio/v2"
+
 	"github.com/meshd/meshd/overlay"
 )
 

@@ -20,9 +20,6 @@ import (
 
 const partitionLab = "e2epart"
 
-// masked is how long after a cut the other nodes may still send to the node that was cut off.
-const masked = 5 * time.Second
-
 // TestPartition cuts nodes off, stops and restarts them and their daemons, while clients call without pause.
 func TestPartition(t *testing.T) {
 	requireMachine(t)
@@ -147,6 +144,22 @@ func (k *calls) stop() {
 		}
 	}
 	k.probes = nil
+}
+
+// calm waits until none of the calls failed that began within the last while, and says since when.
+func (k *calls) calm(while time.Duration) (since time.Time) {
+	k.c.t.Helper()
+	k.c.eventually("calls fail no more", func() error {
+		now := time.Now()
+		since = now.Add(-while)
+		for _, p := range k.probes {
+			if failed := p.Failures(since, now); len(failed) > 0 {
+				return fmt.Errorf("%v: %v", p, failed[len(failed)-1])
+			}
+		}
+		return nil
+	})
+	return since
 }
 
 // none fails the test if a call that began after from failed, or if hardly any was made until now.
@@ -339,7 +352,6 @@ func testWorkerCutOff(t *testing.T, c *cluster) {
 	}
 	k := c.call("node1", "node2", "node3").vip("node1")
 	k.hear(time.Second)
-	cut := time.Now()
 	c.must("meshctl", "lab", "partition", "--name", c.name, "node4", "node1,node2,node3")
 	c.within(30*time.Second, "the lost node's tasks are replaced elsewhere", func() error {
 		tasks := c.tasks("node1", "web")
@@ -348,13 +360,13 @@ func testWorkerCutOff(t *testing.T, c *cluster) {
 		}
 		return nil
 	})
-	k.hear(masked + 3*time.Second)
+	calm := k.calm(3 * time.Second)
 	if after := own(); after != before {
 		t.Errorf("containers of the node that was cut off changed from %q to %q", before, after)
 	}
 	c.must("meshctl", "lab", "heal", "--name", c.name)
 	c.eventually("all is as desired again", func() error { return c.settled("node1", "web", 6) })
-	k.none(cut.Add(masked))
+	k.none(calm)
 }
 
 // testLeaderCutOff: the majority goes on, the minority says why it cannot.
