@@ -10,6 +10,7 @@ import (
 	"github.com/meshd/meshd/meshd/plan"
 	"github.com/meshd/meshd/orchestrator/allocator"
 	"github.com/meshd/meshd/orchestrator/placement"
+	"github.com/meshd/meshd/orchestrator/reaper"
 	"github.com/meshd/meshd/orchestrator/schedule"
 )
 
@@ -53,6 +54,9 @@ func validateService(s *swarm.ServiceSpec) error {
 		return err
 	}
 	if _, err := placement.Rebalances(s); err != nil {
+		return invalid("%v", err)
+	}
+	if _, err := reaper.KeepsFor(s); err != nil {
 		return invalid("%v", err)
 	}
 	if err := validateAddresses(s); err != nil {

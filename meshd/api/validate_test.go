@@ -102,6 +102,8 @@ func TestValidateService(t *testing.T) {
 		{`{"Labels":{"mesh.schedule":"0 5 * * *"}}`, "is for jobs"},
 		{`{"Labels":{"mesh.rebalance":"auto"}}`, ok},
 		{`{"Labels":{"mesh.rebalance":"yes"}}`, "mesh.rebalance"},
+		{`{"Labels":{"mesh.history":"36h"}}`, ok},
+		{`{"Labels":{"mesh.history":"forever"}}`, "mesh.history"},
 		{`{"Mode":{"ReplicatedJob":{}},"Labels":{"mesh.schedule":"0 5 * *"}}`, "mesh.schedule"},
 		{`{"Mode":{"GlobalJob":{}},"Labels":{"mesh.schedule":"0 5 * * *","mesh.schedule.concurrency":"replace"}}`, ok},
 		{`{"Mode":{"ReplicatedJob":{"MaxConcurrent":0}}}`, "MaxConcurrent must be at least 1"},

@@ -2,11 +2,14 @@ package reaper
 
 import (
 	"cmp"
+	"fmt"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/moby/moby/api/types/swarm"
 
+	"github.com/meshd/meshd/orchestrator/control"
 	"github.com/meshd/meshd/orchestrator/schedule"
 	"github.com/meshd/meshd/orchestrator/store"
 	"github.com/meshd/meshd/orchestrator/tasklife"
@@ -14,6 +17,26 @@ import (
 
 // defaultLimit is Swarm's for tasks kept of each slot.
 const defaultLimit = 5
+
+// LabelHistory, of a service, is how long its ended tasks are kept at the longest.
+const LabelHistory = "mesh.history"
+
+// shortestHistory is long enough for people to see why a task ended.
+const shortestHistory = time.Minute
+
+// KeepsFor says how long a service's ended tasks are kept at the longest; zero: as long
+// as the swarm's limit has room for them. Errors name the label.
+func KeepsFor(s *swarm.ServiceSpec) (time.Duration, error) {
+	value, found := s.Labels[LabelHistory]
+	if !found {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(value)
+	if err != nil || d < shortestHistory {
+		return 0, fmt.Errorf("label %s: %q is not a duration of at least %v, such as 36h", LabelHistory, value, shortestHistory)
+	}
+	return d, nil
+}
 
 // limitOf is how many tasks of a slot are kept; negative means all.
 func limitOf(c *store.Cluster) int {
@@ -23,8 +46,18 @@ func limitOf(c *store.Cluster) int {
 	return int(*c.Spec.Orchestration.TaskHistoryRetentionLimit)
 }
 
-// deadTasks are the tasks of one service that can go.
-func deadTasks(svc *store.Service, tasks []*store.Task, nodes func(string) *store.Node, limit int) []*store.Task {
+// retention is what is kept of the tasks that ended.
+type retention struct {
+	// limit is how many tasks of a slot are kept; negative means all.
+	limit int
+	// age is how long; zero: as long as the limit has room.
+	age time.Duration
+	now time.Time
+}
+
+// deadTasks are the tasks of one service that can go, and when the next one will be too
+// old; zero: none.
+func deadTasks(svc *store.Service, tasks []*store.Task, nodes func(string) *store.Node, keep retention) (dead []*store.Task, again time.Time) {
 	// A replicated job's slots count from 0; in others 0 is no slot.
 	numbered := svc != nil && svc.Spec.Mode.ReplicatedJob != nil
 	type slot struct {
@@ -54,10 +87,11 @@ func deadTasks(svc *store.Service, tasks []*store.Task, nodes func(string) *stor
 		history[s] = append(history[s], t)
 	}
 	for _, h := range history {
-		out = append(out, beyond(h, nodes, limit)...)
+		beyond, next := keep.beyond(h, nodes)
+		out, again = append(out, beyond...), control.Earlier(again, next)
 	}
 	slices.SortFunc(out, func(a, b *store.Task) int { return cmp.Compare(a.ID, b.ID) })
-	return out
+	return out, again
 }
 
 // oldestRun is the first run of a scheduled job whose tasks are kept; nil if its
@@ -87,21 +121,28 @@ func useless(t *store.Task, n *store.Node) bool {
 	return t.DesiredState == swarm.TaskStateRemove && (tasklife.Ended(t) || lost)
 }
 
-// beyond are the ended tasks of a slot for which the limit has no room.
-func beyond(tasks []*store.Task, nodes func(string) *store.Node, limit int) []*store.Task {
-	if limit < 0 || len(tasks) <= limit {
-		return nil
+// beyond are the ended tasks of a slot for which the limit has no room, or that are too
+// old, and when the next one will be.
+func (r retention) beyond(tasks []*store.Task, nodes func(string) *store.Node) (out []*store.Task, again time.Time) {
+	if r.age == 0 && (r.limit < 0 || len(tasks) <= r.limit) {
+		return nil, time.Time{}
 	}
 	slices.SortFunc(tasks, func(a, b *store.Task) int {
 		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.ID, a.ID))
 	})
-	var out []*store.Task
-	for _, t := range tasks[max(limit, 1):] {
-		if !tasklife.Wanted(t) && (tasklife.Ended(t) || nodes(t.NodeID) == nil) {
+	for i, t := range tasks {
+		if i == 0 || tasklife.Wanted(t) || !tasklife.Ended(t) && nodes(t.NodeID) != nil {
+			continue
+		}
+		old := t.UpdatedAt.Add(r.age) // the managers' clock, not its node's
+		switch {
+		case r.limit >= 0 && i >= r.limit, r.age > 0 && !old.After(r.now):
 			out = append(out, t)
+		case r.age > 0:
+			again = control.Earlier(again, old)
 		}
 	}
-	return out
+	return out, again
 }
 
 // deadSpecs are the versions of a service's template that can go, once the dead

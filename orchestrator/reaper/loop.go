@@ -28,6 +28,8 @@ type Loop struct {
 	nodes map[string]bool
 	all   bool
 	pace  control.Pace
+	// ages says when the next task of a service will be too old.
+	ages map[string]time.Time
 }
 
 // New returns the loop. It belongs to the leader.
@@ -41,6 +43,7 @@ func (l *Loop) Run(ctx context.Context) error {
 // Reset implements control.Loop.
 func (l *Loop) Reset(*store.View) {
 	l.dirty, l.nodes, l.all, l.pace = map[string]bool{}, map[string]bool{}, true, control.Pace{}
+	l.ages = map[string]time.Time{}
 }
 
 // Observe implements control.Loop.
@@ -73,11 +76,21 @@ func (l *Loop) Round(ctx context.Context) (time.Time, error) {
 		return time.Time{}, err
 	}
 	l.cfg.Store.View(l.spread)
-	due, again := l.pace.Due(l.dirty, time.Now())
+	now := time.Now()
+	for id, at := range l.ages {
+		if !at.After(now) {
+			l.dirty[id] = true
+			delete(l.ages, id)
+		}
+	}
+	due, again := l.pace.Due(l.dirty, now)
 	for len(due) > 0 {
-		if err := l.batch(ctx, due); err != nil {
+		if err := l.batch(ctx, due, now); err != nil {
 			return time.Time{}, err
 		}
+	}
+	for _, at := range l.ages {
+		again = control.Earlier(again, at)
 	}
 	return again, nil
 }
@@ -103,48 +116,61 @@ func (l *Loop) spread(v *store.View) {
 
 // batch cleans up behind services that are due until a batch is full. One that did
 // not fit in stays so.
-func (l *Loop) batch(ctx context.Context, due map[string]bool) error {
-	done := map[string]int{} // with their tasks
+func (l *Loop) batch(ctx context.Context, due map[string]bool, now time.Time) error {
+	type look struct {
+		tasks int
+		again time.Time
+	}
+	done := map[string]look{}
 	err := store.Transact(ctx, l.cfg.Store, l.cfg.Proposer, func(tx *store.Tx) error {
 		clear(done)
 		limit := limitOf(tx.Cluster())
 		for _, id := range slices.Sorted(maps.Keys(due)) {
 			tasks := tx.TasksOfService(id)
-			if !clean(tx, id, tasks, limit) {
+			again, whole := clean(tx, id, tasks, retention{limit: limit, now: now})
+			if !whole {
 				break
 			}
-			done[id] = len(tasks)
+			done[id] = look{len(tasks), again}
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	for id, tasks := range done {
+	for id, look := range done {
 		delete(due, id)
 		delete(l.dirty, id)
-		l.pace.Looked(id, tasks, time.Now())
+		l.pace.Looked(id, look.tasks, time.Now())
+		if delete(l.ages, id); !look.again.IsZero() {
+			l.ages[id] = look.again
+		}
 	}
 	return nil
 }
 
-// clean removes what it may of one service; false if the batch is full before that.
-func clean(tx *store.Tx, id string, tasks []*store.Task, limit int) bool {
-	dead := deadTasks(tx.Service(id), tasks, tx.Node, limit)
+// clean removes what it may of one service, and says when to look again though nothing
+// happens; false if the batch is full before that.
+func clean(tx *store.Tx, id string, tasks []*store.Task, keep retention) (again time.Time, whole bool) {
+	svc := tx.Service(id)
+	if svc != nil {
+		keep.age, _ = KeepsFor(&svc.Spec) // the API lets no other labels in
+	}
+	dead, again := deadTasks(svc, tasks, tx.Node, keep)
 	for _, t := range dead {
 		if tx.Len() >= control.MaxBatch {
-			return false
+			return again, false
 		}
 		tx.Remove(t)
 	}
 	if id == "" {
-		return true // tasks of no service
+		return again, true // tasks of no service
 	}
-	for _, s := range deadSpecs(tx.Service(id), tx.SpecsOf(id), tasks, dead) {
+	for _, s := range deadSpecs(svc, tx.SpecsOf(id), tasks, dead) {
 		if tx.Len() >= control.MaxBatch {
-			return false
+			return again, false
 		}
 		tx.Remove(s)
 	}
-	return true
+	return again, true
 }

@@ -141,6 +141,49 @@ func TestHistoryIsTrimmed(t *testing.T) {
 	})
 }
 
+func TestHistoryAges(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.do(func(tx *store.Tx) {
+			s := *tx.Service("svc")
+			s.Spec.Labels = map[string]string{LabelHistory: "1h"}
+			tx.Update(&s)
+		})
+		w.task("up", swarm.TaskStateFailed, swarm.TaskStateShutdown)
+		<-time.After(30 * time.Minute)
+		w.task("up", swarm.TaskStateFailed, swarm.TaskStateShutdown)
+		w.task("up", swarm.TaskStateComplete, swarm.TaskStateShutdown)
+		for _, after := range []struct {
+			pass time.Duration
+			left string
+		}{
+			{29 * time.Minute, "t0001 t0002 t0003"},
+			{2 * time.Minute, "t0002 t0003"},
+			{30 * time.Minute, "t0003"}, // the newest one stays always
+			{24 * time.Hour, "t0003"},
+		} {
+			<-time.After(after.pass)
+			synctest.Wait()
+			if got := w.left(); got != after.left {
+				t.Errorf("%v later: %s, not %s", after.pass, got, after.left)
+			}
+		}
+	})
+}
+
+func TestKeepsFor(t *testing.T) {
+	for value, want := range map[string]time.Duration{"36h": 36 * time.Hour, "1m": time.Minute, "59s": 0, "-1h": 0, "": 0, "7 days": 0} {
+		s := &swarm.ServiceSpec{}
+		s.Labels = map[string]string{LabelHistory: value}
+		got, err := KeepsFor(s)
+		if got != want || (err == nil) != (want > 0) || err != nil && !strings.Contains(err.Error(), LabelHistory) {
+			t.Errorf("%q: %v, %v", value, got, err)
+		}
+	}
+	if got, err := KeepsFor(&swarm.ServiceSpec{}); got != 0 || err != nil {
+		t.Errorf("without the label: %v, %v", got, err)
+	}
+}
+
 func TestNodeThatGoesTakesItsTasks(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.task("up", swarm.TaskStateRunning, swarm.TaskStateRemove)
