@@ -1,6 +1,7 @@
 package meshd
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/meshd/meshd/ipvs"
@@ -45,6 +46,7 @@ func (d *Daemon) openOverlay() (err error) {
 type edgeBalancer interface {
 	ipvs.Balancer
 	ipvs.Inspector
+	ipvs.Witness
 	observe.Balancer
 	// Fill says how full its maps in the kernel are, by their names.
 	Fill() (map[string]ebpf.Fill, error)
@@ -53,7 +55,14 @@ type edgeBalancer interface {
 // uncounted is a balancer that the kernel counts nothing for.
 type uncounted struct{ *nat.Balancer }
 
-func (uncounted) Stats() (ebpf.Stats, error)          { return ebpf.Stats{}, nil }
-func (uncounted) Flows() ([]ebpf.Flow, error)         { return nil, nil }
-func (uncounted) Damage() ([]ipvs.Difference, error)  { return nil, nil }
+func (uncounted) Stats() (ebpf.Stats, error)         { return ebpf.Stats{}, nil }
+func (uncounted) Flows() ([]ebpf.Flow, error)        { return nil, nil }
+func (uncounted) Damage() ([]ipvs.Difference, error) { return nil, nil }
+
+// Suspects reports none, since failures are not counted either.
+func (uncounted) Suspects(ctx context.Context, _ func(ipvs.Suspect)) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
 func (uncounted) Fill() (map[string]ebpf.Fill, error) { return nil, nil }
