@@ -1,16 +1,15 @@
 package nat
 
 import (
+	"errors"
 	"fmt"
-	"maps"
-	"net/netip"
 	"slices"
 	"sync"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
+	"github.com/mdlayher/netlink"
 
 	"github.com/meshd/meshd/ipvs"
 )
@@ -31,7 +30,7 @@ func New() *Balancer { return &Balancer{} }
 // Close implements ipvs.Balancer.
 func (b *Balancer) Close() error { return nil }
 
-// Set implements ipvs.Balancer: all rules at once. Connections keep their translation.
+// Set implements ipvs.Balancer: all rules at once. Connections keep their translation while their backend is there.
 func (b *Balancer) Set(s ipvs.State) error {
 	s, err := ipvs.Normalize(s)
 	if err != nil {
@@ -51,13 +50,24 @@ func (b *Balancer) Set(s ipvs.State) error {
 	if b.state != nil {
 		before = *b.state
 	}
+	if err := forget(before, s); err != nil {
+		return err // the next Set tries again
+	}
 	b.state = &s
-	return forget(before, s)
+	return nil
+}
+
+// room bounds what a transaction and the kernel's answers to it may take, in bytes: a thousand services take a few MB,
+// much more than sockets have by themselves.
+const room = 64 << 20
+
+func withRoom(c *netlink.Conn) error {
+	return errors.Join(c.SetWriteBuffer(room), c.SetReadBuffer(room))
 }
 
 // put replaces the table in one transaction, and counts its rules.
 func put(rules []rule, print string) (int, error) {
-	c, err := nftables.New()
+	c, err := nftables.New(nftables.WithSockOptions(withRoom))
 	if err != nil {
 		return 0, fmt.Errorf("nftables: %w", err)
 	}
@@ -76,20 +86,33 @@ func put(rules []rule, print string) (int, error) {
 	comment := userdata.AppendString(nil, userdata.TypeComment, print)
 	for _, chain := range chains() {
 		c.AddChain(chain)
-		if chain.Name == chainSelf {
-			if err := addSelves(c, chain, rules, comment); err != nil {
-				return 0, err
-			}
-			continue
+		added, err := addRules(c, chain, rules, comment)
+		if err != nil {
+			return 0, err
 		}
+		n += added
+	}
+	return n, flush(c)
+}
+
+// addRules fills a chain, and counts its rules.
+func addRules(c *nftables.Conn, chain *nftables.Chain, rules []rule, comment []byte) (int, error) {
+	switch chain.Name {
+	case chainSelf:
+		return addSelves(c, chain, rules, comment)
+	case chainServices:
 		for _, r := range rules {
 			if err := r.add(c, chain, comment); err != nil {
 				return 0, err
 			}
-			n++
 		}
+		return len(rules), nil
 	}
-	return n, flush(c)
+	c.AddRule(&nftables.Rule{
+		Table: table(), Chain: chain, UserData: comment,
+		Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: chainServices}},
+	})
+	return 1, nil
 }
 
 func flush(c *nftables.Conn) error {
@@ -121,10 +144,8 @@ func (b *Balancer) sound() bool {
 			if comment != b.print {
 				return false
 			}
-			if chain.Name != chainSelf {
-				n++
-			}
 		}
+		n += len(rules)
 	}
 	return n == b.rules
 }
@@ -137,43 +158,4 @@ func (b *Balancer) Held() (ipvs.State, error) {
 		return ipvs.State{}, nil
 	}
 	return *b.state, nil
-}
-
-// forget ends the tracking of UDP flows to backends that are gone: their next packets choose anew.
-// TCP connections end by themselves.
-func forget(before, now ipvs.State) error {
-	gone := backends(before)
-	for a := range backends(now) {
-		delete(gone, a)
-	}
-	for _, a := range slices.SortedFunc(maps.Keys(gone), netip.Addr.Compare) {
-		var f netlink.ConntrackFilter
-		family := netlink.InetFamily(unix.AF_INET)
-		if a.Is6() {
-			family = unix.AF_INET6
-		}
-		if err := f.AddIP(netlink.ConntrackReplySrcIP, a.AsSlice()); err != nil {
-			return err
-		}
-		if err := f.AddProtocol(uint8(ipvs.UDP)); err != nil {
-			return err
-		}
-		if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, &f); err != nil {
-			return fmt.Errorf("forget flows to %s: %w", a, err)
-		}
-	}
-	return nil
-}
-
-// backends are those whose UDP flows may go on.
-func backends(s ipvs.State) map[netip.Addr]bool {
-	out := map[netip.Addr]bool{}
-	for _, svc := range s.Services {
-		for _, b := range svc.Backends {
-			if !b.Away {
-				out[b.Addr] = true
-			}
-		}
-	}
-	return out
 }

@@ -3,7 +3,8 @@
 // random number, in turn, or by the client's address; connection tracking does the rest.
 //
 //	table.go     pure: a State as rules
-//	balancer.go  Set: all rules in one transaction; what flows to backends that are gone is forgotten
+//	balancer.go  Set: all rules in one transaction
+//	forget.go    connections to backends that are gone, whose tracking ends
 //
 // What is lost against eBPF: counters per service and flows; leastconn and random2 are plain
 // chance; affinity and maglev both choose by the client's address, and clients move when backends

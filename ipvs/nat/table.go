@@ -18,12 +18,13 @@ import (
 // Table is the name of our table.
 const Table = "meshd_balance"
 
-// The chains: who comes from outside or from a container, who is a process of the node, and who
-// was led to itself.
+// The chains: all services, for who comes from outside or from a container and for who is a process
+// of the node; and who was led to itself.
 const (
-	chainIn   = "prerouting"
-	chainOwn  = "output"
-	chainSelf = "postrouting"
+	chainServices = "services"
+	chainIn       = "prerouting"
+	chainOwn      = "output"
+	chainSelf     = "postrouting"
 )
 
 func table() *nftables.Table {
@@ -35,6 +36,7 @@ func chains() []*nftables.Chain {
 		return &nftables.Chain{Name: name, Table: table(), Type: nftables.ChainTypeNAT, Hooknum: hook, Priority: priority}
 	}
 	return []*nftables.Chain{
+		{Name: chainServices, Table: table()},
 		chain(chainIn, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest),
 		chain(chainOwn, nftables.ChainHookOutput, nftables.ChainPriorityNATDest),
 		chain(chainSelf, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource),
@@ -228,8 +230,8 @@ func (r rule) number(v6 bool) []expr.Any {
 }
 
 // addSelves translates the source of who was led to itself, which otherwise would take its own
-// packets for forged: ip saddr . ip daddr of each local backend, masquerade.
-func addSelves(c *nftables.Conn, chain *nftables.Chain, rules []rule, comment []byte) error {
+// packets for forged: ip saddr . ip daddr of each local backend, masquerade. It counts its rules.
+func addSelves(c *nftables.Conn, chain *nftables.Chain, rules []rule, comment []byte) (n int, err error) {
 	for _, v6 := range []bool{false, true} {
 		proto, kind, offset, size := byte(unix.NFPROTO_IPV4), nftables.TypeIPAddr, uint32(12), uint32(4)
 		if v6 {
@@ -237,7 +239,7 @@ func addSelves(c *nftables.Conn, chain *nftables.Chain, rules []rule, comment []
 		}
 		pair, err := nftables.ConcatSetType(kind, kind)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		selves := &nftables.Set{Table: table(), Anonymous: true, Constant: true, Concatenation: true, KeyType: pair}
 		var elements []nftables.SetElement
@@ -248,7 +250,7 @@ func addSelves(c *nftables.Conn, chain *nftables.Chain, rules []rule, comment []
 			continue
 		}
 		if err := c.AddSet(selves, elements); err != nil {
-			return fmt.Errorf("local backends: %w", err)
+			return 0, fmt.Errorf("local backends: %w", err)
 		}
 		c.AddRule(&nftables.Rule{
 			Table: table(), Chain: chain, UserData: comment,
@@ -261,8 +263,9 @@ func addSelves(c *nftables.Conn, chain *nftables.Chain, rules []rule, comment []
 				&expr.Masq{},
 			},
 		})
+		n++
 	}
-	return nil
+	return n, nil
 }
 
 func locals(rules []rule, v6 bool) []netip.Addr {
