@@ -168,6 +168,7 @@ func arch(name string) string {
 type Rules struct {
 	Constraints []Constraint
 	Platforms   []swarm.Platform
+	Privileged  bool // only where such tasks are allowed
 }
 
 // RulesOf reads the rules of a template. A constraint that cannot be read, which
@@ -178,22 +179,19 @@ func RulesOf(template *swarm.TaskSpec) (Rules, error) {
 	if err != nil {
 		return rules, err
 	}
-	p := template.Placement
-	if p != nil {
+	rules.Privileged = power.Any()
+	if p := template.Placement; p != nil {
 		rules.Platforms = p.Platforms
 		if rules.Constraints, err = ParseConstraints(p.Constraints); err != nil {
 			return rules, err
 		}
-	}
-	if power.Any() {
-		rules.Constraints = append(rules.Constraints, Constraint{key: "engine.labels." + LabelAllowed, equal: true, value: "true"})
 	}
 	return rules, nil
 }
 
 // Allow says whether the node satisfies the rules.
 func (r Rules) Allow(n *store.Node) bool {
-	return Match(r.Constraints, n) && OnPlatform(r.Platforms, n)
+	return Match(r.Constraints, n) && OnPlatform(r.Platforms, n) && r.Permitted(n)
 }
 
 // Usable says whether tasks that a node has may stay there: it is part of the

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/moby/moby/api/types/swarm"
+
+	"github.com/meshd/meshd/orchestrator/store"
 )
 
 // Labels of a container (not of a service: tasks get a change of them by an
@@ -18,6 +20,11 @@ const (
 
 // LabelAllowed is what a node's engine labels say when it runs such tasks.
 const LabelAllowed = "mesh.allow-privileged"
+
+// Permitted says whether the node allows its tasks what they ask for.
+func (r Rules) Permitted(n *store.Node) bool {
+	return !r.Privileged || n.Description.Engine.Labels[LabelAllowed] == "true"
+}
 
 // Device is a device of the node that a container gets.
 type Device struct {

@@ -63,6 +63,7 @@ func filters() []filter {
 		{hasResources, on("insufficient resources on ")},
 		{func(n *node, d *demand) bool { return d.broken == nil && placement.Match(d.rules.Constraints, n.Node) },
 			on("scheduling constraints not satisfied on ")},
+		{func(n *node, d *demand) bool { return d.rules.Permitted(n.Node) }, on("privileges and devices not allowed on ")},
 		{func(n *node, d *demand) bool { return placement.OnPlatform(d.rules.Platforms, n.Node) }, on("unsupported platform on ")},
 		{hasPorts, sayPorts},
 		{func(n *node, d *demand) bool {

@@ -63,6 +63,9 @@ func (d *demand) against(n *node) []string {
 			out = append(out, "constraint "+c.String()+" does not hold")
 		}
 	}
+	if !d.rules.Permitted(n.Node) {
+		out = append(out, fmt.Sprintf("allows no tasks with %s or %s: its meshd runs without --allow-privileged", placement.LabelPrivileged, placement.LabelDevices))
+	}
 	if p := n.Description.Platform; !placement.OnPlatform(d.rules.Platforms, n.Node) {
 		out = append(out, fmt.Sprintf("the image is not for its platform, %s/%s", p.OS, p.Architecture))
 	}

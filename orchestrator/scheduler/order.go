@@ -68,7 +68,7 @@ const maxOrders = 16
 
 // orderOf is the order of the nodes that a demand's rules allow.
 func (l *Loop) orderOf(d *demand) *order {
-	key := fmt.Sprint(d.rules.Constraints, d.rules.Platforms)
+	key := fmt.Sprint(d.rules)
 	o := l.orders[key]
 	if o != nil {
 		return o

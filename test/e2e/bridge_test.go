@@ -19,7 +19,7 @@ const bridgeLab = "e2ebridge"
 // published on every node and show the client's own address. meshd dies and comes back under calls that do not notice.
 func TestNodesWithoutEBPF(t *testing.T) {
 	requireMachine(t)
-	flags := wrapMeshd(t)
+	flags := wrap(t, lab.Meshd)
 	flags("node2", "--datapath=bridge")
 	flags("node3", "--datapath=bridge")
 	c := up(t, bridgeLab, "--nodes", "3", "--managers", "1")

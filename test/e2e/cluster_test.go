@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/meshd/meshd/test/lab"
 )
 
 // A lab of its own name, so that it can run beside a user's.
@@ -63,6 +65,32 @@ func up(t *testing.T, name string, args ...string) *cluster {
 	})
 	c.must(append([]string{"meshctl", "lab", "up", "--name", name}, args...)...)
 	return c
+}
+
+// wrap has labs run a daemon with flags of each node's own; what it returns sets them for the node's next start.
+func wrap(t *testing.T, daemon string) (set func(node, flags string)) {
+	t.Helper()
+	dir := t.TempDir()
+	path := filepath.Join(dir, daemon)
+	own := filepath.Join(binDir(t), daemon)
+	if daemon == lab.Meshd {
+		t.Setenv("MESHD", path)
+	} else {
+		var err error
+		if own, err = exec.LookPath(daemon); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	}
+	script := fmt.Sprintf("#!/bin/sh\nfor n in %s/*.flags; do\n\tname=$(basename $n .flags)\n\tcase \"$*\" in */$name/*) exec %s \"$@\" $(cat $n);; esac\ndone\nexec %[2]s \"$@\"\n", dir, own)
+	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return func(node, flags string) {
+		if err := os.WriteFile(filepath.Join(dir, node+".flags"), []byte(flags), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // dumpLogs shows the end of each daemon's log, since CI keeps nothing else.

@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,7 +15,7 @@ import (
 // direct routing switched off.
 func TestDirectRouting(t *testing.T) {
 	requireMachine(t)
-	flags := wrapMeshd(t)
+	flags := wrap(t, lab.Meshd)
 	flags("node3", "--direct-routing=off")
 	c := up(t, "e2edirect", "--nodes", "3", "--managers", "1")
 	c.must("meshctl", "lab", "load", "--name", c.name, "../../build/sample.tar")
@@ -97,23 +95,5 @@ func (k *calls) task(from, to string) {
 			c.t.Fatalf("look the task on %s up: %v", to, addr)
 		}
 		k.start(probe.Spec{Node: from, PID: pid, Target: "http://" + addr.out + ":8080/"})
-	}
-}
-
-// wrapMeshd has labs run meshd with flags of each node's own; what it returns sets them for the node's next start.
-func wrapMeshd(t *testing.T) (set func(node, flags string)) {
-	t.Helper()
-	dir := t.TempDir()
-	script := fmt.Sprintf("#!/bin/sh\nfor n in %s/*.flags; do\n\tname=$(basename $n .flags)\n\tcase \"$*\" in */$name/*) exec %s \"$@\" $(cat $n);; esac\ndone\nexec %[2]s \"$@\"\n",
-		dir, filepath.Join(binDir(t), "meshd"))
-	path := filepath.Join(dir, "meshd")
-	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("MESHD", path)
-	return func(node, flags string) {
-		if err := os.WriteFile(filepath.Join(dir, node+".flags"), []byte(flags), 0o644); err != nil {
-			t.Fatal(err)
-		}
 	}
 }

@@ -39,22 +39,28 @@ func (g gopher) did(err error) {
 	}
 }
 
-func testGoClient(t *testing.T, c *cluster) {
+func newGopher(t *testing.T, c *cluster) gopher {
+	t.Helper()
 	api, err := client.New(client.WithHost("unix://" + c.socket("node1")))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer api.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
-	defer cancel()
-	g := gopher{c, api, ctx}
+	t.Cleanup(func() { api.Close() })
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
+	t.Cleanup(cancel)
+	return gopher{c, api, ctx}
+}
+
+func testGoClient(t *testing.T, c *cluster) {
+	g := newGopher(t, c)
+	api, ctx := g.Client, g.ctx
 	began := time.Now()
 	following := api.Events(ctx, client.EventsListOptions{Filters: client.Filters{}.Add("type", "service", "secret", "config", "network").Add("scope", "swarm")})
 	g.swarm()
 	g.nodes()
 	secret, config, net := g.payloads()
 	g.services(secret, config, net)
-	_, err = api.SecretRemove(ctx, secret, client.SecretRemoveOptions{})
+	_, err := api.SecretRemove(ctx, secret, client.SecretRemoveOptions{})
 	g.did(err)
 	_, err = api.ConfigRemove(ctx, config, client.ConfigRemoveOptions{})
 	g.did(err)

@@ -14,6 +14,7 @@ import (
 func TestServices(t *testing.T) {
 	requireMachine(t)
 	const name = "e2e-services"
+	grants(t)
 	c := up(t, name, "--nodes", "2", "--managers", "1")
 	c.must("meshctl", "lab", "load", "--name", name, "../../build/sample.tar")
 	for _, step := range []struct {
@@ -25,6 +26,9 @@ func TestServices(t *testing.T) {
 		{"schedule", testSchedule},
 		{"updates", testUpdates},
 		{"explanation", testExplain},
+		{"privileges", testPrivileges},
+		{"generic resources", testGenericResources},
+		{"default log driver", testDefaultLogDriver},
 		{"clients agree", testClientsAgree},
 		{"help", testHelp},
 		{"completion", testCompletion},
@@ -283,20 +287,9 @@ func testUpdates(t *testing.T, c *cluster) {
 
 func testExplain(t *testing.T, c *cluster) {
 	c.create("nowhere", "--constraint", "node.labels.zone==moon", image)
-	id := ""
-	c.eventually("the task says that no node will do", func() error {
-		r := c.docker("node1", "service", "ps", "--no-trunc", "--format", "{{.ID}} {{.Error}}", "nowhere")
-		if !strings.Contains(r.out, "no suitable node (scheduling constraints not satisfied on 2 nodes)") {
-			return fmt.Errorf("%v", r)
-		}
-		id, _, _ = strings.Cut(r.out, " ")
-		return nil
-	})
-	r := c.meshctl("node1", "task", "explain", id)
+	id := c.waits("nowhere", "no suitable node (scheduling constraints not satisfied on 2 nodes)")
 	for _, node := range []string{"node1", "node2"} {
-		if !strings.Contains(r.out, node+"   no              constraint node.labels.zone==moon does not hold") {
-			t.Errorf("meshctl task explain says nothing of %s: %v", node, r)
-		}
+		c.explains(id, node, " no              constraint node.labels.zone==moon does not hold")
 	}
 	c.refused(c.meshctl("node1", "task", "explain", "nope"), "task nope not found")
 	c.refused(c.meshctl("node2", "task", "explain", id), "This node is not a swarm manager")
