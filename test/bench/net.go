@@ -31,8 +31,8 @@ const (
 
 	firstOther  = 20000 // published port of the first of many services
 	maxServices = 10000
-	atOnce      = 16               // services are made at once
-	netFirst    = 30 * time.Second // bounds the start of what is measured
+	atOnce      = 16              // services are made at once
+	netFirst    = 2 * time.Minute // bounds the start of what is measured
 )
 
 // mode is what is measured, in units per second.
