@@ -11,6 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Goroutines that enter namespaces end with their threads, but the runtime never ends a process's first one, whose namespaces pass for
+// the process's: killIn would take it for a node's. So that thread is the main goroutine's alone.
+func init() { runtime.LockOSThread() }
+
 // onOwnThread runs f on a thread that nothing else uses and that ends with f, so that f may change the thread's namespaces. Processes
 // that f starts inherit them.
 func onOwnThread(f func() error) error {
