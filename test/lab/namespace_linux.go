@@ -21,12 +21,6 @@ func onOwnThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the runtime ends the thread with the goroutine
-		if unix.Gettid() == os.Getpid() {
-			// But not the first one, whose namespaces are the whole process's to others: Down would take this process for a node's.
-			done <- onOwnThread(f)
-			runtime.UnlockOSThread()
-			return
-		}
 		done <- f()
 	}()
 	return <-done
