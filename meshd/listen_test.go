@@ -227,8 +227,8 @@ func TestSocketOfAGroup(t *testing.T) {
 	}{
 		{"", os.Getgid(), ""}, {strconv.Itoa(os.Getgid()), os.Getgid(), ""}, {"root", 0, ""}, {"no-such-group", 0, "no-such-group"},
 	} {
-		if c.group == "root" && os.Getuid() != 0 {
-			continue
+		if c.group != "" && c.says == "" && os.Getuid() != 0 {
+			continue // in a user namespace the process's own group may have no number
 		}
 		l, err := listenUnix(path, c.group)
 		if c.says != "" {
