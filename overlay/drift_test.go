@@ -1,9 +1,10 @@
 package overlay
 
 import (
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 )
 
@@ -78,10 +79,11 @@ func testDriftIsRepaired(t *testing.T, name string, env []string) {
 		drifts[program+" program detached"] = drift{"program", func() { l.detach(n, name, program, host(a, 1)) }, near13}
 	}
 	repaired := func(what string, d drift) bool {
-		before := n.ask(request{Op: "repairs"}).Repairs[d.kind]
-		d.harm()
+		defer func() { l.t = t }()
 		return t.Run(what, func(t *testing.T) {
 			l.t = t
+			before := n.ask(request{Op: "repairs"}).Repairs[d.kind]
+			d.harm()
 			l.eventually("counted as a repair", func() bool { return n.ask(request{Op: "repairs"}).Repairs[d.kind] > before })
 			l.eventually("works again", d.check)
 		})
@@ -97,7 +99,6 @@ func testDriftIsRepaired(t *testing.T, name string, env []string) {
 		}
 		ok = repaired(what, d)
 	}
-	l.t = t
 }
 
 func (l *lab) nft(n *node, rules string) { l.sh("ip", "netns", "exec", n.ns, "nft", rules) }
@@ -110,6 +111,11 @@ func (l *lab) detach(n *node, way, program, container string) {
 		l.sh("tc", "-n", n.ns, "qdisc", "del", "dev", device, "clsact")
 		return
 	}
-	index, _, _ := strings.Cut(l.ip(n.ns, "-o", "link", "show", "dev", device), ":")
-	l.check(os.Remove(filepath.Join(n.dir, "bpf", "links", program+"-"+index)))
+	l.within(n.ns, func() error {
+		i, err := net.InterfaceByName(device)
+		if err != nil {
+			return err
+		}
+		return os.Remove(filepath.Join(n.dir, "bpf", "links", fmt.Sprintf("%s-%d", program, i.Index)))
+	})
 }
