@@ -9,7 +9,6 @@ import (
 
 	"github.com/meshd/meshd/overlay/link"
 	"github.com/meshd/meshd/overlay/nft"
-	"github.com/meshd/meshd/overlay/wireguard"
 )
 
 func (k *linuxKernel) facts(s State, fresh bool) (facts, error) {
@@ -26,7 +25,7 @@ func (k *linuxKernel) facts(s State, fresh bool) (facts, error) {
 		switch {
 		case d.Name == link.VXLANName && d.Up && d.VXLANPort == s.VXLANPort:
 			f.tunnel = d.Index
-		case wireguard.IsDeviceName(d.Name):
+		case d.WireGuard:
 			f.ciphers[d.Name] = cipher{ifindex: d.Index}
 		case d.Name == "lo":
 			f.loopback = d.Index

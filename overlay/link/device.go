@@ -26,7 +26,7 @@ type Device struct {
 	NetNsID int
 	// VXLANPort is that of a VXLAN device in external mode, zero for others.
 	VXLANPort uint16
-	// WireGuard devices encrypt.
+	// WireGuard devices encrypt; only ours are told from others.
 	WireGuard bool
 	// Silent devices ask nobody for neighbours (IFF_NOARP).
 	Silent bool
@@ -34,7 +34,7 @@ type Device struct {
 
 // Ours says whether this package made the device.
 func (d Device) Ours() bool {
-	return d.Name == VXLANName || d.Name == GatewayName || strings.HasPrefix(d.Name, WireGuardPrefix) || strings.HasPrefix(d.Name, HostPrefix) && d.Alias != ""
+	return d.Name == VXLANName || d.Name == GatewayName || d.WireGuard || strings.HasPrefix(d.Name, HostPrefix) && d.Alias != ""
 }
 
 // Devices lists all devices of the namespace, by index.

@@ -24,12 +24,19 @@ func Apart(fn func() error) error {
 
 // CanTunnel makes a VXLAN device in a namespace of its own.
 func CanTunnel() error {
+	return try(func(h *netlink.Handle) error {
+		return h.LinkAdd(&netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: VXLANName}, FlowBased: true, Port: 4789})
+	})
+}
+
+// try has a namespace of its own changed.
+func try(change func(*netlink.Handle) error) error {
 	return Apart(func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
 			return fmt.Errorf("netlink: %w", err)
 		}
 		defer h.Close()
-		return h.LinkAdd(&netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: VXLANName}, FlowBased: true, Port: 4789})
+		return change(h)
 	})
 }

@@ -24,11 +24,7 @@ func (d *Door) PutWireGuard(name string, mtu int) error {
 	case missing(err):
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.MTU = name, mtu
-		err := d.h.LinkAdd(&netlink.Wireguard{LinkAttrs: attrs})
-		if errors.Is(err, unix.EOPNOTSUPP) {
-			return ErrNoWireGuard
-		}
-		if err != nil {
+		if err := addWireGuard(d.h, attrs); err != nil {
 			return fmt.Errorf("make %s: %w", name, err)
 		}
 	default:
@@ -39,16 +35,13 @@ func (d *Door) PutWireGuard(name string, mtu int) error {
 
 // CanEncrypt says whether the kernel has WireGuard: ErrNoWireGuard if not.
 func CanEncrypt() error {
-	return Apart(func() error {
-		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-		if err != nil {
-			return fmt.Errorf("netlink: %w", err)
-		}
-		defer h.Close()
-		err = h.LinkAdd(&netlink.Wireguard{LinkAttrs: netlink.LinkAttrs{Name: "wg"}})
-		if errors.Is(err, unix.EOPNOTSUPP) {
-			return ErrNoWireGuard
-		}
-		return err
-	})
+	return try(func(h *netlink.Handle) error { return addWireGuard(h, netlink.LinkAttrs{Name: "wg"}) })
+}
+
+func addWireGuard(h *netlink.Handle, attrs netlink.LinkAttrs) error {
+	err := h.LinkAdd(&netlink.Wireguard{LinkAttrs: attrs})
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return ErrNoWireGuard
+	}
+	return err
 }

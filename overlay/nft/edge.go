@@ -184,7 +184,7 @@ func (e Edge) rules() []edgeRule {
 	add(edgeArrive, "own-link", "", container, inside(netip.MustParsePrefix("fe80::/10"), source4, source6), discard()) // discovery and the like
 	add(edgeArrive, "forged-address", "4", container, isFamily(false), notSpeaker(setAddrs4), drop())
 	add(edgeArrive, "forged-address", "6", container, isFamily(true), notSpeaker(setAddrs6), drop())
-	add(edgeArrive, kindTunnel, port, container, udpTo(e.Port), drop())
+	add(edgeArrive, kindTunnel, port, container, udpPort(destinationPort, e.Port), drop())
 	for _, s := range prefixes(e.Sealed) {
 		add(edgeArrive, kindSealed, s.String(), tunnel, inside(s, source4, source6), drop())
 	}
@@ -211,8 +211,8 @@ func (e Edge) rules() []edgeRule {
 	add(edgeArrive, "foreign-network", "", container, drop())
 	add(edgeArrive, "no-endpoint", "", from(ownDevice), drop()) // from the tunnel, or out of WireGuard
 
-	add(edgeTunnel, kindTunnel, port+" 4", udpTo(e.Port), isFamily(false), notPeer(setPeers4, source4, 4), drop())
-	add(edgeTunnel, kindTunnel, port+" 6", udpTo(e.Port), isFamily(true), notPeer(setPeers6, source6, 16), drop())
+	add(edgeTunnel, kindTunnel, port+" 4", udpPort(destinationPort, e.Port), isFamily(false), notPeer(setPeers4, source4, 4), drop())
+	add(edgeTunnel, kindTunnel, port+" 6", udpPort(destinationPort, e.Port), isFamily(true), notPeer(setPeers6, source6, 16), drop())
 
 	add(edgeCross, "no-endpoint", "through", tunnel, toTunnel, drop())
 	for _, device := range []struct {

@@ -100,12 +100,12 @@ func anyOf(bits uint32, op expr.CmpOp) []expr.Any {
 	}
 }
 
-// udpTo: udp dport.
-func udpTo(port uint16) []expr.Any {
+// udpPort: udp dport, or sport, as the offset says.
+func udpPort(offset uint32, port uint16) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{unix.IPPROTO_UDP}},
-		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: destinationPort, Len: 2},
+		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: binaryutil.BigEndian.PutUint16(port)},
 	}
 }

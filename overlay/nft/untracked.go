@@ -5,10 +5,8 @@ import (
 	"net/netip"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
-	"golang.org/x/sys/unix"
 )
 
 // Our chains before connection tracking, for what comes and for what the node sends.
@@ -33,8 +31,8 @@ const TunnelTable = "meshd_tunnel"
 func addUntracked(c *nftables.Conn, t *nftables.Table, subnets []netip.Prefix) {
 	in, out := addRaw(c, t)
 	for _, s := range subnets {
-		c.AddRule(rule(t, in, s, untracked(destinationPort, dnsPort, device(expr.MetaKeyIIFNAME), within(s, destination4, destination6))))
-		c.AddRule(rule(t, out, s, untracked(sourcePort, dnsPort, device(expr.MetaKeyOIFNAME), within(s, source4, source6))))
+		c.AddRule(rule(t, in, s, untracked(destinationPort, dnsPort, from(hostDevices), within(s, destination4, destination6))))
+		c.AddRule(rule(t, out, s, untracked(sourcePort, dnsPort, to(hostDevices), within(s, source4, source6))))
 	}
 }
 
@@ -124,22 +122,9 @@ func addRaw(c *nftables.Conn, t *nftables.Table) (in, out *nftables.Chain) {
 
 // untracked: udp dport <port> <conditions> notrack; or sport.
 func untracked(offset uint32, port uint16, conditions ...[]expr.Any) []expr.Any {
-	exprs := []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
-	}
+	exprs := udpPort(offset, port)
 	for _, c := range conditions {
 		exprs = append(exprs, c...)
 	}
 	return append(exprs, &expr.Notrack{})
-}
-
-// device: iifname "mv*"; or oifname.
-func device(key expr.MetaKey) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: key, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(hostDevices)},
-	}
 }

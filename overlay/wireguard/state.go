@@ -3,21 +3,16 @@ package wireguard
 import (
 	"fmt"
 	"net/netip"
-	"strings"
 	"time"
+
+	"github.com/meshd/meshd/overlay/link"
 )
 
 // slots is how many devices there can be side by side.
 const slots = 2
 
-// NamePrefix starts the names of our devices.
-const NamePrefix = "mesh-wg"
-
 // DeviceName is that of the device of an epoch's key.
-func DeviceName(epoch uint64) string { return fmt.Sprintf("%s%d", NamePrefix, epoch%slots) }
-
-// IsDeviceName tells our devices.
-func IsDeviceName(name string) bool { return strings.HasPrefix(name, NamePrefix) }
+func DeviceName(epoch uint64) string { return fmt.Sprintf("%s%d", link.WireGuardPrefix, epoch%slots) }
 
 // Device is the desired state of one device.
 type Device struct {
