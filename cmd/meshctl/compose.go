@@ -165,7 +165,8 @@ func pruneUnsupported(service map[string]any) (ignored []string) {
 		}
 	}
 	for _, key := range fixedAddresses {
-		if takeFromNetworks(service, key) {
+		for _, network := range networksWith(service, key) {
+			delete(network, key)
 			ignored = append(ignored, "networks."+key)
 		}
 	}
@@ -175,15 +176,15 @@ func pruneUnsupported(service map[string]any) (ignored []string) {
 // fixedAddresses are what docker's reader has a place for below a service's networks, and leaves out without a word: replicas cannot share one.
 var fixedAddresses = []string{"ipv4_address", "ipv6_address"}
 
-// takeFromNetworks takes a key out of all of a service's networks, and says whether one had it.
-func takeFromNetworks(service map[string]any, key string) (had bool) {
+// networksWith are those of a service's networks that have a key.
+func networksWith(service map[string]any, key string) (found []map[string]any) {
 	for name := range at(service, "networks") {
 		network := at(service, "networks", name)
-		_, has := network[key]
-		had = had || has
-		delete(network, key)
+		if _, has := network[key]; has {
+			found = append(found, network)
+		}
 	}
-	return had
+	return found
 }
 
 // yaml is the configuration as docker's reader takes it; escaped, since it looks for variables again.

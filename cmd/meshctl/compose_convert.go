@@ -45,7 +45,7 @@ func hasAdditions(config map[string]any) bool {
 			}
 		}
 		for _, key := range fixedAddresses {
-			if takeFromNetworks(service, key) {
+			if len(networksWith(service, key)) > 0 {
 				return true
 			}
 		}

@@ -20,13 +20,10 @@ import (
 
 // extendService adds our own commands to docker's `service`.
 func extendService(dockerCLI command.Cli, all []*cobra.Command) {
-	for _, c := range all {
-		if c.Name() == "service" {
-			exec, restart := serviceExec(dockerCLI), serviceRestart(c)
-			exec.ValidArgsFunction, restart.ValidArgsFunction = completionOf(c, "ps"), completionOf(c, "update")
-			c.AddCommand(exec, restart)
-		}
-	}
+	service := findCommand(all, "service")
+	exec, restart := serviceExec(dockerCLI), serviceRestart(service)
+	exec.ValidArgsFunction, restart.ValidArgsFunction = completionOf(service, "ps"), completionOf(service, "update")
+	service.AddCommand(exec, restart)
 }
 
 // otherAPI gives docker's commands another client.

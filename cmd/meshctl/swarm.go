@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"time"
 
 	"github.com/docker/cli/cli"
@@ -16,10 +15,9 @@ import (
 
 // extendSwarm adds to docker's swarm commands what Docker Swarm does not have.
 func extendSwarm(dockerCLI command.Cli, commands []*cobra.Command) {
-	if i := slices.IndexFunc(commands, func(c *cobra.Command) bool { return c.Name() == "swarm" }); i >= 0 {
-		commands[i].RemoveCommand(findCommand(commands[i].Commands(), "init"))
-		commands[i].AddCommand(initCommand(dockerCLI), rotateKeysCommand(dockerCLI))
-	}
+	swarm := findCommand(commands, "swarm")
+	swarm.RemoveCommand(findCommand(swarm.Commands(), "init"))
+	swarm.AddCommand(initCommand(dockerCLI), rotateKeysCommand(dockerCLI))
 }
 
 // initCommand is docker's `swarm init`, which has no flag for labels.
