@@ -44,21 +44,21 @@ func (n *node) announceKeys(ctx context.Context, told []wireguard.PublicKey) err
 	}
 }
 
-// silentPeers are the nodes that should be reached encrypted and are not.
-func (d *Daemon) silentPeers(now time.Time) []string {
+// silentPeers are the nodes that should be reached encrypted and are not, of all that encrypted networks lead to.
+func (d *Daemon) silentPeers(now time.Time) (silent []string, all int) {
 	d.data.mu.Lock()
 	nodes := d.data.view.Nodes
 	d.data.mu.Unlock()
-	var out []string
-	for _, p := range d.overlay.EncryptedPeers() {
-		if p.Down || p.Keyed && !p.Silent(now) {
+	peers := d.overlay.EncryptedPeers()
+	for _, p := range peers {
+		if !p.Unreached(now) {
 			continue
 		}
 		name := p.Addr.String()
 		if i := slices.IndexFunc(nodes, func(n protocol.Node) bool { return n.ID == p.ID }); i >= 0 {
 			name = cmp.Or(nodes[i].Hostname, name)
 		}
-		out = append(out, name)
+		silent = append(silent, name)
 	}
-	return out
+	return silent, len(peers)
 }

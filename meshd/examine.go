@@ -48,9 +48,7 @@ func (d *Daemon) Examine(ctx context.Context) doctor.Report {
 	r.Findings = append(r.Findings, doctor.DataPath(d.datapath.driver, d.datapath.why), doctor.Balancer(d.edge.why))
 	r.Time = time.Now()
 	if n != nil {
-		r.Findings = append(r.Findings, doctor.Encryption(n.d.silentPeers(r.Time), len(n.d.overlay.EncryptedPeers()))...)
-	}
-	if n != nil {
+		r.Findings = append(r.Findings, doctor.Encryption(d.silentPeers(r.Time))...)
 		r.Findings = append(r.Findings, doctor.Certificate(n.keeper.NotAfter(), r.Time))
 	}
 	return r

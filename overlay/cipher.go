@@ -232,6 +232,11 @@ type EncryptedPeer struct {
 	wireguard.Status
 }
 
+// Unreached says that the peer should be reached encrypted and is not.
+func (p EncryptedPeer) Unreached(now time.Time) bool {
+	return !p.Down && !(p.Keyed && !p.Silent(now))
+}
+
 // EncryptedPeers are as they were seen last.
 func (o *Overlay) EncryptedPeers() []EncryptedPeer {
 	o.mu.Lock()

@@ -173,7 +173,7 @@ func (o *Observer) overlapping(v View) []Difference {
 func (o *Observer) silent(v View) []Difference {
 	var out []Difference
 	for _, p := range o.Overlay.EncryptedPeers() {
-		if p.Down || p.Keyed && !p.Silent(o.now()) {
+		if !p.Unreached(o.now()) {
 			continue
 		}
 		have := "it has told no key that this node has one for"
