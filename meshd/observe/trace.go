@@ -331,9 +331,12 @@ func (t *tracer) balanced(hop, what string, n protocol.Network, s ipvs.Service) 
 
 // answer says how what a backend answers to clients outside gets to them, where that was chosen.
 func (t *tracer) answer(n protocol.Network, s ipvs.Service, b ipvs.Backend) {
+	if !s.DirectReturn || b.Local {
+		return
+	}
 	path, err := t.o.Overlay.Path(n.VNI, b.Addr)
 	switch {
-	case err != nil || !s.DirectReturn || b.Local:
+	case err != nil: // endpoint has said it
 	case !t.held.TunnelAddr.IsValid() || t.held.TunnelAddr.Is4() != b.Addr.Is4():
 		t.ok("answer", "answers come back by this node: clients of this IP version do not call the address that the other nodes know it by")
 	case path.Returns:
