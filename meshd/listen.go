@@ -18,8 +18,8 @@ import (
 // nodes. The unix socket is root's and that of a chosen group; over TCP only who has a client certificate of
 // the given CA is let in.
 
-// APITLS are the PEM files of the API's listeners over TCP. They are read again when
-// they have changed.
+// APITLS are the PEM files of the API's listeners over TCP. They are read again for
+// each connection.
 type APITLS struct {
 	// CA signs clients' certificates; Cert and Key are the server's own.
 	CA, Cert, Key string
@@ -35,9 +35,7 @@ func (c Config) CheckHosts() error {
 		if err != nil {
 			return err
 		}
-		switch loopback := addr.Addr().IsLoopback(); {
-		case c.TLS != nil || loopback || c.InsecureTCP:
-		default:
+		if c.TLS == nil && !c.InsecureTCP && !addr.Addr().IsLoopback() {
 			return fmt.Errorf("--host %s: whoever reaches this address would be root on all nodes: require client certificates with --tlsverify, or say --insecure-tcp if something else guards it", host)
 		}
 	}

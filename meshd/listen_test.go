@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
@@ -27,6 +28,9 @@ import (
 	"github.com/meshd/meshd/meshd/api"
 )
 
+// certifiedAddr is what all certificates are for.
+const certifiedAddr = "127.0.0.1"
+
 // apiCA makes the files of a CA's server and client; dir/ca.pem, dir/<name>.pem, dir/<name>-key.pem.
 func apiCA(t *testing.T, names ...string) (dir string) {
 	t.Helper()
@@ -39,7 +43,7 @@ func apiCA(t *testing.T, names ...string) (dir string) {
 	template := func(name string, serial int64) *x509.Certificate {
 		return &x509.Certificate{
 			SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour),
-			IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, BasicConstraintsValid: true,
+			IPAddresses: []net.IP{net.ParseIP(certifiedAddr)}, BasicConstraintsValid: true,
 			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		}
 	}
@@ -113,7 +117,7 @@ func TestAPIOverTLS(t *testing.T) {
 	files := tlsFiles(dir, "server")
 	cfg := Config{
 		Socket: filepath.Join(t.TempDir(), "meshd.sock"), TLS: &files,
-		Hosts: []string{"tcp://127.0.0.1:" + freePort(t)}, Logger: slog.New(slog.DiscardHandler),
+		Hosts: []string{ownLoopback()}, Logger: slog.New(slog.DiscardHandler),
 	}
 	var audit bytes.Buffer
 	server := api.New(api.Config{Node: &Daemon{}, Engine: "/nowhere.sock", Audit: &audit})
@@ -150,7 +154,7 @@ func TestAPIOverTLS(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return &tls.Config{Certificates: c.Certificates, RootCAs: roots}
+		return &tls.Config{Certificates: c.Certificates, RootCAs: roots, ServerName: certifiedAddr}
 	}
 	if got, err := ask(client(dir, "alice"), http.MethodPost); err != nil || !strings.Contains(got, "not a swarm manager") {
 		t.Errorf("alice: %s, %v", got, err)
@@ -158,7 +162,7 @@ func TestAPIOverTLS(t *testing.T) {
 	if _, err := ask(client(other, "mallory"), http.MethodPost); err == nil {
 		t.Error("mallory's certificate is of another CA, and is let in")
 	}
-	if _, err := ask(&tls.Config{RootCAs: roots}, http.MethodPost); err == nil {
+	if _, err := ask(&tls.Config{RootCAs: roots, ServerName: certifiedAddr}, http.MethodPost); err == nil {
 		t.Error("a client without a certificate is let in")
 	}
 	if _, err := ask(client(dir, "alice"), http.MethodGet); err != nil {
@@ -207,15 +211,10 @@ func TestAPIOverTLS(t *testing.T) {
 	}
 }
 
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
+// ownLoopback is a port at an address of this machine that no other process has.
+func ownLoopback() string {
+	pid := os.Getpid()
+	return fmt.Sprintf("tcp://127.%d.%d.%d:23760", 1+pid>>16, pid>>8&255, pid&255)
 }
 
 func TestSocketOfAGroup(t *testing.T) {
