@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"strconv"
 	"time"
@@ -20,10 +21,7 @@ func (s *Server) networkPrune(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	local := filters{}
-	for k, v := range f {
-		local[k] = v
-	}
+	local := maps.Clone(f)
 	local["label!"] = append(local["label!"], meshLabel)
 	q.Set("filters", local.encode())
 	u := *r.URL
