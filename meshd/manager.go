@@ -68,7 +68,7 @@ func openManager(cfg Config, m *membership, k *certs.Keeper, vault *certs.Vault,
 		answers = cfg.answers
 	}
 	mgr.dispatcher = dispatcher.New(dispatcher.Config{
-		Store: mgr.store, Proposer: raft, Caller: client, Logger: cfg.Logger,
+		Store: mgr.store, Proposer: raft, NodeID: m.NodeID, Caller: client, Logger: cfg.Logger,
 		Leader: func() (string, string, bool) {
 			id, addr := raft.Leader()
 			return id, addr, raft.IsLeader()

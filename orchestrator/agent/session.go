@@ -49,8 +49,10 @@ const firstMessage = 5 * time.Second
 // logEvery thins the log of failed tries, about one a minute.
 const logEvery = 30
 
-// reportFailures in a row make the agent look for another manager.
-const reportFailures = 3
+// reportFailures in a row make the agent look for another manager, some half a minute
+// to a minute. Want of a leader is no reason: where one can be found elsewhere, this
+// manager says so by ending the session.
+const reportFailures = 12
 
 // link is the way to the managers.
 type link struct {

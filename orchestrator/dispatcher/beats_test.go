@@ -278,22 +278,6 @@ func TestDrainNamesTheLate(t *testing.T) {
 	}
 }
 
-func TestManagerCutOffEndsItsSessions(t *testing.T) {
-	w := newWorld(t)
-	f := w.start(Config{Leader: follower, Caller: &wire{fail: errdefs.ErrUnavailable}, Relay: 10 * time.Millisecond, Lease: 50 * time.Millisecond})
-	a := connect(t, f, "n1")
-	<-a.messages
-	f.beat("n1")
-	go func() {
-		for range a.messages {
-		}
-	}()
-	if err := <-a.ended; !errors.Is(err, errCutOff) {
-		t.Errorf("ended with %v", err)
-	}
-	close(a.messages)
-}
-
 func TestReportsAreBatchedAndForwardOnly(t *testing.T) {
 	w := newWorld(t)
 	w.add(task("w1", "web", "n1", 11, swarm.TaskStateAssigned))

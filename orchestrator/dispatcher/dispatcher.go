@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -21,6 +22,8 @@ type Config struct {
 	Proposer store.Proposer
 	// Leader says who leads now; nodeID and addr are empty when nobody does.
 	Leader func() (nodeID, addr string, isMe bool)
+	// NodeID is this manager's own.
+	NodeID string
 	// Caller reaches other managers.
 	Caller Caller
 	// Barrier returns when Store holds every write acknowledged before. Nil: it does.
@@ -66,8 +69,11 @@ type Dispatcher struct {
 	ledger  *ledger
 	reports chan report
 	began   time.Time
+	// reaches: this manager leads, or reaches the leader.
+	reaches atomic.Bool
 	// nudge wakes the beats loop before its tick.
 	nudge chan struct{}
+	turns turns
 	// ready is closed once the watcher stands.
 	ready chan struct{}
 
@@ -97,6 +103,7 @@ func New(cfg Config) *Dispatcher {
 		reports:  make(chan report, 256),
 		began:    time.Now(),
 		nudge:    make(chan struct{}, 1),
+		turns:    newTurns(),
 		ready:    make(chan struct{}),
 		sessions: map[string]*session{},
 	}
@@ -119,6 +126,7 @@ func (d *Dispatcher) Register(r Router) {
 	r.Handle(protocol.PathAttached, d.handleAttached, certs.RoleManager, certs.RoleWorker)
 	r.Handle(pathRelay, d.handleRelay, certs.RoleManager)
 	r.Handle(pathRelayDrained, d.handleRelayDrained, certs.RoleManager)
+	r.Handle(pathReaches, d.handleReaches, certs.RoleManager)
 }
 
 // Run works until ctx ends; then it ends all sessions and returns nil. It may be
@@ -162,6 +170,12 @@ func (d *Dispatcher) close(s *session) {
 		delete(d.sessions, s.node)
 	}
 	d.running.Done()
+}
+
+func (d *Dispatcher) count() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.sessions)
 }
 
 func (d *Dispatcher) hasSession(node string) bool {

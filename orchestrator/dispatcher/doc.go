@@ -20,7 +20,9 @@
 //
 // Liveness: every request of a node is a beat (ledger.go). Followers pass beats
 // and acknowledgements on to the leader (relay.go), which turns them into the
-// state of the node objects (leader.go). Before it gives a node up it asks whether
+// state of the node objects (leader.go). A follower that reaches no leader sends its
+// nodes elsewhere only if it is better there (cutoff.go), and many sessions that begin
+// together take turns (turns.go). Before it gives a node up it asks whether
 // the machine is there (machine.go): a restart of the daemon moves no task.
 //
 // | goroutine                  | owns                                    | ends           |

@@ -13,12 +13,9 @@ import (
 type term struct {
 	leading bool
 	last    time.Time // of the last tick
-	// failing is since when the leader could not be reached; zero if it can.
-	failing time.Time
 	// told is the ledger that knows all acknowledgements up to the last relay.
-	told string
-	// patience is how long to bear that before the sessions are sent elsewhere.
-	patience time.Duration
+	told    string
+	absence absence
 }
 
 // beats judges leases on the leader and relays beats to it elsewhere, at most once
@@ -59,7 +56,8 @@ func (d *Dispatcher) lead(ctx context.Context, t *term, leader, addr string) {
 	if !t.leading || now.Sub(t.last) > d.cfg.Lease/2 {
 		d.ledger.startGrace(d.nodeIDs(), now)
 	}
-	t.leading, t.last, t.failing, t.told = true, now, time.Time{}, ""
+	t.leading, t.last, t.absence, t.told = true, now, absence{}, ""
+	d.reaches.Store(true)
 
 	j := judge{now: now, lease: d.cfg.Lease, heard: d.ledger.heard, leader: leader, addr: addr, spared: d.spared(ctx, now)}
 	if d.cfg.Members != nil {

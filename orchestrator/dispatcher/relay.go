@@ -18,41 +18,39 @@ const (
 	pathRelayDrained = "/v1/relay/drained"
 )
 
-// maxPatience bounds, in leases, the time between two attempts to send the
-// sessions elsewhere: without a quorum no other manager is better.
-const maxPatience = 16
-
-// relay tells the leader who was heard. A manager that cannot do so for a lease
-// ends its sessions: their nodes would count as dead, and may find a better manager.
+// relay tells the leader who was heard.
 func (d *Dispatcher) relay(ctx context.Context, t *term, leader string) {
 	now := d.cfg.Clock()
 	t.leading, t.last = false, now
-	err := errCutOff
-	if leader != "" {
-		r := d.ledger.take()
-		if r.empty() && t.failing.IsZero() {
-			return
-		}
-		callCtx, cancel := context.WithTimeout(ctx, d.cfg.Lease/2)
-		defer cancel()
-		var reply relayReply
-		if err = d.cfg.Caller.Call(callCtx, leader, pathRelay, r, &reply); err != nil {
-			d.ledger.putBack(r)
-		} else if reply.Ledger == "" || reply.Ledger != t.told {
-			t.told = reply.Ledger
-			d.ledger.tellAgain()
-		}
+	err := d.tell(ctx, t, leader)
+	if d.reaches.Store(err == nil); err != nil {
+		d.missing(ctx, &t.absence, now, err)
+		return
 	}
-	switch {
-	case err == nil:
-		t.failing, t.patience = time.Time{}, d.cfg.Lease
-	case t.failing.IsZero():
-		t.failing, t.patience = now, d.cfg.Lease
-	case now.Sub(t.failing) > t.patience:
-		t.failing, t.patience = now, min(2*t.patience, maxPatience*d.cfg.Lease)
-		d.cfg.Logger.Warn("cannot relay heartbeats to the leader; ending the sessions", "leader", leader, "error", err)
-		d.each(func(s *session) { s.end(errCutOff) })
+	t.absence = absence{}
+}
+
+// tell passes on what came in since it was last called.
+func (d *Dispatcher) tell(ctx context.Context, t *term, leader string) error {
+	if leader == "" {
+		return errCutOff
 	}
+	r := d.ledger.take()
+	if r.empty() && t.absence.since.IsZero() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.Lease/2)
+	defer cancel()
+	var reply relayReply
+	if err := d.cfg.Caller.Call(ctx, leader, pathRelay, r, &reply); err != nil {
+		d.ledger.putBack(r)
+		return err
+	}
+	if reply.Ledger == "" || reply.Ledger != t.told {
+		t.told = reply.Ledger
+		d.ledger.tellAgain()
+	}
+	return nil
 }
 
 // relayReply names the ledger that took a relay in: a new one must be told all that

@@ -3,7 +3,6 @@ package dispatcher
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"net/http"
 	"slices"
@@ -330,39 +329,32 @@ func (d *Dispatcher) admit(ctx context.Context, node string) error {
 // stream sends the picture and then what changes in it. Several changes within
 // Coalesce go out as one.
 func (d *Dispatcher) stream(ctx context.Context, s *session, send func(*protocol.Message) error) error {
-	idle := time.NewTimer(0)
+	if err := d.begin(ctx, s, send); err != nil {
+		return err
+	}
+	idle := time.NewTimer(d.untilBeat())
 	defer idle.Stop()
-	s.wakeUp()
 	for {
-		var m *protocol.Message
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-s.wake:
-			first := !s.started
-			d.cfg.Store.View(func(v *store.View) { m = s.next(v, d.cache) })
-			if m == nil {
-				continue
-			}
-			if first {
-				m.Heartbeat = d.cfg.Heartbeat
-			}
-		case <-idle.C:
-			if !s.started {
-				idle.Reset(d.untilBeat())
-				continue
-			}
-			m = &protocol.Message{Heartbeat: d.cfg.Heartbeat}
-		}
-		if err := send(m); err != nil {
-			return fmt.Errorf("send to node %s: %w", s.node, err)
-		}
-		idle.Reset(d.untilBeat())
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-time.After(d.cfg.Coalesce):
 		}
+		var m *protocol.Message
+		for m == nil {
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-s.wake:
+				d.cfg.Store.View(func(v *store.View) { m = s.next(v, d.cache) })
+			case <-idle.C:
+				m = &protocol.Message{Heartbeat: d.cfg.Heartbeat}
+			}
+		}
+		if err := d.sendTo(s, send, m); err != nil {
+			return err
+		}
+		idle.Reset(d.untilBeat())
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"time"
@@ -19,7 +20,7 @@ import (
 const (
 	// ackPeriod is the agents' own.
 	ackPeriod = time.Second
-	// again is the pause before a call or a session is tried again.
+	// again is the pause before a call is tried again, and the longest before a session is.
 	again = 500 * time.Millisecond
 )
 
@@ -93,7 +94,7 @@ func (n *node) run(ctx context.Context) error {
 	defer n.client.Close()
 	for try := n.first; ctx.Err() == nil; try++ {
 		n.session(ctx, n.addrs[try%len(n.addrs)]) // how it ends does not matter: try another
-		pause(ctx, again)
+		pause(ctx, rand.N(again))
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
