@@ -54,15 +54,13 @@ func (c *cache) reset(index uint64, services []*store.Service) {
 func (c *cache) apply(commit store.Commit, t *touched) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	publishes := func(id string) bool { return c.publishers[id] }
 	for _, e := range commit.Events {
 		if s, ok := e.New.(*store.Service); ok && len(published(s)) > 0 {
 			c.publishers[s.ID] = true
 		}
+		t.add(e)
 	}
-	for _, e := range commit.Events {
-		t.add(e, publishes)
-	}
+	publishes := func(id string) bool { return c.publishers[id] }
 	for id, f := range c.feeds {
 		if there, defined := t.defined[id]; defined && !there {
 			delete(c.feeds, id)

@@ -1,9 +1,6 @@
 package dispatcher
 
 import (
-	"bytes"
-	"slices"
-
 	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/orchestrator/store"
 )
@@ -27,12 +24,6 @@ func keysOf(n *store.Node) []protocol.EncryptionKey {
 		out = append(out, protocol.EncryptionKey(k))
 	}
 	return out
-}
-
-func sameEncryption(a, b []store.EncryptionKey) bool {
-	return slices.EqualFunc(a, b, func(x, y store.EncryptionKey) bool {
-		return x.Epoch == y.Epoch && x.Port == y.Port && bytes.Equal(x.Key, y.Key)
-	})
 }
 
 // epochOf is the one that every node is to have a WireGuard key of.

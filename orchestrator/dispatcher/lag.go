@@ -60,8 +60,7 @@ func (d *Dispatcher) lags(v *store.View, s *session) []Lag {
 
 // catchUp waits until every commit that the store holds has been taken in.
 func (d *Dispatcher) catchUp(ctx context.Context) error {
-	var newest uint64
-	d.cfg.Store.View(func(v *store.View) { newest = v.Changed() })
+	newest := d.cfg.Store.Changed()
 	poll := time.NewTicker(d.cfg.Coalesce)
 	defer poll.Stop()
 	for d.cache.processed() < newest {

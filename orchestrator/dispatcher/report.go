@@ -206,7 +206,7 @@ func described(n *store.Node, req *protocol.SessionRequest) *store.Node {
 	if req.Stopping {
 		next.Status.State, next.Status.Message = swarm.NodeStateDisconnected, stoppingMessage
 	}
-	if next.DataAddr == n.DataAddr && next.Direct == n.Direct && sameEncryption(next.Keys, n.Keys) && next.Stopping == n.Stopping && next.Status == n.Status && reflect.DeepEqual(next.Description, n.Description) {
+	if reflect.DeepEqual(&next, n) {
 		return nil
 	}
 	return &next

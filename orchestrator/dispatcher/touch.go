@@ -44,14 +44,13 @@ func newTouched() *touched {
 	}
 }
 
-// add takes in one event. publishes tells of a service whether it has published
-// ports, before and after this event.
-func (c *touched) add(e store.Event, publishes func(serviceID string) bool) {
+// add takes in one event.
+func (c *touched) add(e store.Event) {
 	switch e.Object().Kind() {
 	case store.KindTask:
 		oldTask, _ := e.Old.(*store.Task)
 		newTask, _ := e.New.(*store.Task)
-		c.task(oldTask, newTask, publishes)
+		c.task(oldTask, newTask)
 	case store.KindService:
 		oldService, _ := e.Old.(*store.Service)
 		newService, _ := e.New.(*store.Service)
@@ -74,7 +73,7 @@ func (c *touched) add(e store.Event, publishes func(serviceID string) bool) {
 	}
 }
 
-func (c *touched) task(old, next *store.Task, publishes func(string) bool) {
+func (c *touched) task(old, next *store.Task) {
 	was, is := offerOf(old), offerOf(next)
 	if (was == protocol.EndpointStarting || was == protocol.EndpointServing) &&
 		is != protocol.EndpointStarting && is != protocol.EndpointServing && next != nil {
