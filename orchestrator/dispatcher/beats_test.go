@@ -206,8 +206,8 @@ func TestFollowersRelayAndDrainsWaitForAcks(t *testing.T) {
 	w := newWorld(t)
 	w.add(task("w1", "web", "n1", 11, swarm.TaskStateRunning))
 	w.add(task("w2", "web", "n2", 12, swarm.TaskStateRunning))
-	leader := w.start(Config{DrainTimeout: 5 * time.Second})
-	f := w.start(Config{Leader: follower, Caller: &wire{to: leader}, Relay: 20 * time.Millisecond})
+	leader := w.start(Config{DrainTimeout: time.Minute})
+	f := w.start(Config{Leader: follower, Caller: &wire{to: leader}, Relay: 20 * time.Millisecond, DrainTimeout: time.Minute})
 
 	w.set("w1", swarm.TaskStateRunning, swarm.TaskStateShutdown)
 	left := w.index()

@@ -41,13 +41,13 @@ func TestOverTheWire(t *testing.T) {
 	}
 	manager := certstest.Keeper(t, ca, t.TempDir(), "n1", certs.RoleManager)
 	var leaderAddr string
-	leader := w.start(Config{})
+	leader := w.start(Config{DrainTimeout: time.Minute})
 	leaderAddr = serve(t, manager, leader)
 	relay := remote.NewClient(manager)
 	defer relay.Close()
 	f := w.start(Config{
 		Leader: func() (string, string, bool) { return "n1", leaderAddr, false },
-		Caller: relay, Relay: 20 * time.Millisecond,
+		Caller: relay, Relay: 20 * time.Millisecond, DrainTimeout: time.Minute,
 	})
 	addr := serve(t, certstest.Keeper(t, ca, t.TempDir(), "n3", certs.RoleManager), f)
 
