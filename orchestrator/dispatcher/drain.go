@@ -54,11 +54,7 @@ func (d *Dispatcher) late(task string) (nodes []string, wait bool) {
 		if !known {
 			left = store.Version(t)
 		}
-		for _, a := range t.NetworksAttachments {
-			n := v.Network(a.Network.ID)
-			if n == nil || n.Spec.Ingress && !d.cache.publishes(t.ServiceID) {
-				continue
-			}
+		for _, n := range d.toldOn(v, t) {
 			for _, id := range subscribers(v, n) {
 				if d.ledger.acked(id, n.ID) < left && !slices.Contains(nodes, id) {
 					nodes = append(nodes, id)
@@ -68,6 +64,18 @@ func (d *Dispatcher) late(task string) (nodes []string, wait bool) {
 		wait = len(nodes) > 0
 	})
 	return nodes, wait
+}
+
+// toldOn are the networks on which other nodes are told of a task: on the mesh network
+// only if its service publishes ports.
+func (d *Dispatcher) toldOn(v *store.View, t *store.Task) []*store.Network {
+	var out []*store.Network
+	for _, a := range t.NetworksAttachments {
+		if n := v.Network(a.Network.ID); n != nil && (!n.Spec.Ingress || d.cache.publishes(t.ServiceID)) {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 // sends says that a node may send connections to tasks: it is up, if only for as long

@@ -19,11 +19,7 @@ func (d *Dispatcher) Serving(v *store.View) func(*store.Task) bool {
 		if !known {
 			return false
 		}
-		for _, a := range t.NetworksAttachments {
-			n := v.Network(a.Network.ID)
-			if n == nil || n.Spec.Ingress && !d.cache.publishes(t.ServiceID) {
-				continue // nobody else is told of it there
-			}
+		for _, n := range d.toldOn(v, t) {
 			if _, asked := held[n.ID]; !asked {
 				held[n.ID] = d.heldByAll(v, n)
 			}
