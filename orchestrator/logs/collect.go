@@ -221,27 +221,37 @@ func (c Collector) goesOn(t *store.Task) (yes bool) {
 
 // read asks the task's node for its lines.
 func (c Collector) read(ctx context.Context, t *store.Task, o Options, line func(Line) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	silence := cmp.Or(c.Silence, 6*time.Second)
-	watchdog := time.AfterFunc(silence, func() { cancel(errSilent) })
-	defer watchdog.Stop()
-	err := c.readUntil(ctx, t, o, func(it item) error {
-		watchdog.Stop() // who takes the line may be slow
-		defer watchdog.Reset(silence)
+	take := func(it item) error {
 		if it.Line == nil {
 			return nil
 		}
 		return line(*it.Line)
+	}
+	return patiently(ctx, cmp.Or(c.Silence, 6*time.Second), errSilent, take, func(ctx context.Context, got func(item) error) error {
+		return c.items(ctx, t, o, got)
 	})
-	if err != nil && context.Cause(ctx) == errSilent {
-		return errSilent
+}
+
+// patiently has a source give what it has, and breaks it off with the error silent when
+// it gives nothing for so long. Who takes something may be slow.
+func patiently[T any](ctx context.Context, patience time.Duration, silent error, take func(T) error, give func(context.Context, func(T) error) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watchdog := time.AfterFunc(patience, func() { cancel(silent) })
+	defer watchdog.Stop()
+	err := give(ctx, func(v T) error {
+		watchdog.Stop()
+		defer watchdog.Reset(patience)
+		return take(v)
+	})
+	if err != nil && errors.Is(context.Cause(ctx), silent) {
+		return silent
 	}
 	return err
 }
 
-// readUntil gives items until there are no more.
-func (c Collector) readUntil(ctx context.Context, t *store.Task, o Options, got func(item) error) error {
+// items gives what the task's node sends until there is no more.
+func (c Collector) items(ctx context.Context, t *store.Task, o Options, got func(item) error) error {
 	url := fmt.Sprintf("http://%s%s?%s", t.NodeID, strings.Replace(strings.TrimPrefix(pattern, "GET "), "{task}", t.ID, 1), o.query())
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

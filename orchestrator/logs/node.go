@@ -49,14 +49,14 @@ func Register(mux *http.ServeMux, s Source) {
 			remote.Fail(w, remote.Errorf(errdefs.ErrInvalidArgument, "logs: %v", err))
 			return
 		}
-		ctx, cancel := context.WithCancelCause(r.Context())
-		defer cancel(nil)
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
 		out := remote.NewSender(w)
 		out.Patience = readerPatience
 		var beats sync.WaitGroup
 		beats.Go(func() { keepBeating(ctx, out) })
-		err = guarded(ctx, cancel, s, r.PathValue("task"), o, func(l Line) error { return out.Send(item{Line: &l}) })
-		cancel(nil)
+		err = read(ctx, s, r.PathValue("task"), o, func(l Line) error { return out.Send(item{Line: &l}) })
+		cancel()
 		beats.Wait()
 		if err != nil && r.Context().Err() == nil {
 			out.Send(item{Error: err.Error()}) // fails when nobody listens any more
@@ -76,21 +76,13 @@ func keepBeating(ctx context.Context, out *remote.Sender) {
 	}
 }
 
-// guarded reads a task's lines, and gives up an engine that hangs: of what was
-// written before, the next line cannot take long.
-func guarded(ctx context.Context, cancel context.CancelCauseFunc, s Source, task string, o Options, line func(Line) error) error {
+// read gives a task's lines, and gives up an engine that hangs: of what was written
+// before, the next line cannot take long.
+func read(ctx context.Context, s Source, task string, o Options, line func(Line) error) error {
 	if o.Follow {
 		return s.Logs(ctx, task, o, line)
 	}
-	patience := time.AfterFunc(enginePatience, func() { cancel(errEngineSilent) })
-	defer patience.Stop()
-	err := s.Logs(ctx, task, o, func(l Line) error {
-		patience.Stop() // sending it is no fault of the engine's
-		defer patience.Reset(enginePatience)
-		return line(l)
+	return patiently(ctx, enginePatience, errEngineSilent, line, func(ctx context.Context, line func(Line) error) error {
+		return s.Logs(ctx, task, o, line)
 	})
-	if context.Cause(ctx) == errEngineSilent {
-		return errEngineSilent
-	}
-	return err
 }
