@@ -93,7 +93,11 @@ func (l *Loop) even(ctx context.Context, id string, now time.Time) (again time.T
 			again = l.calmAt(s, now)
 			return nil
 		}
-		next := *newestOn(tasks, from.ID)
+		moving := newestOn(tasks, from.ID)
+		if moving == nil {
+			return nil // the store is ahead of this loop, and what changed brings it up again
+		}
+		next := *moving
 		next.MovesTo = to.ID
 		tx.Update(&next)
 		return nil
@@ -130,8 +134,12 @@ func (l *Loop) calmAt(s *store.Service, now time.Time) (again time.Time) {
 	return again
 }
 
+// newestOn is the newest of the wanted tasks on a node, nil if there is none.
 func newestOn(tasks []*store.Task, node string) *store.Task {
 	mine := slices.DeleteFunc(slices.Clone(tasks), func(t *store.Task) bool { return t.NodeID != node || !tasklife.Wanted(t) })
+	if len(mine) == 0 {
+		return nil
+	}
 	return slices.MaxFunc(mine, func(a, b *store.Task) int {
 		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
 	})

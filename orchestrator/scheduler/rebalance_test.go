@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -151,6 +152,27 @@ func TestNoMoveWithoutRoomOrUse(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A loop that has not heard yet of what the store has moves nothing.
+func TestNoMoveOfWhatIsGone(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.nodes(1, 1, nil)
+		w.service("web", rebalanced)
+		w.tasks("web", 1, 4)
+		w.run()
+		w.nodes(2, 2, nil)
+		late := New(Config{Store: w.store, Proposer: w.prop, Log: slog.New(slog.DiscardHandler)})
+		w.store.View(late.Reset)
+		w.do(func(tx *store.Tx) {
+			for _, t := range tx.Tasks() {
+				tx.Remove(t)
+			}
+		})
+		if again, err := late.even(w.Context(), "web", time.Now().Add(time.Hour)); err != nil || !again.IsZero() {
+			t.Errorf("again at %v, %v", again, err)
+		}
+	})
 }
 
 func TestMovesFollowPreferences(t *testing.T) {
