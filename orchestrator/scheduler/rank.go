@@ -52,15 +52,25 @@ func grow(nodes []*node, d *demand, preferences []string, now time.Time) *branch
 		heap.Init(&b.leaf)
 		return b
 	}
-	byValue := map[string][]*node{}
-	for _, n := range nodes {
-		value, _ := placement.Value(preferences[0], n.Node)
-		byValue[value] = append(byValue[value], n)
-	}
-	for _, value := range slices.Sorted(maps.Keys(byValue)) {
-		b.branches = append(b.branches, grow(byValue[value], d, preferences[1:], now))
+	for _, part := range split(nodes, preferences[0]) {
+		b.branches = append(b.branches, grow(part, d, preferences[1:], now))
 	}
 	return b
+}
+
+// split brings those of the nodes together that have the same value of a label, in the
+// order of the values.
+func split(nodes []*node, label string) [][]*node {
+	byValue := map[string][]*node{}
+	for _, n := range nodes {
+		value, _ := placement.Value(label, n.Node)
+		byValue[value] = append(byValue[value], n)
+	}
+	out := make([][]*node, 0, len(byValue))
+	for _, value := range slices.Sorted(maps.Keys(byValue)) {
+		out = append(out, byValue[value])
+	}
+	return out
 }
 
 // best is the node for the next task, nil if none is left. enter must enter the

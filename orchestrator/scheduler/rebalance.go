@@ -164,15 +164,7 @@ func (b *balance) tilt(nodes []*node, preferences []string) (from, to *node) {
 		}
 		return from, to
 	}
-	byValue := map[string][]*node{}
-	for _, n := range nodes {
-		value, _ := placement.Value(preferences[0], n.Node)
-		byValue[value] = append(byValue[value], n)
-	}
-	branches := make([][]*node, 0, len(byValue))
-	for _, value := range slices.Sorted(maps.Keys(byValue)) {
-		branches = append(branches, byValue[value])
-	}
+	branches := split(nodes, preferences[0])
 	slices.SortStableFunc(branches, func(x, y []*node) int { return cmp.Compare(b.tasksOn(x...), b.tasksOn(y...)) })
 	for _, branch := range branches {
 		full := branches[len(branches)-1]
