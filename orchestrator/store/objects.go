@@ -254,14 +254,7 @@ func (*Network) Kind() Kind { return KindNetwork }
 const OptionIPv4 = "com.docker.network.enable_ipv4"
 
 // IPv4Enabled says whether the network's tasks are to have IPv4 addresses.
-func (o *Network) IPv4Enabled() bool {
-	d := o.Spec.DriverConfiguration
-	if d == nil {
-		return true
-	}
-	on, err := strconv.ParseBool(d.Options[OptionIPv4])
-	return err != nil || on
-}
+func (o *Network) IPv4Enabled() bool { return o.enabled(OptionIPv4, true) }
 
 // OptionEncrypted is the driver option by which a network's packets travel encrypted
 // between nodes, whatever its value but "false"; Docker's name for it.
@@ -279,14 +272,20 @@ const (
 func (o *Cluster) EncryptsAll() bool { return o.Spec.Labels[LabelEncrypt] == EncryptAll }
 
 // Encrypted says whether the network's packets never travel in the clear.
-func (o *Network) Encrypted() bool {
+func (o *Network) Encrypted() bool { return o.enabled(OptionEncrypted, false) }
+
+// enabled says whether a driver option is there with a value that is not false.
+func (o *Network) enabled(option string, otherwise bool) bool {
 	d := o.Spec.DriverConfiguration
 	if d == nil {
-		return false
+		return otherwise
 	}
-	value, there := d.Options[OptionEncrypted]
+	value, there := d.Options[option]
+	if !there {
+		return otherwise
+	}
 	on, err := strconv.ParseBool(value)
-	return there && (err != nil || on)
+	return err != nil || on
 }
 
 // Key implements Object.
