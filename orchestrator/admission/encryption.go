@@ -48,38 +48,27 @@ func (e *Encryption) Observe(store.Event) {}
 // Round implements control.Loop.
 func (e *Encryption) Round(ctx context.Context) (again time.Time, err error) {
 	now := time.Now()
-	due := func(c *store.Cluster) (at time.Time, first bool) {
-		if c == nil {
-			return time.Time{}, false // its founding is a change
-		}
-		if c.KeyEpochSince.IsZero() {
-			return now, true
-		}
-		return c.KeyEpochSince.Add(cmp.Or(c.KeyLife, DefaultKeyLife)), false
-	}
-	var first, wait bool
-	e.store.View(func(v *store.View) {
-		again, first = due(v.Cluster())
-		wait = v.Cluster() == nil || now.Before(again) && !first
-	})
-	if wait {
-		return again, nil
-	}
 	err = store.Transact(ctx, e.store, e.proposer, func(tx *store.Tx) error {
+		again = time.Time{} // whatever changes the cluster brings the next round
 		c := tx.Cluster()
 		if c == nil {
 			return nil
 		}
-		next := *c
-		if at, first := due(c); first {
-			next.KeyEpochSince = now.UTC() // of a swarm that begins, or was made by an earlier version
-		} else if now.Before(at) || RotateKeys(&next, tx.Nodes(), now) != nil {
+		next, due := *c, c.KeyEpochSince.Add(cmp.Or(c.KeyLife, DefaultKeyLife))
+		switch {
+		case c.KeyEpochSince.IsZero(): // of a swarm that begins, or was made by an earlier version
+			next.KeyEpochSince = now.UTC()
+		case now.Before(due):
+			again = due
+			return nil
+		case RotateKeys(&next, tx.Nodes(), now) != nil:
+			again = now.Add(keyRetry)
 			return nil
 		}
 		tx.Update(&next)
 		return nil
 	})
-	return now.Add(keyRetry), err
+	return again, err
 }
 
 // RotateKeys has all nodes change their WireGuard keys. It refuses as long as some have
