@@ -28,12 +28,15 @@ func plain(err error) error {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return err
 	}
-	text := strings.TrimPrefix(err.Error(), "Error response from daemon: ")
+	text := said(err)
 	if engineAway(err) || errdefs.IsUnavailable(err) {
 		return &engineError{text: text, class: errdefs.ErrUnavailable}
 	}
 	return &engineError{text: text, class: err}
 }
+
+// said is an engine's error without the client's decoration.
+func said(err error) string { return strings.TrimPrefix(err.Error(), "Error response from daemon: ") }
 
 // engineAway says that a request or its answer did not arrive.
 func engineAway(err error) bool {

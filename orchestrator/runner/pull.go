@@ -181,7 +181,7 @@ func (r *Runner) hasImage(ctx context.Context, image string) bool {
 // pullError says what a task's image is missing for. Whatever is not a registry's
 // answer may pass: it has the class agent.ErrImage.
 func pullError(image, auth string, err error) error {
-	text := "No such image: " + image + ": " + strings.TrimPrefix(err.Error(), "Error response from daemon: ")
+	text := "No such image: " + image + ": " + said(err)
 	denied := errdefs.IsUnauthorized(err) || errdefs.IsPermissionDenied(err) || slices.ContainsFunc(denials, func(d string) bool { return strings.Contains(text, d) })
 	if denied && auth == "" {
 		text += " (--with-registry-auth passes credentials on)"
