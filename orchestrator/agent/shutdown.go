@@ -24,28 +24,28 @@ const stopPoll = 50 * time.Millisecond
 // this node gets no tasks, until another agent takes its place.
 func (a *Agent) ShutDown(ctx context.Context, alone func(context.Context)) error {
 	a.stopping.Store(true)
-	signal(a.anew)
-	known := a.within(ctx, a.cfg.ManagerPatience, func() bool { return a.picture.stopping(a.cfg.NodeID) || len(a.unfinished()) == 0 })
-	if !(known && a.within(ctx, a.cfg.MovePatience, func() bool { return len(a.staying()) == 0 })) && ctx.Err() == nil {
+	a.Announce()
+	known := within(ctx, a.cfg.ManagerPatience, func() bool { return a.picture.stopping(a.cfg.NodeID) || len(a.unfinished()) == 0 })
+	if !(known && within(ctx, a.cfg.MovePatience, func() bool { return len(a.staying()) == 0 })) && ctx.Err() == nil {
 		a.log.Warn("managers do not end all of this node's tasks; they end all the same", "tasks", len(a.staying()), "told", known)
 		alone(ctx)
 		for _, w := range a.staying() {
 			w.end()
 		}
 	}
-	for !a.within(ctx, a.cfg.ManagerPatience, func() bool { return len(a.unfinished()) == 0 }) {
+	for !within(ctx, a.cfg.ManagerPatience, func() bool { return len(a.unfinished()) == 0 }) {
 		if ctx.Err() != nil {
 			return fmt.Errorf("%d tasks still run: %w", len(a.unfinished()), context.Cause(ctx))
 		}
 	}
-	if !a.within(ctx, a.cfg.ManagerPatience, a.reports.delivered) {
+	if !within(ctx, a.cfg.ManagerPatience, a.reports.delivered) {
 		a.log.Warn("the managers do not know yet that this node's tasks have ended")
 	}
 	return nil
 }
 
 // within waits for a condition; false: it did not come to be in time.
-func (a *Agent) within(ctx context.Context, limit time.Duration, ok func() bool) bool {
+func within(ctx context.Context, limit time.Duration, ok func() bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	poll := time.NewTicker(stopPoll)
