@@ -34,11 +34,13 @@ func (n *Node) registerProgress() {
 	}, certs.RoleManager)
 }
 
-// learn adds a manager as learner, and gives it a vote when it has caught up, if that is
-// soon.
+// learn adds a manager as learner, unless it is one, and gives it a vote when it has
+// caught up, if that is soon.
 func (n *Node) learn(ctx context.Context, id, addr string) error {
-	if err := n.raft.AddNonvoter(raft.ServerID(id), raft.ServerAddress(addr), 0, changeTimeout).Error(); err != nil {
-		return classify(err)
+	if m, _ := n.member(id); m.Addr != addr {
+		if err := n.raft.AddNonvoter(raft.ServerID(id), raft.ServerAddress(addr), 0, changeTimeout).Error(); err != nil {
+			return classify(err)
+		}
 	}
 	patience, cancel := context.WithTimeout(ctx, learnerPatience)
 	defer cancel()
