@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -48,17 +49,36 @@ func newCluster(t *testing.T, size int) *cluster {
 			p.down()
 		}
 	})
-	for i := range size {
-		p := c.prepare("node"+string(rune('1'+i)), t.TempDir())
-		c.start(p)
-		if i == 0 {
-			must(t, p.Bootstrap())
-		} else {
-			must(t, c.peers[0].AddVoter(ctx(t), p.id, p.addr))
-		}
-		c.peers = append(c.peers, p)
+	for range size {
+		c.grow(t.TempDir())
 	}
 	return c
+}
+
+// grow adds a manager that keeps its data in dir; the first makes the cluster.
+func (c *cluster) grow(dir string) *peer {
+	c.t.Helper()
+	p := c.prepare(fmt.Sprint("node", len(c.peers)+1), dir)
+	c.start(p)
+	c.peers = append(c.peers, p)
+	if len(c.peers) == 1 {
+		must(c.t, p.Bootstrap())
+	} else {
+		c.admit(c.peers[0], p)
+	}
+	return p
+}
+
+// admit has a manager give another one its vote, which may take several tries.
+func (c *cluster) admit(lead, p *peer) {
+	c.t.Helper()
+	eventually(c.t, time.Minute, p.id+" has a vote", func() bool {
+		if err := lead.AddVoter(ctx(c.t), p.id, p.addr); err != nil {
+			c.t.Log(err)
+		}
+		m, _ := lead.member(p.id)
+		return m.Voter
+	})
 }
 
 // prepare gives a node its certificate and an address that stays its own.

@@ -1,7 +1,6 @@
 package consensus
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
 	"io"
@@ -169,7 +168,7 @@ func FuzzSealedSnapshot(f *testing.F) {
 		data[int(at)%len(data)] ^= flip
 		data = data[:min(int(length), len(data))]
 		same := bytes.Equal(data, whole.Bytes())
-		r := &sealReader{aead: vault.AEAD(), r: bufio.NewReaderSize(bytes.NewReader(data), chunkSize+snapshotTag+1)}
+		r := newSealReader(vault.AEAD(), io.NopCloser(bytes.NewReader(data)))
 		if _, err := io.Copy(io.Discard, r); (err == nil) != same {
 			t.Errorf("byte %d changed by %d, %d of %d bytes: read with %v", at, flip, length, whole.Len(), err)
 		}

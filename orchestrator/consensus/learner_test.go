@@ -12,7 +12,6 @@ import (
 // when it works it gets its vote.
 func TestLearnerThatDoesNotCatchUpHasNoVote(t *testing.T) {
 	c := newCluster(t, 2)
-	lead := c.leader(c.peers...)
 	late := c.prepare("late", t.TempDir())
 	srv := remote.NewServer(remote.Config{Keeper: late.keeper})
 	must(t, srv.Listen(late.addr))
@@ -20,11 +19,17 @@ func TestLearnerThatDoesNotCatchUpHasNoVote(t *testing.T) {
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(life) }()
 
-	short, cancel := context.WithTimeout(ctx(t), 2*time.Second)
-	defer cancel()
-	must(t, lead.AddVoter(short, late.id, late.addr))
-	if m, in := lead.member(late.id); !in || m.Voter {
-		t.Errorf("a manager that fetches nothing is %+v, %v", m, in)
+	var lead *peer
+	eventually(t, time.Minute, "it is a learner", func() bool {
+		lead = c.leader(c.peers...)
+		short, cancel := context.WithTimeout(ctx(t), 2*time.Second)
+		defer cancel()
+		err := lead.AddVoter(short, late.id, late.addr)
+		_, in := lead.member(late.id)
+		return err == nil && in
+	})
+	if m, _ := lead.member(late.id); m.Voter {
+		t.Errorf("a manager that fetches nothing is %+v", m)
 	}
 	_, err := lead.Propose(ctx(t), createConfig("meanwhile"))
 	must(t, err)
@@ -36,12 +41,6 @@ func TestLearnerThatDoesNotCatchUpHasNoVote(t *testing.T) {
 	must(t, <-served)
 	c.start(late)
 	c.peers = append(c.peers, late)
-	eventually(t, time.Minute, "it has a vote", func() bool {
-		if err := lead.AddVoter(ctx(t), late.id, late.addr); err != nil {
-			t.Log(err)
-		}
-		m, _ := lead.member(late.id)
-		return m.Voter
-	})
+	c.admit(lead, late)
 	eventually(t, time.Minute, "it has what was written", func() bool { return has(late.store, "meanwhile") })
 }

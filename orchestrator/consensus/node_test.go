@@ -215,10 +215,7 @@ func TestLateManagerGetsSnapshot(t *testing.T) {
 	cfg.TrailingLogs = 0
 	must(t, p.raft.ReloadConfig(cfg))
 	must(t, p.Snapshot())
-	q := c.prepare("node2", t.TempDir())
-	c.start(q)
-	c.peers = append(c.peers, q)
-	must(t, p.AddVoter(ctx(t), q.id, q.addr))
+	q := c.grow(t.TempDir())
 	must(t, q.Barrier(ctx(t)))
 	if n := count(q.store); n != 5 {
 		t.Errorf("the new manager has %d configs, want 5", n)

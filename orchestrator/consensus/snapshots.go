@@ -60,7 +60,7 @@ func (s *sealedSnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, er
 		return nil, nil, err
 	}
 	m.Size = plainSize(m.Size) // raft sends so many bytes of what it reads to followers
-	return m, &sealReader{aead: s.aead, r: bufio.NewReaderSize(rc, chunkSize+snapshotTag+1), Closer: rc}, nil
+	return m, newSealReader(s.aead, rc), nil
 }
 
 // plainSize is the length of what a sealed file of this size holds.
@@ -147,6 +147,10 @@ type sealReader struct {
 	ended  bool
 	sealed []byte
 	plain  []byte
+}
+
+func newSealReader(aead cipher.AEAD, sealed io.ReadCloser) *sealReader {
+	return &sealReader{aead: aead, r: bufio.NewReaderSize(sealed, chunkSize+snapshotTag+1), Closer: sealed}
 }
 
 func (s *sealReader) Read(p []byte) (int, error) {

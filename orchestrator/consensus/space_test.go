@@ -60,15 +60,8 @@ func bulky(name string) store.Batch {
 // there is space. Nothing that was acknowledged is lost.
 func TestLeaderWithFullDiskStepsDown(t *testing.T) {
 	c := newCluster(t, 0)
-	for i := range 3 {
-		p := c.prepare(fmt.Sprintf("node%d", i+1), smallDisk(t))
-		c.start(p)
-		if i == 0 {
-			must(t, p.Bootstrap())
-		} else {
-			must(t, c.peers[0].AddVoter(ctx(t), p.id, p.addr))
-		}
-		c.peers = append(c.peers, p)
+	for range 3 {
+		c.grow(smallDisk(t))
 	}
 	lead := c.leader(c.peers...)
 	other := c.others(lead)[0]
@@ -104,11 +97,7 @@ func TestLeaderWithFullDiskStepsDown(t *testing.T) {
 
 // The only manager says why it cannot, and goes on by itself when it can.
 func TestOnlyManagerWithFullDiskSaysSo(t *testing.T) {
-	c := newCluster(t, 0)
-	p := c.prepare("node1", smallDisk(t))
-	c.start(p)
-	c.peers = append(c.peers, p)
-	must(t, p.Bootstrap())
+	p := newCluster(t, 0).grow(smallDisk(t))
 	_, err := p.Propose(ctx(t), createConfig("before"))
 	must(t, err)
 	free := fill(t, filepath.Dir(p.dir))
@@ -174,7 +163,7 @@ func TestBrittleDisks(t *testing.T) {
 	}
 	must(t, c.peers[2].Bootstrap())
 	for _, p := range c.peers[:2] {
-		eventually(t, time.Minute, p.id+" is in", func() bool { return c.peers[2].AddVoter(ctx(t), p.id, p.addr) == nil })
+		c.admit(c.peers[2], p)
 	}
 	const writes = 20
 	for i := range writes {

@@ -1,7 +1,6 @@
 package consensus
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"io"
@@ -38,7 +37,7 @@ func TestSealedSnapshotRoundTrip(t *testing.T) {
 		}
 		must(t, w.finish())
 		read := func(sealed []byte) ([]byte, error) {
-			return io.ReadAll(&sealReader{aead: vault.AEAD(), r: bufio.NewReaderSize(bytes.NewReader(sealed), chunkSize+snapshotTag+1)})
+			return io.ReadAll(newSealReader(vault.AEAD(), io.NopCloser(bytes.NewReader(sealed))))
 		}
 		got, err := read(file.Bytes())
 		must(t, err)
@@ -98,8 +97,7 @@ func TestMissingKeyIsNotReplaced(t *testing.T) {
 }
 
 func TestProposalAppliesOnce(t *testing.T) {
-	stop := make(chan struct{})
-	f := newFSM(store.New(), nil, stop)
+	f := replica()
 	batch, err := createConfig("once").Encode()
 	must(t, err)
 	id, err := newProposalID()
@@ -110,12 +108,8 @@ func TestProposalAppliesOnce(t *testing.T) {
 		t.Errorf("first %+v, again %+v", first, again)
 	}
 	// The memory is part of the snapshot.
-	snap, err := f.Snapshot()
-	must(t, err)
-	sink := &memorySink{}
-	must(t, snap.Persist(sink))
-	g := newFSM(store.New(), nil, stop)
-	must(t, g.Restore(io.NopCloser(&sink.Buffer)))
+	g := replica()
+	must(t, g.Restore(io.NopCloser(bytes.NewReader(persisted(t, f)))))
 	if got := g.Apply(&raft.Log{Index: 7, Data: encodeEntry(id, batch)}).(outcome); got != first || count(g.store) != 1 {
 		t.Errorf("after a restore: %+v", got)
 	}
@@ -160,9 +154,3 @@ func TestGarbageHalts(t *testing.T) {
 		t.Error("a snapshot of an unknown format was restored")
 	}
 }
-
-type memorySink struct{ bytes.Buffer }
-
-func (*memorySink) Close() error  { return nil }
-func (*memorySink) Cancel() error { return nil }
-func (*memorySink) ID() string    { return "memory" }
