@@ -2,7 +2,6 @@ package ebpf
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/meshd/meshd/ipvs"
 )
@@ -10,24 +9,10 @@ import (
 // algorithms are those of enum algorithm, in order.
 func algorithms() []ipvs.Algorithm { return ipvs.Algorithms() }
 
-// choosable are the backends that new connections may go to. Ejected ones are
-// better than none.
-func choosable(s ipvs.Service) []ipvs.Backend {
-	serving := slices.DeleteFunc(slices.Clone(s.Backends), func(b ipvs.Backend) bool { return b.Draining || s.LocalOnly && !b.Local })
-	if sound := slices.DeleteFunc(slices.Clone(serving), func(b ipvs.Backend) bool { return b.Ejected }); len(sound) > 0 {
-		serving = sound
-	}
-	local := slices.DeleteFunc(slices.Clone(serving), func(b ipvs.Backend) bool { return !b.Local })
-	if s.PreferLocal && len(local) > 0 {
-		return local
-	}
-	return serving
-}
-
 // slotsOf lists what the programs pick from: all is so often there that picking
 // evenly is right. Where connections are compared, they are so by weight.
 func slotsOf(s ipvs.Service) []slot {
-	backends := choosable(s)
+	backends := s.Choosable()
 	var order []int
 	switch s.Algorithm {
 	case ipvs.Maglev:

@@ -62,11 +62,13 @@ func translate(s ipvs.Service, udp bool) service {
 		out.flags |= flagPersistent
 		out.timeout = uint32(s.Affinity / time.Second)
 	}
-	weights := weigh(s)
-	for i, b := range s.Backends {
+	for _, b := range s.Backends {
 		if !udp || !b.Away {
-			out.weights[b.Addr] = weights[i]
+			out.weights[b.Addr] = 0 // keeps connections and gets no new ones
 		}
+	}
+	for _, b := range s.Choosable() {
+		out.weights[b.Addr] = int(b.Weight)
 	}
 	return out
 }
@@ -80,29 +82,6 @@ func scheduler(a ipvs.Algorithm) (name string, flags uint32) {
 		return "mh", flagMaglevFallback | flagMaglevPort
 	}
 	return "wrr", 0
-}
-
-// weigh gives each backend its weight; 0 keeps connections and gets no new ones. Of those that serve, the ones that are ejected, or not on
-// this node where that is preferred, count as long as there is no other.
-func weigh(s ipvs.Service) []int {
-	candidates := func(ok func(ipvs.Backend) bool) bool {
-		return slices.ContainsFunc(s.Backends, func(b ipvs.Backend) bool { return !b.Draining && ok(b) })
-	}
-	sound := func(b ipvs.Backend) bool { return !b.Ejected }
-	if !candidates(sound) {
-		sound = func(ipvs.Backend) bool { return true }
-	}
-	near := func(b ipvs.Backend) bool { return b.Local && sound(b) }
-	if !s.PreferLocal || !candidates(near) {
-		near = sound
-	}
-	out := make([]int, len(s.Backends))
-	for i, b := range s.Backends {
-		if !b.Draining && near(b) {
-			out[i] = int(b.Weight)
-		}
-	}
-	return out
 }
 
 // order is the order in which a container's backends are put in: another one in each container.

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"testing"
@@ -28,19 +29,13 @@ func TestServicesAreTranslated(t *testing.T) {
 }
 
 func TestWeights(t *testing.T) {
-	for name, c := range map[string]struct {
-		service ipvs.Service
-		want    []int
-	}{
-		"as they weigh": {ipvs.Service{Backends: []ipvs.Backend{{Weight: 3}, {Weight: 1}}}, []int{3, 1}},
-		"draining":      {ipvs.Service{Backends: []ipvs.Backend{{Weight: 1, Draining: true}, {Weight: 1}}}, []int{0, 1}},
-		"ejected":       {ipvs.Service{Backends: []ipvs.Backend{{Weight: 1, Ejected: true}, {Weight: 1}}}, []int{0, 1}},
-		"all ejected":   {ipvs.Service{Backends: []ipvs.Backend{{Weight: 1, Ejected: true}, {Weight: 1, Draining: true}}}, []int{1, 0}},
-		"near":          {ipvs.Service{PreferLocal: true, Backends: []ipvs.Backend{{Weight: 1, Local: true}, {Weight: 1}}}, []int{1, 0}},
-		"none near":     {ipvs.Service{PreferLocal: true, Backends: []ipvs.Backend{{Weight: 1, Local: true, Draining: true}, {Weight: 1}}}, []int{0, 1}},
-	} {
-		if got := weigh(c.service); !slices.Equal(got, c.want) {
-			t.Errorf("%s: %v, want %v", name, got, c.want)
+	a, b, c, d := netip.MustParseAddr("10.1.0.2"), netip.MustParseAddr("10.1.0.3"), netip.MustParseAddr("10.1.0.4"), netip.MustParseAddr("10.1.0.5")
+	s := ipvs.Service{Backends: []ipvs.Backend{
+		{Addr: a, Weight: 3}, {Addr: b, Weight: 1, Draining: true}, {Addr: c, Weight: 2, Ejected: true}, {Addr: d, Weight: 1, Draining: true, Away: true},
+	}}
+	for udp, want := range map[bool]map[netip.Addr]int{false: {a: 3, b: 0, c: 0, d: 0}, true: {a: 3, b: 0, c: 0}} {
+		if got := translate(s, udp).weights; !maps.Equal(got, want) {
+			t.Errorf("UDP %t: %v, want %v", udp, got, want)
 		}
 	}
 }

@@ -83,23 +83,14 @@ func rulesOf(s ipvs.State) []rule {
 
 // slots are those who get new connections.
 func slots(s ipvs.Service) []ipvs.Backend {
-	serving := slices.DeleteFunc(slices.Clone(s.Backends), func(b ipvs.Backend) bool { return b.Draining || b.Away || s.LocalOnly && !b.Local })
-	keep := func(good func(ipvs.Backend) bool) {
-		if chosen := slices.DeleteFunc(slices.Clone(serving), func(b ipvs.Backend) bool { return !good(b) }); len(chosen) > 0 {
-			serving = chosen
-		}
-	}
-	keep(func(b ipvs.Backend) bool { return !b.Ejected })
-	if s.PreferLocal {
-		keep(func(b ipvs.Backend) bool { return b.Local })
-	}
+	serving := s.Choosable()
 	total := 0
 	for _, b := range serving {
-		total += weight(b)
+		total += int(b.Weight)
 	}
 	var out []ipvs.Backend
 	for _, b := range serving {
-		n := weight(b)
+		n := int(b.Weight)
 		if total > mostSlots {
 			n = max(1, n*mostSlots/total)
 		}
@@ -109,8 +100,6 @@ func slots(s ipvs.Service) []ipvs.Backend {
 	}
 	return out
 }
-
-func weight(b ipvs.Backend) int { return max(1, int(b.Weight)) }
 
 // Registers of 4 bytes: the address, of up to 16, and the port behind it.
 const (
