@@ -94,8 +94,9 @@ func (b *Balancer) Set(s ipvs.State) error {
 
 // bring makes one container's namespace hold what it should. b.mu is held.
 func (b *Balancer) bring(c ipvs.Client) error {
+	want := wanted(b.state, c)
 	last, ok := b.visited[c.Addrs[0]]
-	if ok && time.Since(last.at) < rereadEvery && maps.EqualFunc(wanted(b.state, c), last.held, service.equal) {
+	if ok && time.Since(last.at) < rereadEvery && maps.EqualFunc(want, last.held, service.equal) {
 		return nil
 	}
 	delete(b.visited, c.Addrs[0])
@@ -104,7 +105,6 @@ func (b *Balancer) bring(c ipvs.Client) error {
 		return err
 	}
 	defer ns.Close()
-	want := wanted(b.state, c)
 	if err := inside(ns, func() error { return put(want, c) }); err != nil {
 		return fmt.Errorf("IPVS of the container at %s: %w", c.Addrs[0].Addr, err)
 	}

@@ -99,8 +99,9 @@ func TestContainersComeAfterTheState(t *testing.T) {
 	ran := make(chan error, 1)
 	go func() { ran <- r.Run(ctx) }()
 	defer func() { stop(); <-ran }()
+	made := r.container(20)
 	r.mu.Lock() // Run looks at late, too
-	*late = *r.container(20)
+	*late = *made
 	r.mu.Unlock()
 	r.eventually("the new container is led", func() bool {
 		r.mu.Lock()
