@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cilium/ebpf"
-
 	"github.com/meshd/meshd/ipvs"
 )
 
@@ -212,7 +210,7 @@ func (b *Balancer) beginCarryLocked() {
 	}
 	if b.carrying {
 		b.held = nil
-		err = carry(b.config, []string{balanceMapServices}, ebpf.UpdateNoExist)
+		err = carry(b.config, []string{balanceMapServices})
 	}
 	if err != nil {
 		b.config.Logger.Warn("connections that an older load balancer leads are lost", "err", err)
@@ -224,7 +222,7 @@ func (b *Balancer) endCarryLocked() error {
 	if !b.carrying {
 		return nil
 	}
-	if err := carry(b.config, remembered(), ebpf.UpdateNoExist); err != nil {
+	if err := carry(b.config, remembered()); err != nil {
 		b.config.Logger.Warn("connections that an older load balancer led are lost", "err", err)
 	}
 	b.carrying, b.countedAt = false, time.Time{}

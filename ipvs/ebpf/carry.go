@@ -19,9 +19,10 @@ import (
 // part of its meaning; one that is new begins as zero.
 //
 // The order: services keep their numbers, since connections name them; the state is
-// applied; connections are copied; our programs take the slots; connections are copied
-// again, those that began meanwhile. Until that is done, our programs leave to the ones
-// before them all packets of connections that they do not know (bpf/carry.h).
+// applied; our programs take the slots; connections are copied. Until that is done, our
+// programs leave to the ones before them all packets of connections that they do not
+// know (bpf/carry.h). Sockets follow: those that were led until our programs are on
+// them, too, are copied at the end.
 
 // remembered are the maps that hold connections, and what belongs to them.
 func remembered() []string {
@@ -93,8 +94,8 @@ func inUse(c Config) (bool, error) {
 	return slices.Contains(maps, id), nil
 }
 
-// carry copies maps of other layouts into ours, entry by entry.
-func carry(c Config, names []string, how ebpf.MapUpdateFlags) error {
+// carry copies maps of other layouts into ours, entry by entry; what we have stays.
+func carry(c Config, names []string) error {
 	dirs, err := formerDirs(c.PinDir)
 	if err != nil || len(dirs) == 0 {
 		return err
@@ -106,7 +107,7 @@ func carry(c Config, names []string, how ebpf.MapUpdateFlags) error {
 	var errs []error
 	for _, dir := range dirs {
 		for _, name := range names {
-			if err := carryMap(filepath.Join(dir, name), filepath.Join(layoutDir(c.PinDir), name), specs[name], how); err != nil {
+			if err := carryMap(filepath.Join(dir, name), filepath.Join(layoutDir(c.PinDir), name), specs[name]); err != nil {
 				errs = append(errs, fmt.Errorf("map %s of layout %s: %w", name, filepath.Base(dir), err))
 			}
 		}
@@ -127,7 +128,7 @@ func mapSpecs() (map[string]*ebpf.MapSpec, error) {
 	return balance.Maps, nil
 }
 
-func carryMap(fromPath, toPath string, spec *ebpf.MapSpec, how ebpf.MapUpdateFlags) error {
+func carryMap(fromPath, toPath string, spec *ebpf.MapSpec) error {
 	from, err := ebpf.LoadPinnedMap(fromPath, nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // that layout had none
@@ -147,7 +148,7 @@ func carryMap(fromPath, toPath string, spec *ebpf.MapSpec, how ebpf.MapUpdateFla
 	}
 	var failed error
 	err = oneByOne(from, func(k, v []byte) bool {
-		err := to.Update(key.of(k), value.of(v), how)
+		err := to.Update(key.of(k), value.of(v), ebpf.UpdateNoExist)
 		if !errors.Is(err, ebpf.ErrKeyExist) {
 			failed = err
 		}
@@ -287,11 +288,11 @@ func dropFormer(c Config) error {
 	if err != nil || len(dirs) == 0 {
 		return err
 	}
-	errs := []error{}
+	var errs []error
 	for _, dir := range dirs {
 		errs = append(errs, os.RemoveAll(filepath.Join(dir, linksDir)))
 	}
-	errs = append(errs, carry(c, remembered(), ebpf.UpdateNoExist))
+	errs = append(errs, carry(c, remembered()))
 	for _, dir := range dirs {
 		errs = append(errs, os.RemoveAll(dir))
 	}

@@ -140,10 +140,11 @@ func (f frame) bytes6() []byte {
 }
 
 func (f frame) bytes() []byte {
-	b := f.bytes4()
+	build := frame.bytes4
 	if f.src.Addr().Is6() {
-		b = f.bytes6()
+		build = frame.bytes6
 	}
+	b := build(f)
 	if f.note != [4]byte{} {
 		copy(b[8:], f.note[:])
 	}
@@ -151,9 +152,6 @@ func (f frame) bytes() []byte {
 }
 
 func (f frame) bytes4() []byte {
-	if !f.src.Addr().Is4() {
-		return nil
-	}
 	l4 := f.transport()
 	b := make([]byte, 34, 34+len(f.options)+len(l4))
 	copy(b, "\x02\x00\x00\x00\x00\x01\x02\x00\x00\x00\x00\x02\x08\x00")

@@ -215,7 +215,7 @@ func (t *table) apply(want ipvs.State) error {
 	for _, k := range plan.Remove {
 		noteOn(k.VNI, k, t.remove(k))
 	}
-	if a := t.state.MeshAddr; a != want.MeshAddr && !slices.Contains(want.NodeAddrs, a) {
+	if a := t.state.MeshAddr; a.IsValid() && a != want.MeshAddr && !slices.Contains(want.NodeAddrs, a) {
 		plan.RemoveAddrs = append(plan.RemoveAddrs, a)
 	}
 	for _, a := range plan.RemoveAddrs {
