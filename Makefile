@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
 # Static binaries: they run on any distribution, and no C compiler is needed.
 export CGO_ENABLED := 0
 
-.PHONY: demo demo-down build sample voting-images registry setup check test test-vm bench bench-dns bench-net bench-encryption bench-failover bench-scale generate go-is-there
+.PHONY: demo demo-down build sample voting-images registry setup check test test-vm bench bench-dns bench-net bench-encryption bench-failover bench-scale bench-swarm generate go-is-there
 .DEFAULT_GOAL := build
 
 demo: setup build
@@ -70,6 +70,10 @@ bench-encryption: setup build
 # Ten minutes; how fast others take over when the leader or a worker loses its power.
 bench-failover: setup build
 	go run ./test/bench -rounds 20 failover
+
+# The same services on Docker Swarm and on meshd.
+bench-swarm: setup build
+	go run ./test/bench -rounds 3 swarm
 
 bench-dns: setup build
 	@test/bench/dns/setup.sh

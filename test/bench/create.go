@@ -20,7 +20,7 @@ const (
 	// poll is how often the API is asked whether all run; it bounds the error.
 	poll = 5 * time.Millisecond
 	// limit bounds one measurement.
-	limit = 3 * time.Minute
+	limit = 5 * time.Minute
 )
 
 // creator starts and removes containers in one of the two ways.
@@ -93,8 +93,8 @@ func (c *creator) service(ctx context.Context, n int) (time.Duration, error) {
 		return 0, err
 	}
 	err = until(ctx, func() (bool, error) {
-		running, err := c.tasks(ctx, "bench", swarm.TaskStateRunning)
-		return running == n, err
+		running, err := runningTasks(ctx, c.cluster, "bench")
+		return len(running) == n, err
 	})
 	took := time.Since(start)
 	if err != nil {
@@ -106,15 +106,15 @@ func (c *creator) service(ctx context.Context, n int) (time.Duration, error) {
 	return took, until(ctx, func() (bool, error) { return c.empty(ctx) })
 }
 
-func (c *creator) tasks(ctx context.Context, service string, state swarm.TaskState) (int, error) {
-	r, err := c.cluster.TaskList(ctx, client.TaskListOptions{Filters: make(client.Filters).Add("service", service)})
-	n := 0
+// runningTasks are the tasks of a service that run and shall.
+func runningTasks(ctx context.Context, api *client.Client, service string) (running []swarm.Task, err error) {
+	r, err := api.TaskList(ctx, client.TaskListOptions{Filters: make(client.Filters).Add("service", service).Add("desired-state", "running")})
 	for _, t := range r.Items {
-		if t.Status.State == state {
-			n++
+		if t.Status.State == swarm.TaskStateRunning {
+			running = append(running, t)
 		}
 	}
-	return n, err
+	return running, err
 }
 
 // empty says whether no engine has a container any more.

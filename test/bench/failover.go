@@ -127,12 +127,10 @@ func (f *failover) calm(ctx context.Context) error {
 
 // running counts the service's tasks that run, by node ID.
 func (f *failover) running(ctx context.Context, asked string) (map[string]int, error) {
-	r, err := f.nodes[asked].TaskList(ctx, client.TaskListOptions{Filters: make(client.Filters).Add("service", "web").Add("desired-state", "running")})
+	running, err := runningTasks(ctx, f.nodes[asked], "web")
 	on := map[string]int{}
-	for _, t := range r.Items {
-		if t.Status.State == swarm.TaskStateRunning {
-			on[t.NodeID]++
-		}
+	for _, t := range running {
+		on[t.NodeID]++
 	}
 	return on, err
 }

@@ -13,6 +13,8 @@
 //	                device between the same nodes
 //	bench failover  power cuts of the leader and of workers, until others have
 //	                taken over
+//	bench swarm     create, update, failures, requests, DNS, idle daemons: the
+//	                same services on Docker Swarm and on meshd
 package main
 
 import (
@@ -50,22 +52,34 @@ func exit(err error) {
 	os.Exit(0)
 }
 
+// benchmark is what runs on a lab of that shape.
+type benchmark struct {
+	nodes, managers int
+	run             func(context.Context, *lab.Lab) error
+}
+
 func run(ctx context.Context) (err error) {
 	rounds := flag.Int("rounds", 7, "how often each figure is taken")
 	meshd := flag.String("meshd", "bin/meshd", "the daemon to measure")
 	image := flag.String("image", "build/sample.tar", "the image to run")
 	sample := flag.String("sample", "bin/sample", "the program that the nodes themselves run")
 	services := flag.Int("services", 1000, "net: how many services to add for the last rows")
+	tasks := flag.Int("tasks", 10, "swarm: of the service that is updated and loses tasks")
+	figures := flag.String("figures", "", "swarm: some only: create, idle, requests, update, container, worker")
+	nodes := flag.Int("nodes", 3, "swarm: of each cluster")
 	flag.Parse()
 	options := netOptions{rounds: *rounds, services: *services, sample: *sample, meshd: *meshd, image: *image}
-	measure := map[string]func(context.Context, *lab.Lab, int) error{
-		"create":     benchCreate,
-		"net":        func(ctx context.Context, l *lab.Lab, _ int) error { return benchNet(ctx, l, options) },
-		"encryption": func(ctx context.Context, l *lab.Lab, _ int) error { return benchEncryption(ctx, l, options) },
-		"failover":   func(ctx context.Context, l *lab.Lab, rounds int) error { return benchFailover(ctx, l, rounds, *sample) },
+	measure, ok := map[string]benchmark{
+		"create":     {3, 3, func(ctx context.Context, l *lab.Lab) error { return benchCreate(ctx, l, *rounds) }},
+		"net":        {3, 3, func(ctx context.Context, l *lab.Lab) error { return benchNet(ctx, l, options) }},
+		"encryption": {3, 3, func(ctx context.Context, l *lab.Lab) error { return benchEncryption(ctx, l, options) }},
+		"failover":   {failoverNodes, 3, func(ctx context.Context, l *lab.Lab) error { return benchFailover(ctx, l, *rounds, *sample) }},
+		"swarm": {*nodes, 1, func(ctx context.Context, l *lab.Lab) error {
+			return benchSwarm(ctx, l, rivalOptions{options, *tasks, *figures})
+		}},
 	}[flag.Arg(0)]
-	if measure == nil {
-		return errors.New("say what to measure: create, net, encryption or failover")
+	if !ok {
+		return errors.New("say what to measure: create, net, encryption, failover or swarm")
 	}
 	runs := *meshd
 	if flag.Arg(0) == "net" || flag.Arg(0) == "encryption" {
@@ -79,14 +93,10 @@ func run(ctx context.Context) (err error) {
 		}
 	}
 	const name = "bench"
-	nodes := 3
-	if flag.Arg(0) == "failover" {
-		nodes = failoverNodes
-	}
 	if err := lab.Down(ctx, name, os.Stderr); err != nil {
 		return err
 	}
-	l, err := lab.Up(ctx, lab.Options{Name: name, Nodes: nodes, Managers: 3, Meshd: runs, Progress: os.Stderr})
+	l, err := lab.Up(ctx, lab.Options{Name: name, Nodes: measure.nodes, Managers: measure.managers, Meshd: runs, Progress: os.Stderr})
 	defer func() {
 		err = errors.Join(err, lab.Down(context.WithoutCancel(ctx), name, os.Stderr))
 	}()
@@ -96,5 +106,5 @@ func run(ctx context.Context) (err error) {
 	if err := l.Load(ctx, *image); err != nil {
 		return err
 	}
-	return measure(ctx, l, *rounds)
+	return measure.run(ctx, l)
 }

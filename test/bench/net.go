@@ -31,8 +31,7 @@ const (
 
 	firstOther  = 20000 // published port of the first of many services
 	maxServices = 10000
-	atOnce      = 16              // services are made at once
-	netFirst    = 2 * time.Minute // bounds the start of what is measured
+	atOnce      = 16 // services are made at once
 )
 
 // mode is what is measured, in units per second.
@@ -232,17 +231,21 @@ type instance struct {
 	pid       int
 }
 
-func (b *netBench) service(ctx context.Context, name, node string, args ...string) (instance, error) {
-	one := uint64(1)
-	spec := swarm.ServiceSpec{
+// replicas is the spec of a service of n tasks on the network.
+func (b *netBench) replicas(name string, n int, args ...string) swarm.ServiceSpec {
+	count := uint64(n)
+	return swarm.ServiceSpec{
 		Annotations: swarm.Annotations{Name: name},
 		TaskTemplate: swarm.TaskSpec{
 			ContainerSpec: &swarm.ContainerSpec{Image: benchImage, Args: args},
 			Networks:      []swarm.NetworkAttachmentConfig{{Target: b.network}},
-			Placement:     &swarm.Placement{Constraints: []string{"node.hostname==" + node}},
 		},
-		Mode: swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: &one}},
+		Mode: swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: &count}},
 	}
+}
+
+func (b *netBench) service(ctx context.Context, name, node string, args ...string) (instance, error) {
+	spec := b.replicas(name, 1, args...)
 	switch name {
 	case "returning":
 		spec.Labels = map[string]string{"mesh.ingress": "dsr"}
@@ -253,12 +256,19 @@ func (b *netBench) service(ctx context.Context, name, node string, args ...strin
 			{Protocol: network.TCP, TargetPort: netPort, PublishedPort: onHost, PublishMode: swarm.PortConfigPublishModeHost},
 		}}
 	}
+	return b.start(ctx, spec, node)
+}
+
+// start has a service's one task run on a node.
+func (b *netBench) start(ctx context.Context, spec swarm.ServiceSpec, node string) (instance, error) {
+	name := spec.Name
+	spec.TaskTemplate.Placement = &swarm.Placement{Constraints: []string{"node.hostname==" + node}}
 	created, err := b.api.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: spec})
 	if err != nil {
 		return instance{}, fmt.Errorf("service %s: %w", name, err)
 	}
 	var out instance
-	ctx, cancel := context.WithTimeout(ctx, netFirst)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	err = until(ctx, func() (bool, error) {
 		r, err := b.api.TaskList(ctx, client.TaskListOptions{Filters: make(client.Filters).Add("service", created.ID)})
@@ -336,17 +346,10 @@ func (b *netBench) manyServices(ctx context.Context, ways []way) ([]way, error) 
 
 // idleService makes the i-th of many: without a task, with a virtual address and a published port.
 func (b *netBench) idleService(ctx context.Context, i int) error {
-	none := uint64(0)
+	spec := b.replicas(fmt.Sprintf("other%d", i), 0)
 	port := swarm.PortConfig{Protocol: network.TCP, TargetPort: netPort, PublishedPort: uint32(firstOther + i)}
-	_, err := b.api.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: swarm.ServiceSpec{
-		Annotations: swarm.Annotations{Name: fmt.Sprintf("other%d", i)},
-		TaskTemplate: swarm.TaskSpec{
-			ContainerSpec: &swarm.ContainerSpec{Image: benchImage},
-			Networks:      []swarm.NetworkAttachmentConfig{{Target: b.network}},
-		},
-		Mode:         swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: &none}},
-		EndpointSpec: &swarm.EndpointSpec{Ports: []swarm.PortConfig{port}},
-	}})
+	spec.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{port}}
+	_, err := b.api.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: spec})
 	return err
 }
 
@@ -362,9 +365,9 @@ func (b *netBench) measure(ctx context.Context, ways []way, results map[string][
 				if err := ctx.Err(); err != nil {
 					return err
 				}
-				fmt.Fprintf(os.Stderr, "round %d: %s: %.2f %s\n", round, w.name, value*m.per, m.unit)
+				fmt.Fprintf(os.Stderr, "round %d: %s: %.2f %s\n", round, w.name, value, m.unit)
 				if round > 0 { // the first warms caches
-					results[m.unit+w.name] = append(results[m.unit+w.name], value*m.per)
+					results[m.unit+w.name] = append(results[m.unit+w.name], value)
 				}
 			}
 		}
@@ -372,6 +375,7 @@ func (b *netBench) measure(ctx context.Context, ways []way, results map[string][
 	return nil
 }
 
+// once takes a figure in the mode's unit.
 func (b *netBench) once(w way, m mode) (float64, error) {
 	args := []string{b.sample}
 	if w.pid != 0 {
@@ -388,7 +392,8 @@ func (b *netBench) once(w way, m mode) (float64, error) {
 	if err := in.Exec(w.node, cmd); err != nil {
 		return 0, fmt.Errorf("%w: %s", err, bytes.TrimSpace(complaint.Bytes()))
 	}
-	return strconv.ParseFloat(strings.TrimSpace(out.String()), 64)
+	value, err := strconv.ParseFloat(strings.TrimSpace(out.String()), 64)
+	return value * m.per, err
 }
 
 func (b *netBench) print(ways []way, results map[string][]float64) {

@@ -21,15 +21,7 @@ const swarmLab = "benchswarm"
 // besideSwarm makes two containers on an overlay network of Docker Swarm's own, on two nodes, and says the way between them. Its
 // virtual addresses need IPVS, which not every kernel has: they are left out. Call end in any case.
 func (b *netBench) besideSwarm(ctx context.Context) (_ []way, end func() error, err error) {
-	end = func() error { return lab.Down(context.WithoutCancel(ctx), swarmLab, os.Stderr) }
-	if err := end(); err != nil {
-		return nil, end, err
-	}
-	o := lab.Options{Name: swarmLab, Nodes: 2, Bare: true, EngineBridge: true, EngineSwarm: true, Meshd: b.meshd, Progress: os.Stderr}
-	l, err := lab.Up(ctx, o)
-	if err == nil {
-		err = l.Load(ctx, b.image)
-	}
+	l, end, err := engineLab(ctx, 2, b.netOptions)
 	if err != nil {
 		return nil, end, err
 	}
@@ -49,6 +41,19 @@ func (b *netBench) besideSwarm(ctx context.Context) (_ []way, end func() error, 
 		name: "Docker Swarm's overlay, across nodes", node: "node1", pid: pid, lab: l,
 		target: net.JoinHostPort(far, strconv.Itoa(netPort)), against: []string{bareNodes, acrossNodes},
 	}}, end, err
+}
+
+// engineLab makes the nodes of a swarm of Docker's own, without meshd, with the image in each. Call end in any case.
+func engineLab(ctx context.Context, nodes int, o netOptions) (l *lab.Lab, end func() error, err error) {
+	end = func() error { return lab.Down(context.WithoutCancel(ctx), swarmLab, os.Stderr) }
+	if err := end(); err != nil {
+		return nil, end, err
+	}
+	l, err = lab.Up(ctx, lab.Options{Name: swarmLab, Nodes: nodes, EngineSwarm: true, Meshd: o.meshd, Progress: os.Stderr})
+	if err == nil {
+		err = l.Load(ctx, o.image)
+	}
+	return l, end, err
 }
 
 // dockerSwarm has the first engine make a swarm and the others join it.
@@ -97,7 +102,7 @@ func runOn(ctx context.Context, engine *client.Client, args ...string) (addr str
 		return "", 0, err
 	}
 	// A worker gets the network from the managers as the first container asks for it, which takes a moment.
-	limited, cancel := context.WithTimeout(ctx, netFirst)
+	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var last error
 	err = until(limited, func() (bool, error) {

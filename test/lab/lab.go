@@ -25,7 +25,7 @@ type Options struct {
 	Bare     bool   // nodes run, but no swarm is made
 	// EngineBridge leaves the engines their own bridge and packet filter, as on a machine where containers are run by hand, too.
 	EngineBridge bool
-	// EngineSwarm lets the engines make a swarm of their own: they refuse to with live-restore on.
+	// EngineSwarm lets the engines make a swarm of their own, which they refuse to with live-restore on. No meshd runs; Bare and EngineBridge follow.
 	EngineSwarm bool
 	// IPv6Only: the machines have IPv6 addresses only, and the swarm is made with those. Otherwise they have both, and it is made with IPv4.
 	IPv6Only bool
@@ -93,6 +93,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Managers == 0 {
 		o.Managers = min(o.Nodes, 3)
+	}
+	if o.EngineSwarm {
+		o.Bare, o.EngineBridge = true, true
 	}
 	if err := checkName(o.Name); err != nil {
 		return o, err

@@ -344,6 +344,9 @@ func TestDaemonsCanBeKilledAlone(t *testing.T) {
 		if got, want := states(t, l), "node1 degraded"; !strings.HasPrefix(got, want) {
 			t.Errorf("%s killed: %s, want %s", daemon, got, want)
 		}
+		if pids, err := l.Processes("node1", Engine); (daemon == Engine) != (err != nil) || err == nil && len(pids) != 1 {
+			t.Errorf("%s killed: the processes of the engine are %v, %v", daemon, pids, err)
+		}
 		if err := l.Start(t.Context(), "node1"); err != nil {
 			t.Fatal(err)
 		}

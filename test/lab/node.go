@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -72,15 +73,17 @@ func (l *Lab) boot(ctx context.Context, r record, n nodeRecord) error {
 	return updateNode(l.name, n.Name, func(n *nodeRecord) { n.Init = p })
 }
 
-// startDaemons starts meshd first, so that its plugin's socket is there when the engine looks for it.
+// startDaemons starts meshd first, if the lab has it, so that its plugin's socket is there when the engine looks for it.
 func (l *Lab) startDaemons(ctx context.Context, r record, n nodeRecord) error {
 	engine, err := engineCommand(r, n.Name)
 	if err != nil {
 		return err
 	}
-	requests := []request{
-		{Op: "start", Name: Meshd, Argv: meshdCommand(r, n), Log: l.logPath(n.Name, Meshd)},
-		{Op: "start", Name: Engine, Argv: engine, Log: l.logPath(n.Name, Engine)},
+	requests := []request{{Op: "start", Name: Engine, Argv: engine, Log: l.logPath(n.Name, Engine)}}
+	sockets := map[string]string{Engine: engineSocket(l.name, n.Name)}
+	if !r.EngineSwarm {
+		requests = slices.Insert(requests, 0, request{Op: "start", Name: Meshd, Argv: meshdCommand(r, n), Log: l.logPath(n.Name, Meshd)})
+		sockets[Meshd] = meshdSocket(l.name, n.Name)
 	}
 	began := time.Now()
 	for _, req := range requests {
@@ -90,7 +93,7 @@ func (l *Lab) startDaemons(ctx context.Context, r record, n nodeRecord) error {
 		}
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	for name, socket := range map[string]string{Engine: engineSocket(l.name, n.Name), Meshd: meshdSocket(l.name, n.Name)} {
+	for name, socket := range sockets {
 		group.Go(func() error {
 			if err := l.waitAnswer(ctx, n.Name, name, socket); err != nil {
 				return err

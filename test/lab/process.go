@@ -113,6 +113,24 @@ func processesIn(paths []string) []process {
 	return found
 }
 
+// Processes finds the processes of that name (as ps -o comm shows it) in a node's network, where its daemons are, by their IDs on this machine.
+func (l *Lab) Processes(node, name string) ([]int, error) {
+	if _, err := l.node(node); err != nil {
+		return nil, err
+	}
+	var found []int
+	for _, p := range processesIn([]string{netnsPath(l.name, node)}) {
+		comm, err := os.ReadFile("/proc/" + strconv.Itoa(p.PID) + "/comm")
+		if err == nil && strings.TrimSpace(string(comm)) == name { // else it has ended meanwhile
+			found = append(found, p.PID)
+		}
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("no %s runs on %s", name, node)
+	}
+	return found, nil
+}
+
 // namespaceID returns device and inode of a namespace file; ok is false for a plain file, which is what a crash between the making
 // of the file and the mount leaves.
 func namespaceID(path string) (id [2]uint64, ok bool) {

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/miekg/dns"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -80,20 +81,20 @@ func benchAnswer(conn net.Conn) error {
 	return err
 }
 
-// benchClient prints how much it could do in a second: bytes, round trips or connections, one after the other or some at once.
+// benchClient prints how much it could do in a second: bytes, round trips, connections or answers of the resolver, one after the other or some at once.
 func benchClient(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("bench-client", flag.ContinueOnError)
-	mode := flags.String("mode", "stream", "stream, echo or connect")
+	mode := flags.String("mode", "stream", "stream, echo, connect or lookup")
 	last := flags.Duration("for", time.Second, "how long")
 	streams := flags.Int("streams", 1, "how many at once")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	run, ok := map[string]func(context.Context, string, time.Time) (int, error){
-		"stream": streamFor, "echo": echoFor, "connect": connectFor,
+		"stream": streamFor, "echo": echoFor, "connect": connectFor, "lookup": lookupFor,
 	}[*mode]
 	if flags.NArg() != 1 || !ok || *streams < 1 {
-		return errors.New("usage: sample bench-client [-mode stream|echo|connect] [-streams N] [-for D] HOST:PORT")
+		return errors.New("usage: sample bench-client [-mode stream|echo|connect|lookup] [-streams N] [-for D] HOST:PORT|NAME")
 	}
 	start := time.Now()
 	var done atomic.Int64
@@ -180,4 +181,32 @@ func connectFor(ctx context.Context, address string, end time.Time) (connections
 		}
 	}
 	return connections, nil
+}
+
+// lookupFor asks the first server of /etc/resolv.conf for a name's IPv4 addresses.
+func lookupFor(ctx context.Context, name string, end time.Time) (answers int, err error) {
+	server, err := resolver()
+	if err != nil {
+		return 0, err
+	}
+	return lookupAt(ctx, server, name, end)
+}
+
+func lookupAt(ctx context.Context, server, name string, end time.Time) (answers int, err error) {
+	var client dns.Client
+	conn, err := client.DialContext(ctx, server)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	for ; time.Now().Before(end); answers++ {
+		answer, _, err := client.ExchangeWithConnContext(ctx, new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA), conn)
+		if err != nil {
+			return 0, err
+		}
+		if len(answer.Answer) == 0 {
+			return 0, fmt.Errorf("%s: no address, %s", name, dns.RcodeToString[answer.Rcode])
+		}
+	}
+	return answers, nil
 }

@@ -5,6 +5,8 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"github.com/miekg/dns"
 )
 
 func TestBench(t *testing.T) {
@@ -45,5 +47,32 @@ func TestBench(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("the server's end: %v", err)
+	}
+}
+
+func TestBenchLookups(t *testing.T) {
+	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	started := make(chan struct{})
+	server := &dns.Server{PacketConn: socket, NotifyStartedFunc: func() { close(started) }, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, asked *dns.Msg) {
+		answer := new(dns.Msg).SetReply(asked)
+		if asked.Question[0].Name == "web." {
+			answer.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: "web.", Rrtype: dns.TypeA, Class: dns.ClassINET}, A: net.IPv4(192, 0, 2, 1)}}
+		}
+		_ = w.WriteMsg(answer) // the client's to complain about
+	})}
+	go server.ActivateAndServe() // ends with the test
+	<-started
+	defer server.Shutdown()
+	ask := func(name string) (int, error) {
+		return lookupAt(t.Context(), socket.LocalAddr().String(), name, time.Now().Add(50*time.Millisecond))
+	}
+	if n, err := ask("web"); err != nil || n == 0 {
+		t.Errorf("%d answers, %v", n, err)
+	}
+	if n, err := ask("nobody"); err == nil {
+		t.Errorf("%d answers without an address count", n)
 	}
 }

@@ -54,12 +54,9 @@ func query(ctx context.Context, name, kind string, tcp bool) error {
 	if !ok {
 		return fmt.Errorf("no record type %q", kind)
 	}
-	config, err := dns.ClientConfigFromFile(resolvConf)
+	server, err := resolver()
 	if err != nil {
 		return err
-	}
-	if len(config.Servers) == 0 {
-		return fmt.Errorf("no server in %s", resolvConf)
 	}
 	if addr, err := dns.ReverseAddr(name); err == nil && qtype == dns.TypePTR {
 		name = addr
@@ -68,7 +65,7 @@ func query(ctx context.Context, name, kind string, tcp bool) error {
 	if tcp {
 		client.Net = "tcp"
 	}
-	answer, _, err := client.ExchangeContext(ctx, new(dns.Msg).SetQuestion(dns.Fqdn(name), qtype), net.JoinHostPort(config.Servers[0], config.Port))
+	answer, _, err := client.ExchangeContext(ctx, new(dns.Msg).SetQuestion(dns.Fqdn(name), qtype), server)
 	if err != nil {
 		return err
 	}
@@ -83,4 +80,16 @@ func query(ctx context.Context, name, kind string, tcp bool) error {
 		fmt.Println(strings.TrimPrefix(record.String(), record.Header().String()))
 	}
 	return nil
+}
+
+// resolver is the address and port of the first server in /etc/resolv.conf.
+func resolver() (string, error) {
+	config, err := dns.ClientConfigFromFile(resolvConf)
+	if err != nil {
+		return "", err
+	}
+	if len(config.Servers) == 0 {
+		return "", fmt.Errorf("no server in %s", resolvConf)
+	}
+	return net.JoinHostPort(config.Servers[0], config.Port), nil
 }

@@ -6,6 +6,7 @@
 //	sample probe URL|NAME     call or look up in a steady beat, a line for each (-every D, -timeout D, -for D, -stdin, -lookup, -hold N, -idle)
 //	sample bench-serve        what bench-client measures the way to (-listen ADDR)
 //	sample bench-client HOST:PORT  bytes, round trips or connections per second (-mode stream|echo|connect, -streams N, -for D)
+//	sample bench-client -mode lookup NAME  answers of the resolver per second (-streams N, -for D)
 //	sample transfer URL ...   send bytes to servers and have them back (-bytes N, -timeout D)
 //	sample udp HOST:PORT      send one datagram, print the answer (-timeout D)
 //	sample lookup NAME|ADDR   ask the resolver (-type T, -tcp, -reverse)
