@@ -3,7 +3,6 @@ package overlay
 import (
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/meshd/meshd/overlay/datapath"
 	"github.com/meshd/meshd/overlay/link"
@@ -105,27 +104,21 @@ func wantBridge(s State, f facts, vxlanPort uint16) objects {
 
 // edge says who may speak to whom.
 func edge(s State, vxlanPort uint16) nft.Edge {
-	var networks, sealed, mesh, gates []string
+	var networks, sealed, mesh, gates []netip.Prefix
 	for _, n := range s.Networks {
-		for _, subnet := range n.Subnets {
-			if n.encrypted() {
-				sealed = append(sealed, subnet.Masked().String())
-			}
-			if n.Mesh {
-				mesh = append(mesh, subnet.Masked().String())
-			} else {
-				networks = append(networks, subnet.Masked().String())
-			}
+		if n.encrypted() {
+			sealed = append(sealed, n.Subnets...)
+		}
+		if n.Mesh {
+			mesh = append(mesh, n.Subnets...)
+		} else {
+			networks = append(networks, n.Subnets...)
 		}
 	}
 	for _, g := range gateways(s) {
-		gates = append(gates, g.addr.String())
+		gates = append(gates, netip.PrefixFrom(g.addr, g.addr.BitLen()))
 	}
-	list := func(items []string) string {
-		slices.Sort(items)
-		return strings.Join(items, " ")
-	}
-	return nft.Edge{Port: vxlanPort, Networks: list(networks), Sealed: list(sealed), Mesh: list(mesh), Gateways: list(gates)}
+	return nft.Edge{Port: vxlanPort, Networks: nft.Key(networks), Sealed: nft.Key(sealed), Mesh: nft.Key(mesh), Gateways: nft.Key(gates)}
 }
 
 // wantForwarded lets packets through where iptables drops what nobody accepts.

@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strings"
 
 	"github.com/meshd/meshd/overlay/datapath"
 	"github.com/meshd/meshd/overlay/link"
@@ -190,7 +189,7 @@ func (k *linuxKernel) put(op op) error {
 	case routeObject:
 		return k.door.PutRoute(o.to, op.value.(link.Route))
 	case masqueradeObject:
-		return masquerade(op.value.(string))
+		return nft.Put(nft.Prefixes(op.value.(string)))
 	case untrackedObject:
 		return nft.PutTunnel(op.value.(netip.AddrPort))
 	case acceptObject:
@@ -284,16 +283,4 @@ func (k *linuxKernel) detach(h datapath.Hook) error {
 		return k.door.DeleteFilter(h.Ifindex)
 	}
 	return k.path.Detach(h)
-}
-
-func masquerade(key string) error {
-	var subnets []netip.Prefix
-	for _, s := range strings.Fields(key) {
-		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			return err
-		}
-		subnets = append(subnets, p)
-	}
-	return nft.Put(subnets)
 }

@@ -35,49 +35,35 @@ const (
 
 // CanAdmit tells whether this kernel has what PutAdmit needs. It leaves nothing behind.
 func CanAdmit() bool {
-	c, err := nftables.New()
-	if err != nil {
-		return false
-	}
-	for _, v6 := range []bool{false, true} {
-		table := c.AddTable(&nftables.Table{Name: AdmitTable + "_probe", Family: family(v6)})
-		addAdmit(c, table, v6)
-		c.DelTable(table)
-	}
-	return c.Flush() == nil
+	return change("trial of the input hook", func(c *nftables.Conn) error {
+		for _, v6 := range []bool{false, true} {
+			table := c.AddTable(&nftables.Table{Name: AdmitTable + "_probe", Family: family(v6)})
+			addAdmit(c, table, v6)
+			c.DelTable(table)
+		}
+		return nil
+	}) == nil
 }
 
 // PutAdmit makes the table of one family, in place of one that is there.
 func PutAdmit(v6 bool) error {
-	c, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	table, err := removeTable(c, AdmitTable, v6)
-	if err != nil {
-		return err
-	}
-	c.AddTable(table)
-	addAdmit(c, table, v6)
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("nftables: table %s: %w", AdmitTable, err)
-	}
-	return nil
+	return change("table "+AdmitTable, func(c *nftables.Conn) error {
+		table, err := remove(c, AdmitTable, family(v6))
+		if err != nil {
+			return err
+		}
+		c.AddTable(table)
+		addAdmit(c, table, v6)
+		return nil
+	})
 }
 
 // DeleteAdmit removes the table; none is no error.
 func DeleteAdmit(v6 bool) error {
-	c, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	if _, err := removeTable(c, AdmitTable, v6); err != nil {
+	return change("table "+AdmitTable, func(c *nftables.Conn) error {
+		_, err := remove(c, AdmitTable, family(v6))
 		return err
-	}
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("nftables: table %s: %w", AdmitTable, err)
-	}
-	return nil
+	})
 }
 
 // Admits tells whether the table is as PutAdmit makes it.
@@ -86,7 +72,7 @@ func Admits(v6 bool) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("nftables: %w", err)
 	}
-	table, err := findTable(c, AdmitTable, v6)
+	table, err := find(c, AdmitTable, family(v6))
 	if err != nil || table == nil {
 		return false, err
 	}
@@ -119,19 +105,13 @@ func admitExprs(v6 bool) []expr.Any {
 	if v6 {
 		to = append(make([]byte, 15), 1)
 	}
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyPRIORITY, Register: 1},
-		&expr.Bitwise{
-			SourceRegister: 1, DestRegister: 1, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(admitMask), Xor: binaryutil.NativeEndian.PutUint32(0),
-		},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(admitMark)},
+	marked := append([]expr.Any{&expr.Meta{Key: expr.MetaKeyPRIORITY, Register: register}}, masked(admitMask, expr.CmpOpEq, admitMark)...)
+	return append(marked,
 		&expr.Meta{Key: expr.MetaKeyIIF, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(loopback)},
 		&expr.Counter{},
 		&expr.Immediate{Register: 1, Data: to},
 		&expr.Immediate{Register: 2, Data: binaryutil.NativeEndian.PutUint32(loopback)},
 		&expr.Dup{RegAddr: 1, RegDev: 2, IsRegDevSet: true},
-		&expr.Verdict{Kind: expr.VerdictDrop},
-	}
+		&expr.Verdict{Kind: expr.VerdictDrop})
 }

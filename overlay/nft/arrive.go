@@ -2,7 +2,6 @@ package nft
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 
 	"github.com/google/nftables"
@@ -19,60 +18,37 @@ const (
 	packetHost  = 0 // PACKET_HOST of linux/if_packet.h
 )
 
-func arriveTable() *nftables.Table {
-	return &nftables.Table{Name: ArriveTable, Family: nftables.TableFamilyNetdev}
-}
-
 // PutArrive puts the chain on the tunnel device, which has that index.
 func PutArrive(ifindex int) error {
-	c, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	if err := deleteArrive(c); err != nil {
-		return err
-	}
-	t := c.AddTable(arriveTable())
-	chain := c.AddChain(&nftables.Chain{
-		Name: arriveChain, Table: t, Type: nftables.ChainTypeFilter, Device: tunnelDevice,
-		Hooknum: nftables.ChainHookIngress, Priority: nftables.ChainPriorityFilter,
+	return change("table "+ArriveTable, func(c *nftables.Conn) error {
+		t, err := remove(c, ArriveTable, nftables.TableFamilyNetdev)
+		if err != nil {
+			return err
+		}
+		c.AddTable(t)
+		chain := c.AddChain(&nftables.Chain{
+			Name: arriveChain, Table: t, Type: nftables.ChainTypeFilter, Device: tunnelDevice,
+			Hooknum: nftables.ChainHookIngress, Priority: nftables.ChainPriorityFilter,
+		})
+		c.AddRule(&nftables.Rule{
+			Table: t, Chain: chain,
+			// meta pkttype set host
+			Exprs: []expr.Any{
+				&expr.Immediate{Register: register, Data: []byte{packetHost}},
+				&expr.Meta{Key: expr.MetaKeyPKTTYPE, Register: register, SourceRegister: true},
+			},
+			UserData: userdata.AppendString(nil, userdata.TypeComment, strconv.Itoa(ifindex)),
+		})
+		return nil
 	})
-	c.AddRule(&nftables.Rule{
-		Table: t, Chain: chain,
-		// meta pkttype set host
-		Exprs: []expr.Any{
-			&expr.Immediate{Register: register, Data: []byte{packetHost}},
-			&expr.Meta{Key: expr.MetaKeyPKTTYPE, Register: register, SourceRegister: true},
-		},
-		UserData: userdata.AppendString(nil, userdata.TypeComment, strconv.Itoa(ifindex)),
-	})
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("nftables: table %s: %w", ArriveTable, err)
-	}
-	return nil
 }
 
 // DeleteArrive removes it; none is no error.
 func DeleteArrive() error {
-	c, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	if err := deleteArrive(c); err != nil {
+	return change("table "+ArriveTable, func(c *nftables.Conn) error {
+		_, err := remove(c, ArriveTable, nftables.TableFamilyNetdev)
 		return err
-	}
-	return c.Flush()
-}
-
-func deleteArrive(c *nftables.Conn) error {
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyNetdev)
-	if err != nil {
-		return fmt.Errorf("nftables: list tables: %w", err)
-	}
-	if slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == ArriveTable }) {
-		c.DelTable(arriveTable())
-	}
-	return nil
+	})
 }
 
 // ArriveOf gives the index of the device that PutArrive was called for; zero: nothing is there.

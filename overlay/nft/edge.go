@@ -76,55 +76,36 @@ func edgeTable() *nftables.Table {
 
 // PutEdge makes the rules follow from e, in one transaction; the sets keep what they have.
 func PutEdge(e Edge) error {
-	c, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	t := c.AddTable(edgeTable())
-	for _, s := range edgeSets() {
-		if err := c.AddSet(s, nil); err != nil {
-			return fmt.Errorf("nftables: set %s: %w", s.Name, err)
+	return change("table "+EdgeTable, func(c *nftables.Conn) error {
+		t := c.AddTable(edgeTable())
+		for _, s := range edgeSets() {
+			if err := c.AddSet(s, nil); err != nil {
+				return fmt.Errorf("nftables: set %s: %w", s.Name, err)
+			}
 		}
-	}
-	chains := map[string]*nftables.Chain{}
-	for _, ch := range edgeChains(t) {
-		chains[ch.Name] = c.AddChain(ch)
-		c.FlushChain(ch)
-	}
-	for _, r := range e.rules() {
-		c.AddRule(&nftables.Rule{
-			Table: t, Chain: chains[r.chain], Exprs: r.exprs,
-			UserData: userdata.AppendString(nil, userdata.TypeComment, r.comment()),
-		})
-	}
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("nftables: table %s: %w", EdgeTable, err)
-	}
-	return nil
+		chains := map[string]*nftables.Chain{}
+		for _, ch := range edgeChains(t) {
+			chains[ch.Name] = c.AddChain(ch)
+			c.FlushChain(ch)
+		}
+		for _, r := range e.rules() {
+			c.AddRule(&nftables.Rule{
+				Table: t, Chain: chains[r.chain], Exprs: r.exprs,
+				UserData: userdata.AppendString(nil, userdata.TypeComment, r.comment()),
+			})
+		}
+		return nil
+	})
 }
 
 func (r edgeRule) comment() string { return strings.TrimSpace(r.kind + " " + r.arg) }
 
 // DeleteEdge removes the table with its sets; none is no error.
 func DeleteEdge() error {
-	c, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	there, err := edgeThere(c)
-	if err != nil || !there {
+	return change("table "+EdgeTable, func(c *nftables.Conn) error {
+		_, err := remove(c, EdgeTable, edgeTable().Family)
 		return err
-	}
-	c.DelTable(edgeTable())
-	return c.Flush()
-}
-
-func edgeThere(c *nftables.Conn) (bool, error) {
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return false, fmt.Errorf("nftables: list tables: %w", err)
-	}
-	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == EdgeTable }), nil
+	})
 }
 
 // EdgeOf reads what the rules follow from; there: the table is. The zero Edge: they are not as
@@ -134,14 +115,15 @@ func EdgeOf() (e Edge, drops map[string]uint64, there bool, err error) {
 	if err != nil {
 		return e, nil, false, fmt.Errorf("nftables: %w", err)
 	}
-	if there, err = edgeThere(c); err != nil || !there {
+	t, err := find(c, EdgeTable, edgeTable().Family)
+	if err != nil || t == nil {
 		return e, nil, false, err
 	}
 	drops = map[string]uint64{}
 	var found []string
 	args := map[string][]string{}
-	for _, ch := range edgeChains(edgeTable()) {
-		rules, _ := c.GetRules(edgeTable(), ch) // none of a chain that is missing
+	for _, ch := range edgeChains(t) {
+		rules, _ := c.GetRules(t, ch) // none of a chain that is missing
 		for _, r := range rules {
 			comment, _ := userdata.GetString(r.UserData, userdata.TypeComment)
 			found = append(found, ch.Name+" "+comment)
@@ -175,7 +157,7 @@ func (e Edge) rules() []edgeRule {
 	add := func(chain, kind, arg string, parts ...[]expr.Any) {
 		out = append(out, edgeRule{chain, kind, arg, slices.Concat(parts...)})
 	}
-	networks, mesh := prefixes(e.Networks), prefixes(e.Mesh)
+	networks, mesh := Prefixes(e.Networks), Prefixes(e.Mesh)
 	container, tunnel := from(hostDevices), from(tunnelDevice+"\x00")
 	toContainer, toTunnel := to(hostDevices), to(tunnelDevice+"\x00")
 	port := strconv.Itoa(int(e.Port))
@@ -185,7 +167,7 @@ func (e Edge) rules() []edgeRule {
 	add(edgeArrive, "forged-address", "4", container, isFamily(false), notSpeaker(setAddrs4), drop())
 	add(edgeArrive, "forged-address", "6", container, isFamily(true), notSpeaker(setAddrs6), drop())
 	add(edgeArrive, kindTunnel, port, container, udpPort(destinationPort, e.Port), drop())
-	for _, s := range prefixes(e.Sealed) {
+	for _, s := range Prefixes(e.Sealed) {
 		add(edgeArrive, kindSealed, s.String(), tunnel, inside(s, source4, source6), drop())
 	}
 	add(edgeArrive, "entry", "", tunnel, direction(original), markByEntry())
@@ -198,8 +180,8 @@ func (e Edge) rules() []edgeRule {
 		add(edgeArrive, "foreign-network", "from "+s.String(), container, inside(s, source4, source6), drop())
 		add(edgeArrive, "foreign-network", "to "+s.String(), container, inside(s, destination4, destination6), drop())
 	}
-	for _, g := range addrs(e.Gateways) {
-		add(edgeArrive, kindGateway, g.String(), container, inside(netip.PrefixFrom(g, g.BitLen()), destination4, destination6), accept())
+	for _, g := range Prefixes(e.Gateways) {
+		add(edgeArrive, kindGateway, g.String(), container, inside(g, destination4, destination6), accept())
 	}
 	for _, s := range mesh {
 		add(edgeArrive, "isolated", s.String(), container, inside(s, destination4, destination6), drop())
@@ -233,23 +215,5 @@ func (e Edge) rules() []edgeRule {
 		add(edgeSend, "no-endpoint", s.String(), inside(s, destination4, destination6), toOurs(), toOthers(), drop())
 	}
 	add(edgeLeave, "unmark", "", toTunnel, unmark()) // or the tunnel's own packet would be led back into it
-	return out
-}
-
-func prefixes(list string) (out []netip.Prefix) {
-	for _, s := range strings.Fields(list) {
-		if p, err := netip.ParsePrefix(s); err == nil {
-			out = append(out, p)
-		}
-	}
-	return out
-}
-
-func addrs(list string) (out []netip.Addr) {
-	for _, s := range strings.Fields(list) {
-		if a, err := netip.ParseAddr(s); err == nil {
-			out = append(out, a)
-		}
-	}
 	return out
 }

@@ -118,20 +118,15 @@ func DeleteEdgePeer(p EdgePeer) error {
 	return changeSets(p.elements(), (*nftables.Conn).SetDeleteElements)
 }
 
-func changeSets(e elements, change func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error) error {
-	c, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	for name, list := range e {
-		if err := change(c, edgeSet(name), list); err != nil {
-			return fmt.Errorf("nftables: set %s: %w", name, err)
+func changeSets(e elements, do func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error) error {
+	return change("sets of table "+EdgeTable, func(c *nftables.Conn) error {
+		for name, list := range e {
+			if err := do(c, edgeSet(name), list); err != nil {
+				return fmt.Errorf("nftables: set %s: %w", name, err)
+			}
 		}
-	}
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("nftables: sets of table %s: %w", EdgeTable, err)
-	}
-	return nil
+		return nil
+	})
 }
 
 // Speakers lists who may speak.
@@ -185,11 +180,11 @@ func readSets(names ...string) (map[string][]nftables.SetElement, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nftables: %w", err)
 	}
-	there, err := edgeThere(c)
-	if err != nil || !there {
+	t, err := find(c, EdgeTable, edgeTable().Family)
+	if err != nil || t == nil {
 		return nil, err
 	}
-	sets, err := c.GetSets(edgeTable())
+	sets, err := c.GetSets(t)
 	if err != nil {
 		return nil, fmt.Errorf("nftables: sets of table %s: %w", EdgeTable, err)
 	}
@@ -254,12 +249,5 @@ func unmark() []expr.Any {
 
 // ofANode passes on where the mark that load gives stands for a node.
 func ofANode(load expr.Any) []expr.Any {
-	return []expr.Any{
-		load,
-		&expr.Bitwise{
-			SourceRegister: register, DestRegister: register, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(0xff000000), Xor: binaryutil.NativeEndian.PutUint32(0),
-		},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: binaryutil.NativeEndian.PutUint32(MarkPrefix)},
-	}
+	return append([]expr.Any{load}, masked(0xff000000, expr.CmpOpEq, MarkPrefix)...)
 }

@@ -127,27 +127,22 @@ func DeleteAccept(v6 bool) error {
 // changeUserChain removes our rules and lets add make new ones, in one
 // transaction; others are the rules that are not ours.
 func changeUserChain(v6 bool, add func(c *nftables.Conn, others []*nftables.Rule)) error {
-	c, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	rules, err := userRules(c, v6)
-	if err != nil {
-		return err
-	}
-	var others []*nftables.Rule
-	for _, r := range rules {
-		if !isOurs(r) {
-			others = append(others, r)
-		} else if err := c.DelRule(r); err != nil {
-			return fmt.Errorf("nftables: chain %s: %w", userChain, err)
+	return change("chain "+userChain, func(c *nftables.Conn) error {
+		rules, err := userRules(c, v6)
+		if err != nil {
+			return err
 		}
-	}
-	add(c, others)
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("nftables: chain %s: %w", userChain, err)
-	}
-	return nil
+		var others []*nftables.Rule
+		for _, r := range rules {
+			if !isOurs(r) {
+				others = append(others, r)
+			} else if err := c.DelRule(r); err != nil {
+				return fmt.Errorf("nftables: chain %s: %w", userChain, err)
+			}
+		}
+		add(c, others)
+		return nil
+	})
 }
 
 // userRules lists DOCKER-USER; a chain that is not there has none.

@@ -10,12 +10,10 @@ import (
 
 // CanFilter makes a table, whichever namespace this is, and takes it away in the same batch.
 func CanFilter() error {
-	c, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	c.DelTable(c.AddTable(&nftables.Table{Name: Table + "_probe", Family: nftables.TableFamilyINet}))
-	return c.Flush()
+	return change("trial table", func(c *nftables.Conn) error {
+		c.DelTable(c.AddTable(&nftables.Table{Name: Table + "_probe", Family: nftables.TableFamilyINet}))
+		return nil
+	})
 }
 
 // Closed lists the chains that look at what comes in to this machine and drop what

@@ -90,13 +90,16 @@ func translated() []expr.Any {
 }
 
 // anyOf compares those bits of the register with none.
-func anyOf(bits uint32, op expr.CmpOp) []expr.Any {
+func anyOf(bits uint32, op expr.CmpOp) []expr.Any { return masked(bits, op, 0) }
+
+// masked compares the mask's bits of the register.
+func masked(mask uint32, op expr.CmpOp, value uint32) []expr.Any {
 	return []expr.Any{
 		&expr.Bitwise{
 			SourceRegister: register, DestRegister: register, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(bits), Xor: binaryutil.NativeEndian.PutUint32(0),
+			Mask: binaryutil.NativeEndian.PutUint32(mask), Xor: binaryutil.NativeEndian.PutUint32(0),
 		},
-		&expr.Cmp{Op: op, Register: register, Data: binaryutil.NativeEndian.PutUint32(0)},
+		&expr.Cmp{Op: op, Register: register, Data: binaryutil.NativeEndian.PutUint32(value)},
 	}
 }
 

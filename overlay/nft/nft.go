@@ -51,7 +51,7 @@ func Masquerade() ([]netip.Prefix, error) {
 }
 
 func masqueraded(c *nftables.Conn, v6 bool) ([]netip.Prefix, error) {
-	table, err := find(c, v6)
+	table, err := find(c, Table, family(v6))
 	if err != nil || table == nil {
 		return nil, err
 	}
@@ -82,59 +82,70 @@ func masqueraded(c *nftables.Conn, v6 bool) ([]netip.Prefix, error) {
 // transaction. Connections that are established keep their translation. A family
 // without subnets has no table.
 func Put(subnets []netip.Prefix) error {
-	c, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	for _, v6 := range []bool{false, true} {
-		table, err := remove(c, v6)
-		if err != nil {
-			return err
+	return change("table "+Table, func(c *nftables.Conn) error {
+		for _, v6 := range []bool{false, true} {
+			table, err := remove(c, Table, family(v6))
+			if err != nil {
+				return err
+			}
+			mine := slices.DeleteFunc(slices.Clone(subnets), func(p netip.Prefix) bool { return p.Addr().Is6() != v6 })
+			if len(mine) > 0 {
+				addTable(c, table, mine)
+			}
 		}
-		mine := slices.DeleteFunc(slices.Clone(subnets), func(p netip.Prefix) bool { return p.Addr().Is6() != v6 })
-		if len(mine) == 0 {
-			continue
-		}
-		c.AddTable(table)
-		post := c.AddChain(&nftables.Chain{
-			Name: chain, Table: table, Type: nftables.ChainTypeNAT,
-			Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
-		})
-		filter := c.AddChain(&nftables.Chain{
-			Name: forward, Table: table, Type: nftables.ChainTypeFilter,
-			Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter,
-		})
-		for _, s := range mine {
-			c.AddRule(masquerade(table, post, s))
-			c.AddRule(closed(table, filter, s))
-		}
-		addUntracked(c, table, mine)
+		return nil
+	})
+}
+
+// addTable makes a family's table for subnets of that family.
+func addTable(c *nftables.Conn, table *nftables.Table, subnets []netip.Prefix) {
+	c.AddTable(table)
+	post := c.AddChain(&nftables.Chain{
+		Name: chain, Table: table, Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
+	})
+	filter := c.AddChain(&nftables.Chain{
+		Name: forward, Table: table, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter,
+	})
+	for _, s := range subnets {
+		c.AddRule(masquerade(table, post, s))
+		c.AddRule(closed(table, filter, s))
 	}
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("nftables: table %s: %w", Table, err)
-	}
-	return nil
+	addUntracked(c, table, subnets)
 }
 
 // Delete removes our tables; none is no error.
 func Delete() error { return Put(nil) }
 
-// remove has our table deleted with the next flush, if it is there.
-func remove(c *nftables.Conn, v6 bool) (*nftables.Table, error) { return removeTable(c, Table, v6) }
+// change does all that do asks for in one transaction; what names it in errors.
+func change(what string, do func(*nftables.Conn) error) error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	if err := do(c); err != nil {
+		return err
+	}
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("nftables: %s: %w", what, err)
+	}
+	return nil
+}
 
-func removeTable(c *nftables.Conn, name string, v6 bool) (*nftables.Table, error) {
-	table := &nftables.Table{Name: name, Family: family(v6)}
-	have, err := findTable(c, name, v6)
+// remove has a table deleted with the transaction, if it is there, and names it.
+func remove(c *nftables.Conn, name string, family nftables.TableFamily) (*nftables.Table, error) {
+	table := &nftables.Table{Name: name, Family: family}
+	have, err := find(c, name, family)
 	if err == nil && have != nil {
 		c.DelTable(table)
 	}
 	return table, err
 }
 
-func find(c *nftables.Conn, v6 bool) (*nftables.Table, error) { return findTable(c, Table, v6) }
-
-func findTable(c *nftables.Conn, name string, v6 bool) (*nftables.Table, error) {
-	tables, err := c.ListTablesOfFamily(family(v6))
+// find gives a table; nil: it is not there.
+func find(c *nftables.Conn, name string, family nftables.TableFamily) (*nftables.Table, error) {
+	tables, err := c.ListTablesOfFamily(family)
 	if err != nil {
 		return nil, fmt.Errorf("nftables: list tables: %w", err)
 	}
@@ -208,7 +219,7 @@ func rule(t *nftables.Table, c *nftables.Chain, subnet netip.Prefix, exprs []exp
 	}
 }
 
-// Key is the list as one comparable value.
+// Key is the list as one comparable value; Prefixes reads it.
 func Key(subnets []netip.Prefix) string {
 	var names []string
 	for _, s := range subnets {
@@ -216,4 +227,15 @@ func Key(subnets []netip.Prefix) string {
 	}
 	slices.Sort(names)
 	return strings.Join(names, " ")
+}
+
+// Prefixes is the list of a Key, without what is no subnet.
+func Prefixes(key string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range strings.Fields(key) {
+		if p, err := netip.ParsePrefix(s); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
 }

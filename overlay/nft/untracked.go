@@ -63,20 +63,15 @@ func DeleteTunnel() error { return changeTunnel(func(*nftables.Conn) {}) }
 
 // changeTunnel removes our tables and lets add make a new one, in one transaction.
 func changeTunnel(add func(*nftables.Conn)) error {
-	c, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	for _, v6 := range []bool{false, true} {
-		if _, err := removeTable(c, TunnelTable, v6); err != nil {
-			return err
+	return change("table "+TunnelTable, func(c *nftables.Conn) error {
+		for _, v6 := range []bool{false, true} {
+			if _, err := remove(c, TunnelTable, family(v6)); err != nil {
+				return err
+			}
 		}
-	}
-	add(c)
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("nftables: table %s: %w", TunnelTable, err)
-	}
-	return nil
+		add(c)
+		return nil
+	})
 }
 
 // Tunnel gives what PutTunnel was called with last; the zero value where its rules are
@@ -88,7 +83,7 @@ func Tunnel() (netip.AddrPort, error) {
 	}
 	var found []string
 	for _, v6 := range []bool{false, true} {
-		table, err := findTable(c, TunnelTable, v6)
+		table, err := find(c, TunnelTable, family(v6))
 		if err != nil {
 			return netip.AddrPort{}, err
 		}
