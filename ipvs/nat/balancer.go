@@ -10,6 +10,7 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/meshd/meshd/ipvs"
 )
@@ -81,38 +82,60 @@ func put(rules []rule, print string) (int, error) {
 	if len(rules) == 0 {
 		return 0, flush(c)
 	}
-	c.AddTable(table())
-	n := 0
-	comment := userdata.AppendString(nil, userdata.TypeComment, print)
-	for _, chain := range chains() {
-		c.AddChain(chain)
-		added, err := addRules(c, chain, rules, comment)
-		if err != nil {
-			return 0, err
-		}
-		n += added
+	w := writer{c, userdata.AppendString(nil, userdata.TypeComment, print), 0}
+	if err := w.write(rules); err != nil {
+		return 0, err
 	}
-	return n, flush(c)
+	return w.rules, flush(c)
 }
 
-// addRules fills a chain, and counts its rules.
-func addRules(c *nftables.Conn, chain *nftables.Chain, rules []rule, comment []byte) (int, error) {
-	switch chain.Name {
-	case chainSelf:
-		return addSelves(c, chain, rules, comment)
-	case chainServices:
-		for _, r := range rules {
-			if err := r.add(c, chain, comment); err != nil {
-				return 0, err
+// writer writes a table into a transaction.
+type writer struct {
+	*nftables.Conn
+	comment []byte // of each rule
+	rules   int    // so many were written
+}
+
+func (w *writer) rule(chain *nftables.Chain, exprs []expr.Any) {
+	w.AddRule(&nftables.Rule{Table: table(), Chain: chain, UserData: w.comment, Exprs: exprs})
+	w.rules++
+}
+
+// write makes chains before the maps that lead to them, and those before the rules that look into them.
+func (w *writer) write(rules []rule) error {
+	w.AddTable(table())
+	for i := range rules {
+		w.AddChain(serviceChain(i))
+	}
+	chain := map[string]*nftables.Chain{}
+	for _, ch := range chains() {
+		chain[ch.Name] = w.AddChain(ch)
+	}
+	for _, v := range versions() {
+		t, err := putTables(w.Conn, v, rules)
+		if err != nil {
+			return err
+		}
+		for i, r := range rules {
+			if v.is(r.slots[0].Addr) {
+				w.rule(serviceChain(i), t.lead(i, r))
 			}
 		}
-		return len(rules), nil
+		for _, exprs := range t.find() {
+			w.rule(chain[chainServices], exprs)
+		}
+		selves, err := v.selves(w.Conn, rules)
+		if err != nil {
+			return err
+		}
+		if selves != nil {
+			w.rule(chain[chainSelf], selves)
+		}
 	}
-	c.AddRule(&nftables.Rule{
-		Table: table(), Chain: chain, UserData: comment,
-		Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: chainServices}},
-	})
-	return 1, nil
+	for _, hook := range []string{chainIn, chainOwn} {
+		w.rule(chain[hook], []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: chainServices}})
+	}
+	return nil
 }
 
 func flush(c *nftables.Conn) error {
@@ -130,24 +153,48 @@ func exists(c *nftables.Conn) (bool, error) {
 	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == Table }), nil
 }
 
-// sound says whether the kernel has the rules of the last Set. b.mu is held.
+// sound says whether the kernel has the rules of the last Set, and no others. The maps that they look into are constant. b.mu is held.
 func (b *Balancer) sound() bool {
-	c, err := nftables.New()
+	comments, err := comments()
+	return err == nil && len(comments) == b.rules && !slices.ContainsFunc(comments, func(c string) bool { return c != b.print })
+}
+
+// comments are those of the table's rules, in all chains at once: the library asks for one chain's only.
+func comments() ([]string, error) {
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
-		return false
+		return nil, err
 	}
-	n := 0
-	for _, chain := range chains() {
-		rules, _ := c.GetRules(table(), chain) // none of a chain that is missing
-		for _, r := range rules {
-			comment, _ := userdata.GetString(r.UserData, userdata.TypeComment)
-			if comment != b.print {
-				return false
+	defer c.Close()
+	ask := netlink.NewAttributeEncoder()
+	ask.String(unix.NFTA_RULE_TABLE, Table)
+	attributes, err := ask.Encode()
+	if err != nil {
+		return nil, err
+	}
+	const header = 4 // nfgenmsg: family, version, and two bytes that mean nothing here
+	answers, err := c.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE, Flags: netlink.Request | netlink.Dump},
+		Data:   append([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, attributes...),
+	})
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, a := range answers {
+		rule, err := netlink.NewAttributeDecoder(a.Data[min(header, len(a.Data)):])
+		if err != nil {
+			return nil, err
+		}
+		comment := ""
+		for rule.Next() {
+			if rule.Type() == unix.NFTA_RULE_USERDATA {
+				comment, _ = userdata.GetString(rule.Bytes(), userdata.TypeComment)
 			}
 		}
-		n += len(rules)
+		out = append(out, comment)
 	}
-	return n == b.rules
+	return out, nil
 }
 
 // Held implements ipvs.Holder: nothing, if the kernel's rules are not those of the last Set.

@@ -64,6 +64,26 @@ func TestTheNodeAndItsBackendsMayCall(t *testing.T) {
 	}
 }
 
+// A port that is published on all addresses, and on one of them by another service, is the other's there.
+func TestOneAddressCountsBeforeAll(t *testing.T) {
+	r := newRig(t)
+	s := state(nil)
+	one := ways()["published port, other device"]
+	for _, svc := range s.Services {
+		if svc.Everywhere() && svc.Protocol == ipvs.TCP && svc.Backends[0].Addr.Is4() {
+			svc.VIP, svc.Backends = one.Addr(), svc.Backends[1:2]
+			s.Services = append(s.Services, svc)
+		}
+	}
+	r.set(s)
+	if got := r.chosen("tcp", one); got[firstBackend+1] != many {
+		t.Errorf("at that address: %v", got)
+	}
+	if got := r.chosen("tcp", ways()["published port"]); len(got) != lastBackend-client {
+		t.Errorf("at another one: %v", got)
+	}
+}
+
 // An ejected backend keeps its connections, and gets no new ones.
 func TestEjectedKeepConnections(t *testing.T) {
 	r := newRig(t)
@@ -124,7 +144,7 @@ func TestFlushedRulesAreMissed(t *testing.T) {
 	if held() != 6 {
 		t.Fatalf("%d services are held", held())
 	}
-	for _, harm := range []string{"flush ruleset", "flush chain inet " + Table + " prerouting", "delete table inet " + Table} {
+	for _, harm := range []string{"flush ruleset", "flush chain inet " + Table + " prerouting", "flush chain inet " + Table + " service-0", "delete table inet " + Table} {
 		r.sh("ip", "netns", "exec", r.node, "nft", harm)
 		if held() != 0 {
 			t.Errorf("%s is not noticed", harm)

@@ -1,8 +1,11 @@
 // Package nat balances by the kernel's own address translation (nftables), where there is no
-// eBPF: the first packet of a connection meets a rule that takes a backend from a map by a
-// random number, in turn, or by the client's address; connection tracking does the rest.
+// eBPF: a map leads the first packet of a connection to the chain of its service, whose rule takes
+// a backend from another map by a random number, in turn, or by the client's address; connection
+// tracking does the rest. So a connection costs the same among ten services and among thousands.
+// Maps are shared: the kernel looks through all sets of a table for each set that it makes.
 //
 //	table.go     pure: a State as rules
+//	exprs.go     rules and maps as the kernel has them
 //	balancer.go  Set: all rules in one transaction
 //	forget.go    connections to backends that are gone, whose tracking ends
 //
