@@ -78,7 +78,7 @@ func openManager(cfg Config, m *membership, k *certs.Keeper, vault *certs.Vault,
 	mgr.dispatcher.Register(mgr.server)
 	mgr.hub = tunnel.NewHub(tunnel.HubConfig{
 		Self: func() string { return mgr.memberAddrs()[m.NodeID] }, Managers: mgr.addrs,
-		Sessions: mgr.dispatcher, Caller: client,
+		Sessions: mgr.dispatcher, Caller: client, Down: mgr.down,
 		Incoming: mgr.server.Tunnels(), PeerOf: remote.PeerOf, Logger: cfg.Logger,
 	})
 	mgr.hub.Register(mgr.server)
@@ -100,6 +100,15 @@ func (m *manager) Nodes() http.RoundTripper { return m.hub }
 // Watched implements api.Control.
 func (m *manager) Watched(ctx context.Context) ([]string, []dispatcher.Lag, error) {
 	return m.dispatcher.Watched(ctx)
+}
+
+// down says whether a node is given up, or gone.
+func (m *manager) down(node string) (down bool) {
+	m.store.View(func(v *store.View) {
+		n := v.Node(node)
+		down = n == nil || n.Status.State == swarm.NodeStateDown
+	})
+	return down
 }
 
 func (m *manager) addrs() []string { return slices.Collect(maps.Values(m.memberAddrs())) }

@@ -20,6 +20,7 @@
 // |-----------------------|------------|-----------------------|
 // | Hub.Run: accept       | Run        | its listener, or ctx  |
 // | Hub.Run: one greeting | accept     | after 5 s at most     |
+// | Hub.Run: hang up      | Run        | ctx                   |
 // | Node.Run: HTTP server | Run        | ctx                   |
 // | Node.Run: one dial    | Run        | after the client's bound |
 package tunnel

@@ -54,6 +54,8 @@ type HubConfig struct {
 	Managers func() []string
 	Sessions Sessions
 	Caller   Caller
+	// Down tells of a node whether the swarm has given it up.
+	Down func(node string) bool
 	// Incoming gives the nodes' connections, remote.Server's Tunnels.
 	Incoming net.Listener
 	// PeerOf tells whose certificate a connection came with.
@@ -69,6 +71,7 @@ type Hub struct {
 
 	mu      sync.Mutex
 	invited map[string]invitation // by number
+	open    map[*call]struct{}
 }
 
 type invitation struct {
@@ -78,7 +81,7 @@ type invitation struct {
 
 // NewHub returns a hub that works once Run was called.
 func NewHub(cfg HubConfig) *Hub {
-	h := &Hub{cfg: cfg, invited: map[string]invitation{}}
+	h := &Hub{cfg: cfg, invited: map[string]invitation{}, open: map[*call]struct{}{}}
 	h.transport = &http.Transport{
 		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			node, _, err := net.SplitHostPort(addr)
@@ -105,13 +108,17 @@ func (h *Hub) Run(ctx context.Context) error {
 	defer h.transport.CloseIdleConnections()
 	stop := context.AfterFunc(ctx, func() { h.cfg.Incoming.Close() })
 	defer stop()
-	var greetings errgroup.Group
+	var g errgroup.Group
+	g.Go(func() error {
+		h.hangUp(ctx)
+		return nil
+	})
 	for {
 		c, err := h.cfg.Incoming.Accept()
 		if err != nil {
-			return greetings.Wait() // closed: the server ends
+			return g.Wait() // closed: the server ends
 		}
-		greetings.Go(func() error {
+		g.Go(func() error {
 			if err := h.greet(c); err != nil {
 				h.cfg.Logger.Debug("tunnel refused", "node", h.cfg.PeerOf(c).NodeID, "error", err)
 				c.Close()
@@ -157,7 +164,7 @@ func (h *Hub) dial(ctx context.Context, node string) (net.Conn, error) {
 	}
 	select {
 	case c := <-inv.conn:
-		return c, nil
+		return h.keep(node, c), nil
 	case <-ctx.Done():
 		return nil, remote.Errorf(errdefs.ErrUnavailable, "node %s did not call back within %v", node, answerTimeout)
 	}

@@ -46,6 +46,7 @@ type manager struct {
 	addr     string
 	sessions *sessions
 	hub      *Hub
+	down     sync.Map // names of nodes
 }
 
 // cluster is a number of managers that know each other, over real TLS.
@@ -70,6 +71,7 @@ func cluster(t *testing.T, ca *certs.CA, n int) []*manager {
 		m := &manager{addr: server.Addr().String(), sessions: &sessions{nodes: map[string]func([]protocol.Tunnel){}}}
 		m.hub = NewHub(HubConfig{
 			Self: func() string { return m.addr }, Managers: addrs, Sessions: m.sessions, Caller: client,
+			Down:     func(node string) bool { _, down := m.down.Load(node); return down },
 			Incoming: server.Tunnels(), PeerOf: remote.PeerOf, Logger: slog.New(slog.DiscardHandler),
 		})
 		m.hub.Register(server)
@@ -208,6 +210,40 @@ func TestCallEndsOnBothSides(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Error("the node goes on answering a call that was cancelled")
 	}
+}
+
+// A node without power says nothing, not even that it is gone.
+func TestCallsEndWithTheirNode(t *testing.T) {
+	ca := newCA(t)
+	m := cluster(t, ca, 1)[0]
+	began := make(chan string, 2)
+	silent := func(name string) {
+		m.sessions.set(name, newNode(t, ca, name, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			began <- name
+			<-r.Context().Done()
+		})).Accept)
+	}
+	silent("cut")
+	silent("well")
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan string, 2)
+	for _, name := range []string{"cut", "well"} {
+		go func() {
+			if _, err := get(ctx, m, name, "/"); err != nil {
+				ended <- name
+			}
+		}()
+		<-began
+	}
+	m.down.Store("cut", true)
+	if got := <-ended; got != "cut" {
+		t.Errorf("the call to %s has ended", got)
+	}
+	if open := m.hub.calls(); len(open) != 1 || open[0].node != "well" {
+		t.Errorf("%d calls are open", len(open))
+	}
+	cancel()
+	<-ended
 }
 
 // After an upgrade each side may say that it has said all, and still listen.
