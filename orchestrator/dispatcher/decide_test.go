@@ -2,6 +2,7 @@ package dispatcher
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
@@ -192,6 +193,34 @@ func TestStatesAdvanceOnly(t *testing.T) {
 	} {
 		if got := advances(c.old, c.next); got != c.want {
 			t.Errorf("%+v -> %+v: got %v", c.old, c.next, got)
+		}
+	}
+}
+
+// After a power cut a node finds the exits of tasks that were replaced meanwhile.
+func TestTasksThatWereToEndDoNotFail(t *testing.T) {
+	w := newWorld(t)
+	d := w.start(Config{})
+	for i, c := range []struct {
+		desired, reported, want swarm.TaskState
+	}{
+		{"running", "failed", "failed"},
+		{"shutdown", "failed", "shutdown"},
+		{"shutdown", "rejected", "shutdown"},
+		{"shutdown", "complete", "complete"},
+		{"remove", "failed", "shutdown"},
+	} {
+		id := fmt.Sprint("lost", i)
+		w.add(task(id, "web", "n1", 9, "running"))
+		w.set(id, "running", c.desired)
+		update := protocol.StatusUpdate{TaskID: id, Status: swarm.TaskStatus{State: c.reported, Err: "task: non-zero exit (255)"}}
+		if err := d.submit(t.Context(), report{node: "n1", updates: []protocol.StatusUpdate{update}}); err != nil {
+			t.Fatal(err)
+		}
+		var got swarm.TaskStatus
+		w.store.View(func(v *store.View) { got = v.Task(id).Status })
+		if got.State != c.want || got.Err != update.Status.Err {
+			t.Errorf("desired %s, reported %s: %s, %q", c.desired, c.reported, got.State, got.Err)
 		}
 	}
 }

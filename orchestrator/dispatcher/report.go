@@ -12,6 +12,7 @@ import (
 	"github.com/meshd/meshd/orchestrator/protocol"
 	"github.com/meshd/meshd/orchestrator/remote"
 	"github.com/meshd/meshd/orchestrator/store"
+	"github.com/meshd/meshd/orchestrator/tasklife"
 )
 
 const (
@@ -150,7 +151,7 @@ func collect(tx *store.Tx, batch []report, now time.Time) {
 			if !seen {
 				old = t.Status
 			}
-			if !advances(old, u.Status) {
+			if u.Status = unwanted(t, u.Status); !advances(old, u.Status) {
 				continue
 			}
 			if !seen {
@@ -174,6 +175,15 @@ func collect(tx *store.Tx, batch []report, now time.Time) {
 			}
 		}
 	}
+}
+
+// unwanted makes a failure of a task that was to end anyway its orderly end: a node that
+// comes back from a power cut finds exits that say nothing of its service, nor of it.
+func unwanted(t *store.Task, s swarm.TaskStatus) swarm.TaskStatus {
+	if !tasklife.Wanted(t) && (s.State == swarm.TaskStateFailed || s.State == swarm.TaskStateRejected) {
+		s.State = swarm.TaskStateShutdown
+	}
+	return s
 }
 
 // What the status of a node says while its machine shuts down, and afterwards.
