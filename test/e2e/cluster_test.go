@@ -17,13 +17,14 @@ import (
 	"time"
 
 	"github.com/meshd/meshd/test/lab"
+	"github.com/meshd/meshd/test/slowness"
 )
 
 // A lab of its own name, so that it can run beside a user's.
 const labName = "e2e"
 
 // patience bounds every wait; machines that run tests are slow and shared.
-const patience = 90 * time.Second
+var patience = slowness.Stretch(90 * time.Second)
 
 // binDir is where make build puts the binaries.
 func binDir(t *testing.T) string {
@@ -117,7 +118,7 @@ func (c *cluster) run(t *testing.T, what string, args ...string) result {
 
 func (c *cluster) runEnv(what string, env []string, args ...string) result {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
 	path := args[0]
 	if p := filepath.Join(c.bin, path); isFile(p) {
@@ -236,7 +237,7 @@ func (c *cluster) eventually(what string, check func() error) {
 func (c *cluster) within(limit time.Duration, what string, check func() error) {
 	c.t.Helper()
 	start := time.Now()
-	tick := time.NewTicker(200 * time.Millisecond)
+	tick := time.NewTicker(slowness.Stretch(200 * time.Millisecond))
 	defer tick.Stop()
 	for {
 		err := check()

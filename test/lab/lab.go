@@ -211,7 +211,7 @@ func Down(ctx context.Context, name string, progress io.Writer) error {
 
 // takeDown is a power cut for all, and the removal of what only names hold alive.
 func (l *Lab) takeDown(ctx context.Context, r record) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, 2*killTimeout, errors.New("gave up waiting"))
+	ctx, cancel := limited(ctx, 2*killTimeout)
 	defer cancel()
 	var group errgroup.Group
 	if r.Boot == bootID() {

@@ -44,7 +44,7 @@ func (l *Lab) Ls(ctx context.Context) ([]NodeInfo, error) {
 		return nil, err
 	}
 	infos := make([]NodeInfo, len(r.Nodes))
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := limited(ctx, askTimeout)
 	defer cancel()
 	var group errgroup.Group
 	for i, n := range r.Nodes {

@@ -40,7 +40,7 @@ func (l *Lab) Start(ctx context.Context, node string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not within %s", startTimeout))
+	ctx, cancel := limited(ctx, startTimeout)
 	defer cancel()
 	if r.Boot != bootID() {
 		return fmt.Errorf("this machine was started anew since lab %s was made, which took its network away: meshctl lab down --name %s, then lab up", r.Name, r.Name)
@@ -205,7 +205,7 @@ func (l *Lab) Kill(ctx context.Context, node string) error {
 	if err := unplug(l.name, node); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, killTimeout, fmt.Errorf("not within %s", killTimeout))
+	ctx, cancel := limited(ctx, killTimeout)
 	defer cancel()
 	if err := n.Init.kill(ctx); err != nil {
 		return err
@@ -221,7 +221,7 @@ func (l *Lab) Stop(ctx context.Context, node string) error {
 		return err
 	}
 	if n.Init.alive() {
-		ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+		ctx, cancel := limited(ctx, stopTimeout)
 		defer cancel()
 		l.shutDown(ctx, node)
 	}

@@ -26,7 +26,7 @@ func (r record) listenAddr() string {
 
 // makeSwarm does through the API what a user does by hand: init on the first node, join on the others.
 func (l *Lab) makeSwarm(ctx context.Context, r record) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, swarmTimeout, fmt.Errorf("not within %s", swarmTimeout))
+	ctx, cancel := limited(ctx, swarmTimeout)
 	defer cancel()
 	began := time.Now()
 	first := r.Nodes[0]

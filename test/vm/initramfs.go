@@ -6,14 +6,19 @@ import (
 	"encoding/json"
 	"os"
 	"path"
+	"strconv"
 
 	"github.com/cavaliergopher/cpio"
 
+	"github.com/meshd/meshd/test/slowness"
 	"github.com/meshd/meshd/test/vm/guest"
 )
 
 // early are the modules without which the guest cannot reach this machine's files, nor be heard.
 func early() []string { return []string{"virtio_pci", "virtio_console", "virtiofs", "overlay"} }
+
+// timesLonger is what time limits are in the guest. Not the ten times that it is slower: most limits leave room.
+const timesLonger = 4
 
 // writeInitramfs writes the first file system of the guest: this program as its init, what it is told to do, and the early modules with
 // what they need. Everything else the guest finds in this machine's files.
@@ -22,7 +27,7 @@ func (k kernel) writeInitramfs(ctx context.Context, file string, command []strin
 	if err != nil {
 		return err
 	}
-	task := guest.Task{Modules: k.modules, Folder: folder, Command: command, Environment: os.Environ()}
+	task := guest.Task{Modules: k.modules, Folder: folder, Command: command, Environment: append(os.Environ(), slowness.Variable+"="+strconv.Itoa(timesLonger))}
 	var image archive
 	for _, f := range guest.Folders() {
 		image.add(f, cpio.TypeDir|0o755, nil)

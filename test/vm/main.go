@@ -5,7 +5,7 @@
 //
 // The guest has this machine's whole file system beneath its own: the program, the folder that it starts in and every tool that it
 // calls stand at the same paths. What it writes stays in the guest's memory. So a lab with real Docker Engines starts in there like
-// outside. kernel.sh fetches kernels; run.sh runs what the table "tests" has.
+// outside; up to half of the memory holds what the engines store. kernel.sh fetches kernels; run.sh runs what the table "tests" has.
 //
 // qemu emulates the processor, since machines that build software rarely lend theirs: about a tenth of the speed, three seconds to boot.
 // Nothing may be concluded from the speed of anything in there.
@@ -37,7 +37,7 @@ func main() {
 	}
 	var m machine
 	flag.StringVar(&m.kernel, "kernel", "6.12", "6.12 or 6.1")
-	flag.IntVar(&m.memory, "memory", 768, "the guest's memory in MiB; files written in it are in there, too")
+	flag.IntVar(&m.memory, "memory", 2048, "the guest's memory in MiB; files written in it are in there, too")
 	flag.IntVar(&m.processors, "processors", 2, "the guest's processors")
 	flag.DurationVar(&m.timeout, "timeout", 10*time.Minute, "the guest is ended after this time")
 	flag.Parse()
