@@ -39,19 +39,21 @@ type balancer struct {
 
 func newBalancer(cfg Config, o *overlay.Overlay, path datapath) (*balancer, error) {
 	b := &balancer{marker: filepath.Join(cfg.RunDir, "ipvs")}
+	bridge := path.driver == overlay.DriverBridge
 	switch cfg.Balancer {
 	case "", BalancerAuto:
-		if b.why = "eBPF: the kernel has what it needs"; path.driver == overlay.DriverBridge {
+		b.why = "eBPF: the kernel has what it needs"
+		if bridge {
 			b.why = "nftables: the data path has no eBPF"
 		}
 	case BalancerEBPF:
-		if path.driver == overlay.DriverBridge {
+		if bridge {
 			return nil, fmt.Errorf("--balancer=ebpf needs the data path ebpf, and it is %s", path)
 		}
 		b.why = "eBPF: asked for by --balancer"
 	case BalancerIPVS:
 		b.why, b.byIPVS = "IPVS for virtual addresses, eBPF for published ports: asked for by --balancer", true
-		if path.driver == overlay.DriverBridge {
+		if bridge {
 			b.why = "IPVS for virtual addresses, nftables for published ports: asked for by --balancer"
 		}
 	default:
@@ -65,7 +67,12 @@ func newBalancer(cfg Config, o *overlay.Overlay, path datapath) (*balancer, erro
 			return nil, err
 		}
 	}
-	if path.driver == overlay.DriverBridge {
+	if b.byIPVS {
+		if err := os.WriteFile(b.marker, nil, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	if bridge {
 		b.edgeBalancer = uncounted{nat.New()}
 		return b, nil
 	}
@@ -82,7 +89,7 @@ func (b *balancer) split() ipvs.Split { return ipvs.Split{VIPs: b.inside, Publis
 // Set implements ipvs.Balancer.
 func (b *balancer) Set(s ipvs.State) error {
 	if b.byIPVS {
-		return errors.Join(os.WriteFile(b.marker, nil, 0o600), b.split().Set(s))
+		return b.split().Set(s)
 	}
 	err := b.edgeBalancer.Set(s)
 	if b.inside != nil {
