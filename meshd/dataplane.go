@@ -291,11 +291,10 @@ func (d *dataplane) hold(self identity, view agent.View, failed map[uint32]bool)
 	}
 	held := make(map[string]uint64, len(view.Networks))
 	for _, n := range view.Networks {
-		if was, ok := d.held[n.ID]; ok && failed[n.VNI] {
-			held[n.ID] = was
-		}
 		if !failed[n.VNI] {
 			held[n.ID] = n.Revision
+		} else if was, ok := d.held[n.ID]; ok {
+			held[n.ID] = was
 		}
 	}
 	d.held = held

@@ -163,12 +163,10 @@ func (d *Daemon) Init(ctx context.Context, r swarm.InitRequest) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	if _, said := r.Spec.Labels[store.LabelEncrypt]; !said && d.cfg.Encrypt != "" {
-		r.Spec.Labels = maps.Clone(r.Spec.Labels)
-		if r.Spec.Labels == nil {
-			r.Spec.Labels = map[string]string{}
-		}
-		r.Spec.Labels[store.LabelEncrypt] = d.cfg.Encrypt
+	if d.cfg.Encrypt != "" {
+		labels := map[string]string{store.LabelEncrypt: d.cfg.Encrypt}
+		maps.Copy(labels, r.Spec.Labels) // what is asked for goes before
+		r.Spec.Labels = labels
 	}
 	found, err := admission.NewCluster(admission.Founder{
 		Request: r, Description: desc, Addr: m.AdvertiseAddr.String(), DataAddr: m.DataAddr, DataPathPort: m.DataPathPort,

@@ -50,10 +50,9 @@ func encryptUnasked(c *store.Cluster, n *store.Network) {
 		return
 	}
 	driver := *n.Spec.DriverConfiguration
-	driver.Options = maps.Clone(orEmpty(driver.Options))
-	if _, said := driver.Options[store.OptionEncrypted]; !said {
-		driver.Options[store.OptionEncrypted] = ""
-	}
+	options := map[string]string{store.OptionEncrypted: ""}
+	maps.Copy(options, driver.Options) // what its maker says goes before
+	driver.Options = options
 	n.Spec.DriverConfiguration = &driver
 }
 
