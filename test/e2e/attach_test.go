@@ -3,7 +3,10 @@ package e2e
 import (
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
+
+	"github.com/meshd/meshd/test/lab"
 )
 
 // hostname asks a server from a container; "" if it does not answer.
@@ -141,11 +144,11 @@ func testAttached(t *testing.T, c *cluster) {
 	c.mustDocker("node2", "network", "rm", "own")
 
 	// Neither daemon's end is the container's; a power cut is, but not its address'.
-	c.on("node2", "sh", "-c", `for p in /proc/[0-9]*; do [ "$(cat $p/comm 2>/dev/null)" = meshd ] && kill -9 ${p#/proc/}; done; true`)
+	c.signal("node2", lab.Meshd, syscall.SIGKILL)
 	c.finds("node1", "first", two, "10.77.0.50")
 	c.must("meshctl", "lab", "start", "--name", c.name, "node2")
 	c.finds("node1", "first", two, "two")
-	c.on("node2", "sh", "-c", `kill -9 $(pidof dockerd)`)
+	c.signal("node2", lab.Engine, syscall.SIGKILL)
 	c.must("meshctl", "lab", "start", "--name", c.name, "node2")
 	c.finds("node1", "first", two, "two")
 	c.finds("node2", "two", one, "first")

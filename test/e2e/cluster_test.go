@@ -289,6 +289,15 @@ func (c *cluster) in(tk task, args ...string) result {
 	return c.docker(tk.Node, append([]string{"exec", container}, args...)...)
 }
 
+// pid is that of a task's first process, as its node counts.
+func (c *cluster) pid(tk task) (pid int) {
+	c.t.Helper()
+	if _, err := fmt.Sscan(c.mustDocker(tk.Node, "inspect", "--format", "{{.State.Pid}}", tk.Name+"."+tk.ID), &pid); err != nil {
+		c.t.Fatal(err)
+	}
+	return pid
+}
+
 // readyNodes checks that a manager lists n ready nodes.
 func readyNodes(c *cluster, node string, n int) error {
 	r := c.docker(node, "node", "ls", "--format", "{{.Status}}")

@@ -5,6 +5,8 @@ import (
 	"net"
 	"strings"
 	"testing"
+
+	"github.com/meshd/meshd/test/lab"
 )
 
 func testNames(t *testing.T, c *cluster) {
@@ -57,8 +59,7 @@ func testVIP(t *testing.T, c *cluster) {
 }
 
 func testRoutingMesh(t *testing.T, c *cluster) {
-	client := c.run(t, "address", "ip", "-n", c.name+"-client", "-br", "-4", "addr", "show", "dev", "eth0")
-	self := strings.Split(strings.Fields(client.out)[2], "/")[0]
+	self := c.addressesOf(lab.Client)[0]
 	for _, n := range c.nodes() {
 		url := "http://" + n.Address + ":8080/"
 		r := c.outside("sample", "get", "-field", "client", url)

@@ -86,14 +86,10 @@ func (k *calls) task(from, to string) {
 		if tk.Node != from {
 			continue
 		}
-		pid := 0
-		if _, err := fmt.Sscan(c.mustDocker(from, "inspect", "--format", "{{.State.Pid}}", tk.Name+"."+tk.ID), &pid); err != nil {
-			c.t.Fatal(err)
-		}
 		addr := c.in(tk, "sample", "lookup", to+".web")
 		if addr.code != 0 {
 			c.t.Fatalf("look the task on %s up: %v", to, addr)
 		}
-		k.start(probe.Spec{Node: from, PID: pid, Target: "http://" + addr.out + ":8080/"})
+		k.start(probe.Spec{Node: from, PID: c.pid(tk), Target: "http://" + addr.out + ":8080/"})
 	}
 }

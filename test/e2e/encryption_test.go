@@ -35,11 +35,7 @@ func testEncryption(t *testing.T, c *cluster) {
 	}
 	k := c.call()
 	for _, addr := range []string{c.addrOn(to, "secret"), c.in(from, "sample", "lookup", "vault").out} {
-		pid := 0
-		if _, err := fmt.Sscan(c.mustDocker("node1", "inspect", "--format", "{{.State.Pid}}", from.Name+"."+from.ID), &pid); err != nil {
-			t.Fatal(err)
-		}
-		k.start(probe.Spec{Node: "node1", PID: pid, Target: "http://" + addr + ":8080/"})
+		k.start(probe.Spec{Node: "node1", PID: c.pid(from), Target: "http://" + addr + ":8080/"})
 	}
 	k.hear(time.Second)
 	began := time.Now()

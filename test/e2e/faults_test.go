@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/meshd/meshd/test/lab"
 )
 
 func testKilledContainer(t *testing.T, c *cluster) {
@@ -37,7 +40,7 @@ func testDaemonRestart(t *testing.T, c *cluster) {
 	if pid.out != "1" {
 		t.Fatalf("%s runs %s daemons", node, pid.out)
 	}
-	c.on(node, "sh", "-c", `for p in /proc/[0-9]*; do [ "$(cat $p/comm 2>/dev/null)" = meshd ] && kill -9 ${p#/proc/}; done; while cat /proc/[0-9]*/comm | grep -q '^meshd$'; do sleep 0.1; done`)
+	c.signal(node, lab.Meshd, syscall.SIGKILL)
 	if r := c.outside("sample", "get", "-field", "hostname", "http://"+c.address(node)+":8080/"); r.code != 0 {
 		t.Errorf("with meshd dead on %s its published port does not answer: %v", node, r)
 	}

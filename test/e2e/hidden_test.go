@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"io"
 	"path/filepath"
 	"strings"
 	"time"
@@ -16,12 +15,8 @@ import (
 func (c *cluster) isHidden(node, through string) {
 	c.t.Helper()
 	from := c.taskOn(through)
-	pid := 0
-	if _, err := fmt.Sscan(c.mustDocker(through, "inspect", "--format", "{{.State.Pid}}", from.Name+"."+from.ID), &pid); err != nil {
-		c.t.Fatal(err)
-	}
 	kept := map[string]*probe.Probe{
-		"VIP":            c.keptTo(node, probe.Spec{Node: through, PID: pid, Target: "http://web:8080/"}),
+		"VIP":            c.keptTo(node, probe.Spec{Node: through, PID: c.pid(from), Target: "http://web:8080/"}),
 		"published port": c.keptTo(node, probe.Spec{Node: lab.Client, Sample: filepath.Join(c.bin, "sample"), Target: "http://" + c.address(through) + ":8080/"}),
 	}
 	hide := "add table inet hide; add chain inet hide in { type filter hook input priority -10; }; " +
@@ -69,14 +64,10 @@ func (c *cluster) isHidden(node, through string) {
 // keptTo starts clients until one has a connection to a node's task.
 func (c *cluster) keptTo(node string, s probe.Spec) *probe.Probe {
 	c.t.Helper()
-	l, err := lab.Open(c.name, io.Discard)
-	if err != nil {
-		c.t.Fatal(err)
-	}
 	s.Hold, s.Every, s.Timeout = 1, 50*time.Millisecond, patience
 	var found *probe.Probe
 	c.eventually("a client has a connection to "+node, func() error {
-		p, err := probe.Start(l, s)
+		p, err := probe.Start(c.lab(), s)
 		if err != nil {
 			c.t.Fatal(err)
 		}

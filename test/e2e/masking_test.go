@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -85,7 +86,7 @@ func (c *cluster) answering(through string, want ...string) {
 // it, since its kernel still answers.
 func (c *cluster) outlivesItsDaemon(node, asked string) {
 	c.t.Helper()
-	c.on(node, "sh", "-c", `for p in /proc/[0-9]*; do [ "$(cat $p/comm 2>/dev/null)" = meshd ] && kill -9 ${p#/proc/}; done; true`)
+	c.signal(node, lab.Meshd, syscall.SIGKILL)
 	killed := time.Now()
 	c.within(maskLimit, "gossip has lost the daemon", func() error {
 		if time.Since(killed) < maskLimit-time.Second/2 {

@@ -2,14 +2,11 @@ package e2e
 
 import (
 	"fmt"
-	"io"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/meshd/meshd/test/lab"
 )
 
 // testWorkerMoves: a worker gets another address; its containers go on, and the others reach them there.
@@ -44,10 +41,6 @@ func testLeaderMoves(t *testing.T, c *cluster) {
 // moves gives a node another address and waits until all know it, and serve there.
 func (c *cluster) moves(node, asked string) {
 	c.t.Helper()
-	l, err := lab.Open(c.name, io.Discard)
-	if err != nil {
-		c.t.Fatal(err)
-	}
 	own := func() string {
 		return c.docker(node, "ps", "-q", "--no-trunc", "--filter", "label=com.docker.swarm.service.name=web").out
 	}
@@ -57,7 +50,7 @@ func (c *cluster) moves(node, asked string) {
 	k := c.call(asked).vip(asked)
 	k.hear(time.Second)
 	from := time.Now()
-	if err := l.Readdress(node, netip.AddrFrom4(addr)); err != nil {
+	if err := c.lab().Readdress(node, netip.AddrFrom4(addr)); err != nil {
 		c.t.Fatal(err)
 	}
 	to := c.address(node)

@@ -83,15 +83,11 @@ func (k *calls) vip(node string) *calls {
 		tk = callers[i]
 		return nil
 	})
-	pid := 0
-	if _, err := fmt.Sscan(c.mustDocker(node, "inspect", "--format", "{{.State.Pid}}", tk.Name+"."+tk.ID), &pid); err != nil {
-		c.t.Fatal(err)
-	}
 	addr := c.in(tk, "sample", "lookup", "web")
 	if addr.code != 0 {
 		c.t.Fatalf("look web up: %v", addr)
 	}
-	k.start(probe.Spec{Node: node, PID: pid, Target: "http://" + addr.out + ":8080/"})
+	k.start(probe.Spec{Node: node, PID: c.pid(tk), Target: "http://" + addr.out + ":8080/"})
 	return k
 }
 

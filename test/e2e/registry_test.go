@@ -3,7 +3,7 @@ package e2e
 import (
 	"encoding/base64"
 	"fmt"
-	"net/netip"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/crypto/bcrypt"
+
+	"github.com/meshd/meshd/test/lab"
 )
 
 const registryUser, registryPassword = "voter", "open-the-registry"
@@ -29,13 +31,7 @@ type registry struct {
 func newRegistry(t *testing.T, c *cluster) *registry {
 	t.Helper()
 	dir := t.TempDir()
-	node, err := netip.ParseAddr(c.address("node1"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	host := node.As4()
-	host[3] = 200 // the client's, see package lab
-	r := &registry{cluster: c, dir: dir, addr: netip.AddrPortFrom(netip.AddrFrom4(host), 5000).String()}
+	r := &registry{cluster: c, dir: dir, addr: net.JoinHostPort(c.addressesOf(lab.Client)[0], "5000")}
 	hash, err := bcrypt.GenerateFromPassword([]byte(registryPassword), bcrypt.MinCost)
 	if err != nil {
 		t.Fatal(err)

@@ -17,8 +17,7 @@ func testDirectReturn(t *testing.T, c *cluster) {
 	c.mustDocker("node1", "service", "create", "-d", "--no-resolve-image", "--name", "straight", "--constraint", "node.hostname==node2",
 		"--label", "mesh.ingress=dsr", "--publish", "8090:8080", "--publish", "9090:9000/udp", image)
 	c.running("node1", "straight", 1)
-	client := c.run(t, "address", "ip", "-n", c.name+"-client", "-br", "-4", "addr", "show", "dev", "eth0")
-	self := strings.Split(strings.Fields(client.out)[2], "/")[0]
+	self := c.addressesOf(lab.Client)[0]
 	const calls = 20
 	for entry, passes := range map[string]bool{"node1": false, "node3": true} {
 		c.answers(c.address(entry) + ":8090")

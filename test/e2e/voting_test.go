@@ -2,11 +2,8 @@ package e2e
 
 import (
 	"fmt"
-	"io"
 	"strings"
 	"testing"
-
-	"github.com/meshd/meshd/test/lab"
 )
 
 // TestVoting runs the voting app of examples/voting, whose image every node pulls from a registry that asks for a password.
@@ -123,11 +120,7 @@ func testVotes(t *testing.T, r *registry) {
 		t.Fatal("no worker holds vote")
 	}
 	other := map[string]string{"node2": "node3", "node3": "node2"}[worker]
-	l, err := lab.Open(r.name, io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Kill(t.Context(), worker); err != nil {
+	if err := r.lab().Kill(t.Context(), worker); err != nil {
 		t.Fatal(err)
 	}
 	// Nobody knows yet that it has no power; its logs cost a line at the end.
