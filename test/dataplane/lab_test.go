@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/meshd/meshd/ipvs"
 	"github.com/meshd/meshd/overlay"
+	machines "github.com/meshd/meshd/test/lab" // lab is taken
 )
 
 const (
@@ -221,24 +221,7 @@ func (l *lab) check(err error) {
 }
 
 // in runs f on a thread in the namespace; sockets that f opens stay there.
-func in(ns string, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		file, err := os.Open(filepath.Join("/run/netns", ns))
-		if err != nil {
-			done <- err
-			return
-		}
-		defer file.Close()
-		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("setns %s: %w", ns, err)
-			return
-		}
-		done <- f()
-	}()
-	return <-done
-}
+func in(ns string, f func() error) error { return machines.InNetns(ns, f) }
 
 // eventually polls until ok or the deadline.
 func (l *lab) eventually(what string, ok func() bool) {

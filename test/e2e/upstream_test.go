@@ -4,15 +4,14 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	mdns "github.com/miekg/dns"
-	"github.com/vishvananda/netns"
+
+	"github.com/meshd/meshd/test/lab"
 )
 
 // nameServer is what a task asks for what its networks do not know: on the machine outside.
@@ -80,15 +79,18 @@ func records(text ...string) []mdns.RR {
 func (c *cluster) serveNames(zone map[string][]mdns.RR) (s *nameServer, addr string) {
 	c.t.Helper()
 	s = &nameServer{zone: zone, asked: map[string]int{}}
-	addr = strings.Split(strings.Fields(c.must("ip", "-n", c.name+"-client", "-br", "-4", "addr", "show", "dev", "eth0"))[2], "/")[0]
+	addr = c.addressesOf(lab.Client)[0]
 	var packets net.PacketConn
 	var listener net.Listener
-	c.inNamespace(filepath.Join("/run/netns", c.name+"-client"), func() (err error) {
+	err := lab.InNetns(c.name+"-client", func() (err error) {
 		if packets, err = net.ListenPacket("udp", net.JoinHostPort(addr, "53")); err == nil {
 			listener, err = net.Listen("tcp", net.JoinHostPort(addr, "53"))
 		}
 		return err
 	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
 	for _, server := range []*mdns.Server{{PacketConn: packets, Handler: s}, {Listener: listener, Handler: s}} {
 		done := make(chan error, 1)
 		started := make(chan struct{})
@@ -101,27 +103,6 @@ func (c *cluster) serveNames(zone map[string][]mdns.RR) (s *nameServer, addr str
 		})
 	}
 	return s, addr
-}
-
-// inNamespace runs a function on a thread in a network namespace.
-func (c *cluster) inNamespace(path string, f func() error) {
-	c.t.Helper()
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		ns, err := netns.GetFromPath(path)
-		if err == nil {
-			defer ns.Close()
-			err = netns.Set(ns)
-		}
-		if err == nil {
-			err = f()
-		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		c.t.Fatalf("in %s: %v", path, err)
-	}
 }
 
 // testNamesOfOthers asks from a container for names that its networks do not know.

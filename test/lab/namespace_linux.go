@@ -26,6 +26,16 @@ func onOwnThread(f func() error) error {
 	return <-done
 }
 
+// InNetns runs f on a thread of its own in a named network namespace; sockets that f opens, and processes that it starts, stay there.
+func InNetns(name string, f func() error) error {
+	return onOwnThread(func() error {
+		if err := enter(filepath.Join(netnsRoot, name)); err != nil {
+			return err
+		}
+		return f()
+	})
+}
+
 // addNetns makes the named network namespace, as `ip netns add` does.
 func addNetns(name string) error {
 	if err := shareNetnsRoot(); err != nil {
