@@ -1,13 +1,10 @@
 package churn
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -73,13 +70,8 @@ func (s *scene) check(st step) {
 
 // ask gets one of our own paths from a node's daemon.
 func (s *scene) ask(node, path string, out any) error {
-	socket := filepath.Join("/run/meshd", labName, node, "meshd.sock")
-	c := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", socket)
-		},
-	}}
+	c := s.lab.MeshdHTTP(node)
+	c.Timeout = 10 * time.Second
 	req, err := http.NewRequestWithContext(s.ctx, http.MethodGet, "http://meshd"+path, nil)
 	if err != nil {
 		return err
@@ -123,18 +115,15 @@ func starved() bool {
 // excuses looks for them in what the daemons said since the beginning of a change.
 func (s *scene) excuses(c change) (out excuses) {
 	out.starved = starved()
-	logs, _ := filepath.Glob(filepath.Join("/run/meshd", labName, "*", "meshd.log"))
-	for _, l := range logs {
-		text, _ := os.ReadFile(l)
-		here := slices.Contains(quiet, filepath.Base(filepath.Dir(l)))
-		for line := range strings.Lines(string(text)) {
-			stamp, _, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
-			if at, err := time.Parse(time.RFC3339Nano, stamp); err != nil || at.Before(c.from) {
-				continue
-			}
+	for _, node := range s.hosts {
+		lines, err := s.lab.Said(node, c.from)
+		if err != nil {
+			s.t.Error(err)
+		}
+		for _, line := range lines {
 			out.hurry = out.hurry || strings.Contains(line, hurriedMessage)
 			known := c.step.node != "" && strings.Contains(line, "node="+s.ids[c.step.node])
-			out.alarm = out.alarm || here && strings.Contains(line, maskedMessage) && !known
+			out.alarm = out.alarm || slices.Contains(quiet, node) && strings.Contains(line, maskedMessage) && !known
 		}
 	}
 	return out

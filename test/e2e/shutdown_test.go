@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -35,7 +33,11 @@ func testShutDown(t *testing.T, c *cluster, node string) {
 		t.Errorf("the history of %s does not say that its tasks were shut down:\n%s", node, history)
 	}
 	for _, n := range others {
-		for _, line := range c.saidSince(n, from) {
+		lines, err := c.lab().Said(n, from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range lines {
 			if strings.Contains(line, "does not answer any more") || strings.Contains(line, "may still send connections") {
 				t.Errorf("%s takes an orderly shutdown for something else: %s", n, line)
 			}
@@ -64,21 +66,4 @@ func (c *cluster) hasTask(asked, node string) error {
 		return fmt.Errorf("%s has none of %v", node, tasks)
 	}
 	return nil
-}
-
-// saidSince are the lines of a node's daemon from a moment on.
-func (c *cluster) saidSince(node string, from time.Time) []string {
-	c.t.Helper()
-	text, err := os.ReadFile(filepath.Join("/run/meshd", c.name, node, "meshd.log"))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	var out []string
-	for line := range strings.Lines(string(text)) {
-		stamp, _, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
-		if at, err := time.Parse(time.RFC3339Nano, stamp); err == nil && !at.Before(from) {
-			out = append(out, line)
-		}
-	}
-	return out
 }

@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/moby/moby/client"
 	"golang.org/x/sync/errgroup"
@@ -268,6 +271,16 @@ func (l *Lab) Name() string { return l.name }
 // MeshdClient returns a client of the API that the node's meshd serves.
 func (l *Lab) MeshdClient(node string) (*client.Client, error) { return l.dialNode(node, meshdSocket) }
 
+// MeshdHTTP asks a node's meshd for what Docker's client does not know; the host of URLs is any.
+func (l *Lab) MeshdHTTP(node string) *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", meshdSocket(l.name, node))
+		},
+	}}
+}
+
 // EngineClient returns a client of the node's own Docker Engine.
 func (l *Lab) EngineClient(node string) (*client.Client, error) {
 	return l.dialNode(node, engineSocket)
@@ -330,6 +343,18 @@ func (l *Lab) Logs(w io.Writer, node string) error {
 		}
 	}
 	return nil
+}
+
+// Said returns the lines that a node's meshd has logged from a moment on.
+func (l *Lab) Said(node string, from time.Time) (lines []string, err error) {
+	raw, err := os.ReadFile(l.logPath(node, Meshd))
+	for line := range strings.Lines(string(raw)) {
+		stamp, _, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
+		if at, err := time.Parse(time.RFC3339Nano, stamp); err == nil && !at.Before(from) {
+			lines = append(lines, line)
+		}
+	}
+	return lines, err
 }
 
 // tail returns the last lines of a file, for an error's text.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -242,17 +241,11 @@ func (l *Lab) shutDown(ctx context.Context, node string) {
 
 // endTasks does what `meshctl shutdown` does.
 func (l *Lab) endTasks(ctx context.Context, node string) error {
-	meshd := http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", meshdSocket(l.name, node))
-		},
-	}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://meshd/mesh/shutdown", nil)
 	if err != nil {
 		return err
 	}
-	resp, err := meshd.Do(req)
+	resp, err := l.MeshdHTTP(node).Do(req)
 	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist) {
 		return nil // it does not run
 	}
