@@ -48,9 +48,12 @@ func parse(args []string) (meshd.Config, error) {
 	fs.StringVar(&cfg.RunDir, "run-dir", meshd.DefaultRunDir, "`directory` of pinned kernel objects")
 	fs.StringVar(&cfg.Socket, "socket", meshd.DefaultSocket, "`path` of the API's unix socket")
 	fs.StringVar(&cfg.Group, "group", "", "`group`, by name or ID, whose members may use the API's unix socket: they are root on all nodes then (default none)")
-	var hosts apiHosts
-	fs.Var(&hosts, "host", "further `address` of the API, tcp://address:port; may be repeated")
-	fs.Var(&hosts, "H", "short for --host")
+	host := func(addr string) error {
+		cfg.Hosts = append(cfg.Hosts, addr)
+		return nil
+	}
+	fs.Func("host", "further `address` of the API, tcp://address:port; may be repeated", host)
+	fs.Func("H", "short for --host", host)
 	var tls meshd.APITLS
 	verify := fs.Bool("tlsverify", false, "let only clients of --host in that have a certificate of --tlscacert")
 	fs.StringVar(&tls.CA, "tlscacert", "", "`file` of the CA of the API's clients")
@@ -96,21 +99,25 @@ func parse(args []string) (meshd.Config, error) {
 	if fs.NArg() > 0 {
 		return cfg, fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
-	if *port < 1024 || *port > 49151 {
-		return cfg, fmt.Errorf("--data-path-port %d is not in 1024-49151", *port)
-	}
-	if *gossipPort < 1 || *gossipPort > 65535 {
-		return cfg, fmt.Errorf("--gossip-port %d is not in 1-65535", *gossipPort)
-	}
-	if *wireGuardPort < 1 || *wireGuardPort > 65534 {
-		return cfg, fmt.Errorf("--wireguard-port %d is not in 1-65534", *wireGuardPort)
+	for _, p := range []struct {
+		name               string
+		given, least, most uint
+		port               *uint16
+	}{
+		{"data-path-port", *port, 1024, 49151, &cfg.DataPathPort},
+		{"gossip-port", *gossipPort, 1, 65535, &cfg.GossipPort},
+		{"wireguard-port", *wireGuardPort, 1, 65534, &cfg.WireGuardPort},
+	} {
+		if p.given < p.least || p.given > p.most {
+			return cfg, fmt.Errorf("--%s %d is not in %d-%d", p.name, p.given, p.least, p.most)
+		}
+		*p.port = uint16(p.given)
 	}
 	path, ok := strings.CutPrefix(*engine, "unix://")
 	if !ok {
 		return cfg, fmt.Errorf("--engine %q: only unix:// addresses are supported", *engine)
 	}
-	cfg.Engine, cfg.DataPathPort, cfg.GossipPort, cfg.Version = path, uint16(*port), uint16(*gossipPort), version()
-	cfg.Hosts, cfg.WireGuardPort = hosts, uint16(*wireGuardPort)
+	cfg.Engine, cfg.Version = path, version()
 	switch {
 	case *verify && (tls.CA == "" || tls.Cert == "" || tls.Key == ""):
 		return cfg, errors.New("--tlsverify needs --tlscacert, --tlscert and --tlskey")
@@ -125,12 +132,6 @@ func parse(args []string) (meshd.Config, error) {
 	cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: &level}))
 	return cfg, nil
 }
-
-// apiHosts collects the values of --host.
-type apiHosts []string
-
-func (h *apiHosts) String() string     { return strings.Join(*h, ",") }
-func (h *apiHosts) Set(v string) error { *h = append(*h, v); return nil }
 
 // version is what the Go tool stamped into the binary.
 func version() string {
