@@ -56,8 +56,8 @@ func overlap(n protocol.Network, routes []overlay.HostRoute) error {
 // overlaps tells in the log, once each, of routes that keep tasks of a network from this
 // node. The lock is for who joins while Run looks.
 type overlaps struct {
-	mu   sync.Mutex
-	told map[string]bool
+	mu    sync.Mutex
+	known map[string]bool
 	// last is when that was looked for, among so many networks.
 	last     time.Time
 	networks int
@@ -76,7 +76,7 @@ func (d *dataplane) noteOverlaps(networks []protocol.Network, now time.Time) {
 	}
 }
 
-// warnOfRoutes tells of those that were not told of.
+// warnOfRoutes tells of those that there were not at the last look.
 func (d *dataplane) warnOfRoutes(networks []protocol.Network) {
 	routes, err := d.routes()
 	if err != nil {
@@ -85,15 +85,16 @@ func (d *dataplane) warnOfRoutes(networks []protocol.Network) {
 	}
 	d.overlaps.mu.Lock()
 	defer d.overlaps.mu.Unlock()
+	known := map[string]bool{}
 	for _, n := range networks {
 		err := overlap(n, routes)
-		if err == nil || d.overlaps.told[err.Error()] {
+		if err == nil {
 			continue
 		}
-		if d.overlaps.told == nil {
-			d.overlaps.told = map[string]bool{}
+		known[err.Error()] = true
+		if !d.overlaps.known[err.Error()] {
+			d.log.Warn("this node will reject tasks", "reason", err, "remedy", "take the route away, or give the network another range")
 		}
-		d.overlaps.told[err.Error()] = true
-		d.log.Warn("this node will reject tasks", "reason", err, "remedy", "take the route away, or give the network another range")
 	}
+	d.overlaps.known = known
 }
