@@ -244,20 +244,28 @@ func TestFollowersRelayAndDrainsWaitForAcks(t *testing.T) {
 	}
 }
 
-// A new leader is told what its predecessor was told before.
+// A new leader is told what its predecessor was told before, of the nodes that are still there.
 func TestNewLeaderLearnsAcknowledgements(t *testing.T) {
 	w := newWorld(t)
 	first, second := w.start(Config{}), w.start(Config{})
 	way := &wire{to: first}
 	f := w.start(Config{Leader: follower, Caller: way, Relay: 20 * time.Millisecond})
+	connect(t, f, "n2")
 	f.beat("n2")
-	f.ledger.ack("n2", map[string]uint64{"user": 7})
-	poll(t, "the first leader to know", func() bool { return first.ledger.acked("n2", "user") == 7 })
+	for _, node := range []string{"n2", "n3"} {
+		f.ledger.ack(node, map[string]uint64{"user": 7})
+	}
+	poll(t, "the first leader to know", func() bool {
+		return first.ledger.acked("n2", "user") == 7 && first.ledger.acked("n3", "user") == 7
+	})
 	way.mu.Lock()
 	way.to = second
 	way.mu.Unlock()
 	f.beat("n2") // nothing new but that it lives
 	poll(t, "the second leader to know", func() bool { return second.ledger.acked("n2", "user") == 7 })
+	if held := second.ledger.acked("n3", "user"); held != 0 {
+		t.Errorf("n3 has gone to another manager, and is said to hold %d", held)
+	}
 }
 
 func TestDrainNamesTheLate(t *testing.T) {

@@ -65,10 +65,11 @@ func (l *ledger) ack(node string, networks map[string]uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := l.entryLocked(node)
+	e.freshAcks = true
 	if maps.Equal(e.acks, networks) {
 		return false
 	}
-	e.acks, e.freshAcks = maps.Clone(networks), true
+	e.acks = maps.Clone(networks)
 	close(l.news)
 	l.news = make(chan struct{})
 	return true
@@ -155,11 +156,12 @@ func (l *ledger) take() relayed {
 	return out
 }
 
-// tellAgain has all acknowledgements taken once more.
-func (l *ledger) tellAgain() {
+// tellAgain has the acknowledgements of nodes taken once more.
+func (l *ledger) tellAgain(nodes []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, e := range l.nodes {
+	for _, id := range nodes {
+		e := l.entryLocked(id)
 		e.freshAcks = e.acks != nil
 	}
 }

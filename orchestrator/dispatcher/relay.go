@@ -48,7 +48,9 @@ func (d *Dispatcher) tell(ctx context.Context, t *term, leader string) error {
 	}
 	if reply.Ledger == "" || reply.Ledger != t.told {
 		t.told = reply.Ledger
-		d.ledger.tellAgain()
+		var here []string // those that went to another manager acknowledge there
+		d.each(func(s *session) { here = append(here, s.node) })
+		d.ledger.tellAgain(here)
 	}
 	return nil
 }
