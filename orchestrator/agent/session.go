@@ -210,8 +210,13 @@ func (a *Agent) session(ctx context.Context, addr string) (lived bool, err error
 	return stands.Load(), err
 }
 
-// introduction is what this node says of itself.
+// introduction is what this node says of itself. What was announced without a session
+// is in it, and ends none.
 func (a *Agent) introduction(ctx context.Context) protocol.SessionRequest {
+	select {
+	case <-a.anew:
+	default:
+	}
 	r := protocol.SessionRequest{Description: a.describe(ctx), DataAddr: a.cfg.DataAddr, Direct: a.cfg.Direct, Stopping: a.stopping.Load()}
 	if a.cfg.Keys != nil {
 		r.Keys = a.cfg.Keys()
