@@ -16,11 +16,7 @@ func (k *linuxKernel) facts(s State, fresh bool) (facts, error) {
 	if err != nil {
 		return facts{}, err
 	}
-	names := make(map[string]bool, len(devices))
-	for _, d := range devices {
-		names[d.Name] = true
-	}
-	f := facts{mtu: defaultMTU, admit: k.cfg.Admit, ciphers: map[string]cipher{}}
+	f := facts{mtu: defaultMTU, admit: k.cfg.Admit, ciphers: map[string]cipher{}, ports: portsOf(devices)}
 	for _, d := range devices {
 		switch {
 		case d.Name == link.VXLANName && d.Up && d.VXLANPort == s.VXLANPort:
@@ -29,14 +25,30 @@ func (k *linuxKernel) facts(s State, fresh bool) (facts, error) {
 			f.ciphers[d.Name] = cipher{ifindex: d.Index}
 		case d.Name == "lo":
 			f.loopback = d.Index
-		case d.IsHost():
-			if a, ok := decodeAlias(d.Alias); ok {
-				f.ports = append(f.ports, port{a, d.Index, names[link.PeerName(a.ID)], d.NetNsID})
-			}
 		}
 	}
-	slices.SortFunc(f.ports, func(a, b port) int { return strings.Compare(a.ID, b.ID) })
 	return f, errors.Join(k.underlay(&f, devices, s.Local), k.forwarding(&f), k.pathsTo(&f, devices, s.Peers, fresh))
+}
+
+func (k *linuxKernel) attached() ([]port, error) {
+	devices, err := k.door.Devices()
+	return portsOf(devices), err
+}
+
+// portsOf are the containers' interfaces among a node's devices, by ID.
+func portsOf(devices map[int]link.Device) []port {
+	names := make(map[string]bool, len(devices))
+	for _, d := range devices {
+		names[d.Name] = true
+	}
+	var out []port
+	for _, d := range devices {
+		if a, ok := decodeAlias(d.Alias); ok && d.IsHost() {
+			out = append(out, port{a, d.Index, names[link.PeerName(a.ID)], d.NetNsID})
+		}
+	}
+	slices.SortFunc(out, func(a, b port) int { return strings.Compare(a.ID, b.ID) })
+	return out
 }
 
 // forwarding looks at iptables' tables.

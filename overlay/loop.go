@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -68,6 +67,8 @@ type kernel interface {
 	// facts reads what objects depend on. Paths to peers may be remembered ones,
 	// unless fresh.
 	facts(s State, fresh bool) (facts, error)
+	// attached reads the containers' interfaces alone.
+	attached() ([]port, error)
 	// read reads all objects of ours.
 	read(facts) (objects, error)
 	// do carries out one operation.
@@ -187,110 +188,6 @@ func (o *Overlay) Set(s State) error {
 	return o.reconcile(false)
 }
 
-// Attach makes a container's interface and returns the name of the end that is
-// to be moved into the container. To attach the same again changes nothing. An
-// older attachment with an address of the new one is removed: its container is
-// gone and nobody said so.
-func (o *Overlay) Attach(a Attachment) (peerName string, err error) {
-	if err := a.check(); err != nil {
-		return "", err
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	f, err := o.facts(o.desired(), false)
-	if err != nil {
-		return "", err
-	}
-	for _, p := range f.ports {
-		if p.ID != a.ID && p.sharesAddress(a) {
-			o.cfg.Logger.Warn("attachment replaced by another with its address", "old", p.ID, "new", a.ID)
-			if err := o.kernel.removePort(p.ID); err != nil {
-				return "", err
-			}
-		}
-	}
-	if err := o.kernel.addPort(a, attachmentMTU(o.desired(), f, a)); err != nil {
-		return "", err
-	}
-	if err := o.reconcile(false); err != nil && !o.holds(a.ID) {
-		return "", errors.Join(fmt.Errorf("attach %s: %w", a.ID, err), o.kernel.removePort(a.ID))
-	}
-	return link.PeerName(a.ID), nil
-}
-
-// holds says whether the kernel has all that an attachment needs.
-func (o *Overlay) holds(id string) bool {
-	f, err := o.facts(o.desired(), false)
-	if err != nil {
-		return false
-	}
-	for _, p := range f.ports {
-		if p.ID != id {
-			continue
-		}
-		w := objects{}
-		o.cfg.Driver.objects().port(w, o.desired(), p)
-		return !missingAny(w, o.held)
-	}
-	return false
-}
-
-func missingAny(want, held objects) bool {
-	for o, v := range want {
-		if held[o] != v {
-			return true
-		}
-	}
-	return false
-}
-
-// Detach removes a container's interface; one that is not there is no error.
-func (o *Overlay) Detach(id string) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if err := o.kernel.removePort(id); err != nil {
-		return err
-	}
-	delete(o.ports, id)
-	if err := o.reconcile(false); err != nil {
-		// The container is detached; what else is wrong is Run's to repair and to tell.
-		o.cfg.Logger.Debug("overlay incomplete after detaching", "id", id, "error", err)
-	}
-	return nil
-}
-
-// Attachments lists the containers' interfaces that there are.
-func (o *Overlay) Attachments() []Attachment {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	f, err := o.facts(o.desired(), false)
-	if err != nil {
-		o.cfg.Logger.Warn("list attachments", "error", err)
-		return nil
-	}
-	out := make([]Attachment, 0, len(f.ports))
-	for _, p := range f.ports {
-		out = append(out, p.Attachment)
-	}
-	return out
-}
-
-// Namespace opens the network namespace of the container that has an address on a network; nil: it is in none yet, or has ended.
-func (o *Overlay) Namespace(vni uint32, addr netip.Addr) (*os.File, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	f, err := o.facts(o.desired(), false)
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range f.ports {
-		if p.VNI == vni && p.nsid >= 0 && slices.ContainsFunc(p.Addrs, func(a netip.Prefix) bool { return a.Addr() == addr }) {
-			return o.kernel.namespace(p.nsid)
-		}
-	}
-	return nil, nil
-}
-
 // facts are the kernel's, and what we found out ourselves. o.mu is held.
 func (o *Overlay) facts(s State, fresh bool) (facts, error) {
 	f, err := o.kernel.facts(s, fresh)
@@ -301,20 +198,6 @@ func (o *Overlay) facts(s State, fresh bool) (facts, error) {
 	}
 	f.ciphers = ciphers
 	return f, err
-}
-
-func (p port) sharesAddress(a Attachment) bool {
-	if p.VNI != a.VNI {
-		return false
-	}
-	for _, x := range p.Addrs {
-		for _, y := range a.Addrs {
-			if x.Addr() == y.Addr() {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // desired is the newest state with what it leaves to the configuration.
@@ -485,13 +368,13 @@ func (o *Overlay) repairOnce(now time.Time, fresh bool) error {
 
 // collect removes interfaces that no container has any more. o.mu is held.
 func (o *Overlay) collect(now time.Time) error {
-	f, err := o.facts(o.desired(), false)
+	ports, err := o.kernel.attached()
 	if err != nil {
 		return err
 	}
 	idle := map[string]time.Time{}
 	var errs []error
-	for _, p := range f.ports {
+	for _, p := range ports {
 		if !p.idle {
 			continue
 		}

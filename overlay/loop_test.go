@@ -45,6 +45,12 @@ func (k *fakeKernel) facts(s State, _ bool) (facts, error) {
 	return f, nil
 }
 
+func (k *fakeKernel) attached() ([]port, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.ports), nil
+}
+
 func (k *fakeKernel) read(facts) (objects, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
