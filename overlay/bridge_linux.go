@@ -81,9 +81,9 @@ func (k *linuxKernel) forwardDrops() (map[string]uint64, error) {
 }
 
 // readForwarding reads the objects of DriverBridge; another driver removes what it finds of them.
-func (k *linuxKernel) readForwarding(held objects) error {
+func (k *linuxKernel) readForwarding(held objects) (err error) {
 	before := len(held)
-	defer func() { k.leftovers = k.path == nil || len(held) > before }()
+	defer func() { k.leftovers = k.path == nil || err != nil || len(held) > before }()
 	e, _, there, err := nft.EdgeOf()
 	if err != nil {
 		return err

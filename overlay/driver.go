@@ -61,7 +61,6 @@ func CanForward() error {
 func tryForwarding(k *linuxKernel) error {
 	s := trialState()
 	w := wantBridgeDevices(s, facts{live: true}, defaultVXLANPort)
-	delete(w, sysctlObject{link.Forwarding6}) // the machine may not speak IPv6
 	for _, o := range diff(w, nil, 0, lastDeviceRank) {
 		if err := k.do(o); err != nil {
 			return err
