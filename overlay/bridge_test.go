@@ -88,36 +88,27 @@ func TestDriftIsRepairedWithoutPrograms(t *testing.T) {
 	l.settle(a, b)
 	l.pings(a.ns, "10.0.1.3")
 	host := "mv" + a.attach[1].ID[:12]
-	for what, d := range map[string]struct {
-		kind string
-		harm func()
-	}{
-		"tunnel deleted":            {"tunnel", func() { l.ip(n.ns, "link", "del", "mesh-vx0") }},
-		"route to a peer deleted":   {"route", func() { l.ip(n.ns, "route", "del", "10.0.1.3", "table", "109") }},
-		"route turned elsewhere":    {"route", func() { l.ip(n.ns, "route", "replace", "10.0.1.3", "dev", "eth0", "proto", "109", "table", "109") }},
-		"route to a container":      {"route", func() { l.ip(n.ns, "route", "del", "10.0.1.2", "table", "109") }},
-		"rule deleted":              {"route", func() { l.ip(n.ns, "rule", "del", "pref", "109") }},
-		"container's MAC changed":   {"interface", func() { l.ip(n.ns, "link", "set", host, "address", "02:42:00:00:00:99") }},
-		"interface deleted":         {"interface", func() { l.ip(n.ns, "link", "del", host) }},
-		"rules flushed":             {"rules", func() { l.nft(n, "flush ruleset") }},
-		"chain flushed":             {"rules", func() { l.nft(n, "flush chain inet meshd_edge arrive") }},
-		"frames refused":            {"rules", func() { l.nft(n, "delete table netdev meshd_arrive") }},
-		"container may not speak":   {"interface", func() { l.nft(n, "flush set inet meshd_edge addrs4") }},
-		"peers forgotten":           {"peer", func() { l.nft(n, "flush set inet meshd_edge peers4") }},
-		"neighbour deleted":         {"neighbour", func() { l.ip(n.ns, "neigh", "del", "10.0.1.2", "dev", host) }},
-		"entry nodes' marks forgot": {"peer", func() { l.nft(n, "flush map inet meshd_edge entries") }},
+	works := func() bool { return ping(a.ns, "10.0.1.3", 8, absence) == nil }
+	for what, d := range map[string]drift{
+		"tunnel deleted":            {"tunnel", func() { l.ip(n.ns, "link", "del", "mesh-vx0") }, works},
+		"route to a peer deleted":   {"route", func() { l.ip(n.ns, "route", "del", "10.0.1.3", "table", "109") }, works},
+		"route turned elsewhere":    {"route", func() { l.ip(n.ns, "route", "replace", "10.0.1.3", "dev", "eth0", "proto", "109", "table", "109") }, works},
+		"route to a container":      {"route", func() { l.ip(n.ns, "route", "del", "10.0.1.2", "table", "109") }, works},
+		"rule deleted":              {"route", func() { l.ip(n.ns, "rule", "del", "pref", "109") }, works},
+		"container's MAC changed":   {"interface", func() { l.ip(n.ns, "link", "set", host, "address", "02:42:00:00:00:99") }, works},
+		"interface deleted":         {"interface", func() { l.ip(n.ns, "link", "del", host) }, works},
+		"rules flushed":             {"rules", func() { l.nft(n, "flush ruleset") }, works},
+		"chain flushed":             {"rules", func() { l.nft(n, "flush chain inet meshd_edge arrive") }, works},
+		"frames refused":            {"rules", func() { l.nft(n, "delete table netdev meshd_arrive") }, works},
+		"container may not speak":   {"interface", func() { l.nft(n, "flush set inet meshd_edge addrs4") }, works},
+		"peers forgotten":           {"peer", func() { l.nft(n, "flush set inet meshd_edge peers4") }, works},
+		"neighbour deleted":         {"neighbour", func() { l.ip(n.ns, "neigh", "del", "10.0.1.2", "dev", host) }, works},
+		"entry nodes' marks forgot": {"peer", func() { l.nft(n, "flush map inet meshd_edge entries") }, works},
 	} {
-		before := n.ask(request{Op: "repairs"}).Repairs[d.kind]
-		d.harm()
-		if !t.Run(what, func(t *testing.T) {
-			l.t = t
-			l.eventually("counted as a repair", func() bool { return n.ask(request{Op: "repairs"}).Repairs[d.kind] > before })
-			l.eventually("works again", func() bool { return ping(a.ns, "10.0.1.3", 8, absence) == nil })
-		}) {
+		if !n.repairs(what, d) {
 			break
 		}
 	}
-	l.t = t
 }
 
 func TestABridgeNodesPeersAreTold(t *testing.T) {

@@ -15,6 +15,19 @@ type drift struct {
 	check func() bool
 }
 
+// repairs has a subtest of its own do harm, and wait until it is counted as repaired and works again.
+func (n *node) repairs(what string, d drift) bool {
+	l, t := n.lab, n.lab.t
+	defer func() { l.t = t }()
+	return t.Run(what, func(t *testing.T) {
+		l.t = t
+		before := n.ask(request{Op: "repairs"}).Repairs[d.kind]
+		d.harm()
+		l.eventually("counted as a repair", func() bool { return n.ask(request{Op: "repairs"}).Repairs[d.kind] > before })
+		l.eventually("works again", d.check)
+	})
+}
+
 func TestDriftIsRepaired(t *testing.T) {
 	for name, env := range map[string][]string{"tcx": nil, "clsact": {"OVERLAY_TEST_NOTCX=1"}} {
 		t.Run(name, func(t *testing.T) { testDriftIsRepaired(t, name, env) })
@@ -78,18 +91,8 @@ func testDriftIsRepaired(t *testing.T, name string, env []string) {
 	for _, program := range []string{"tunnel", "container", "underlay"} {
 		drifts[program+" program detached"] = drift{"program", func() { l.detach(n, name, program, host(a, 1)) }, near13}
 	}
-	repaired := func(what string, d drift) bool {
-		defer func() { l.t = t }()
-		return t.Run(what, func(t *testing.T) {
-			l.t = t
-			before := n.ask(request{Op: "repairs"}).Repairs[d.kind]
-			d.harm()
-			l.eventually("counted as a repair", func() bool { return n.ask(request{Op: "repairs"}).Repairs[d.kind] > before })
-			l.eventually("works again", d.check)
-		})
-	}
 	// First, since other harm leads to the tunnel for a while.
-	ok := repaired("direct ways deleted", drift{"direct", forget("mesh_direct"), near13})
+	ok := n.repairs("direct ways deleted", drift{"direct", forget("mesh_direct"), near13})
 	for what, d := range drifts {
 		if !ok {
 			break
@@ -97,7 +100,7 @@ func testDriftIsRepaired(t *testing.T, name string, env []string) {
 		if name == "clsact" && d.kind != "program" {
 			continue // nothing else depends on it
 		}
-		ok = repaired(what, d)
+		ok = n.repairs(what, d)
 	}
 }
 
