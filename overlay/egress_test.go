@@ -148,7 +148,7 @@ func asksOnce(c net.Conn) error {
 	if _, err := c.Write([]byte("query")); err != nil {
 		return err
 	}
-	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(retry)); err != nil {
 		return err
 	}
 	_, err := c.Read(make([]byte, 100))

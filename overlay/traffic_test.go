@@ -15,10 +15,11 @@ import (
 	"golang.org/x/net/ipv6"
 )
 
-// patience is how long a test waits for a packet that should come; absence is
-// how long for one that should not.
+// patience is how long a test waits for a packet that should come, retry how long if it
+// tries again; absence is how long for one that should not.
 const (
-	patience = 4 * time.Second
+	patience = 20 * time.Second
+	retry    = 4 * time.Second
 	absence  = 300 * time.Millisecond
 )
 
