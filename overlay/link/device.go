@@ -47,8 +47,9 @@ func (d *Door) Devices() (map[int]Device, error) {
 	for _, l := range links {
 		a := l.Attrs()
 		dev := Device{
-			Name: a.Name, Index: a.Index, MTU: a.MTU, Alias: a.Alias,
-			NetNsID: a.NetNsID, Up: a.Flags&net.FlagUp != 0, Ethernet: a.EncapType == "ether", WireGuard: strings.HasPrefix(a.Name, WireGuardPrefix), Silent: a.RawFlags&unix.IFF_NOARP != 0,
+			Name: a.Name, Index: a.Index, MTU: a.MTU, Alias: a.Alias, NetNsID: a.NetNsID,
+			Up: a.Flags&net.FlagUp != 0, Silent: a.RawFlags&unix.IFF_NOARP != 0,
+			Ethernet: a.EncapType == "ether", WireGuard: strings.HasPrefix(a.Name, WireGuardPrefix),
 		}
 		if len(a.HardwareAddr) == len(dev.MAC) {
 			dev.MAC = [6]byte(a.HardwareAddr)
@@ -92,27 +93,31 @@ func (d *Door) PutVXLAN(v VXLAN) error {
 	return d.raise(v)
 }
 
+// raise brings the tunnel device up: one that the kernel forwards to, or one for programs.
 func (d *Door) raise(v VXLAN) error {
 	l, err := d.h.LinkByName(VXLANName)
-	if err == nil && v.MAC == ([6]byte{}) {
-		if err := d.h.LinkSetARPOn(l); err != nil {
-			return fmt.Errorf("%s: %w", VXLANName, err)
-		}
-		return d.up(VXLANName)
-	}
-	if err == nil {
-		err = d.h.LinkSetHardwareAddr(l, v.MAC[:])
-	}
-	if err == nil {
-		err = d.h.LinkSetARPOff(l)
-	}
-	if err == nil {
-		err = forwards(VXLANName)
+	switch {
+	case err != nil:
+	case v.MAC == [6]byte{}:
+		err = d.h.LinkSetARPOn(l)
+	default:
+		err = d.forwardTo(l, v.MAC)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", VXLANName, err)
 	}
 	return d.up(VXLANName)
+}
+
+// forwardTo has the kernel forward to a device of this MAC address, and ask for no neighbours there.
+func (d *Door) forwardTo(l netlink.Link, mac [6]byte) error {
+	if err := d.h.LinkSetHardwareAddr(l, mac[:]); err != nil {
+		return err
+	}
+	if err := d.h.LinkSetARPOff(l); err != nil {
+		return err
+	}
+	return forwards(l.Attrs().Name)
 }
 
 // PutGatewayDevice makes the device that holds the gateway addresses: a dummy,

@@ -90,8 +90,7 @@ func (d *Door) DeleteHop(k HopKey) error {
 
 func hopRoute(k HopKey) *netlink.Route {
 	return &netlink.Route{
-		Dst:   &net.IPNet{IP: k.To.Addr().AsSlice(), Mask: net.CIDRMask(k.To.Bits(), k.To.Addr().BitLen())},
-		Table: int(k.Table), Protocol: routeProtocol,
+		Dst: ipNet(k.To), Table: int(k.Table), Protocol: routeProtocol,
 	}
 }
 

@@ -72,7 +72,7 @@ func (d *Door) DeleteRoute(to netip.Addr) error {
 
 func hostRoute(to netip.Addr) *netlink.Route {
 	return &netlink.Route{
-		Dst:      &net.IPNet{IP: to.AsSlice(), Mask: net.CIDRMask(to.BitLen(), to.BitLen())},
+		Dst:      ipNet(alone(to)),
 		Protocol: routeProtocol,
 	}
 }
@@ -189,7 +189,7 @@ func (d *Door) DeleteGatewayAddr(a netip.Addr) error {
 }
 
 func hostAddr(a netip.Addr) *netlink.Addr {
-	out := &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}}
+	out := &netlink.Addr{IPNet: ipNet(alone(a))}
 	if a.Is6() {
 		out.Flags = unix.IFA_F_NODAD // every node has it, and nobody else is on the device
 	}
@@ -268,4 +268,12 @@ func isDefault(n *net.IPNet) bool {
 func addr(ip net.IP) netip.Addr {
 	a, _ := netip.AddrFromSlice(ip)
 	return a.Unmap()
+}
+
+// alone is the range of one address.
+func alone(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+// ipNet is a range as the library has it, with the address as it is.
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }

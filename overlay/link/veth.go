@@ -124,7 +124,7 @@ func (d *Door) enter(id string, ns netns.NsHandle, addrs []netip.Prefix, gateway
 		return err
 	}
 	for _, a := range addrs {
-		addr := &netlink.Addr{IPNet: &net.IPNet{IP: a.Addr().AsSlice(), Mask: net.CIDRMask(a.Bits(), a.Addr().BitLen())}}
+		addr := &netlink.Addr{IPNet: ipNet(a)}
 		if a.Addr().Is6() {
 			addr.Flags = unix.IFA_F_NODAD // the address is ours to give
 		}
