@@ -107,9 +107,7 @@ func (s *sight) see(self string, members []Member, alive, leaving map[string]boo
 		case alive[m.ID]:
 			s.met[m.ID] = true
 			delete(s.gone, m.ID)
-			if delete(s.left, m.ID); leaving[m.ID] {
-				s.left[m.ID] = true
-			}
+			s.left[m.ID] = leaving[m.ID]
 		case s.met[m.ID]:
 			s.gone[m.ID] = s.gone[m.ID]
 		}
