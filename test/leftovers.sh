@@ -11,7 +11,7 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 	for process in /proc/[0-9]*; do
 		line=$(tr '\0' ' ' <"$process/cmdline") || continue
 		case $line in
-		meshd-lab-init* | *bin/meshd\ * | *dockerd*mesh* | */containerd-shim*mesh* | */go-build*.test\ *)
+		meshd-lab-init* | *bin/meshd\ * | *dockerd*mesh* | *containerd\ --config*mesh* | */containerd-shim*mesh* | */go-build*.test\ *)
 			echo "process ${process#/proc/} started at $(awk '{print $22}' "$process/stat"): ${line:0:120}" ;;
 		esac
 	done

@@ -21,8 +21,8 @@
 //
 // # Where things are
 //
-//	/run/meshd/<lab>/<node>/         meshd.sock docker.sock init.sock meshd.log docker.log init.log; the same path inside the node
-//	/var/lib/meshd-lab/<lab>/<node>/ docker/ (the engine's data), meshd/ (the state directory): survives Kill and Stop
+//	/run/meshd/<lab>/<node>/         {meshd,docker,containerd,init}.{sock,log}; the same path inside the node
+//	/var/lib/meshd-lab/<lab>/<node>/ docker/ containerd/ (the engine's data), meshd/ (the state directory): survives Kill and Stop
 //	/var/lib/meshd-lab/<lab>/lab.json what was made, written before it is made
 //	cgroup /meshd-<lab>/<node>       the node's containers, in every hierarchy
 //

@@ -324,7 +324,7 @@ func (l *Lab) Heal() error {
 }
 
 func (l *Lab) logPath(node, daemon string) string {
-	file := map[string]string{Meshd: "meshd.log", Engine: "docker.log"}[daemon]
+	file := map[string]string{Meshd: "meshd.log", Engine: "docker.log", containerd: "containerd.log"}[daemon]
 	return filepath.Join(runDir(l.name, node), file)
 }
 

@@ -40,6 +40,10 @@ func meshdSocket(lab, node string) string  { return filepath.Join(runDir(lab, no
 func engineSocket(lab, node string) string { return filepath.Join(runDir(lab, node), "docker.sock") }
 func initSocket(lab, node string) string   { return filepath.Join(runDir(lab, node), "init.sock") }
 
+func containerdSocket(lab, node string) string {
+	return filepath.Join(runDir(lab, node), "containerd.sock")
+}
+
 func cgroupParent(lab, node string) string { return "/meshd-" + lab + "/" + node }
 
 // splitGroups turns "node1,node2" "node3" into groups.

@@ -1,26 +1,16 @@
 package lab
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"slices"
 	"syscall"
 	"time"
 
 	"github.com/moby/moby/client"
 	"golang.org/x/sync/errgroup"
-)
-
-// The two daemons of a node, by the names that Signal takes.
-const (
-	Meshd  = "meshd"
-	Engine = "dockerd"
 )
 
 const (
@@ -70,107 +60,6 @@ func (l *Lab) boot(ctx context.Context, r record, n nodeRecord) error {
 		return err
 	}
 	return updateNode(l.name, n.Name, func(n *nodeRecord) { n.Init = p })
-}
-
-// startDaemons starts meshd first, if the lab has it, so that its plugin's socket is there when the engine looks for it.
-func (l *Lab) startDaemons(ctx context.Context, r record, n nodeRecord) error {
-	engine, err := engineCommand(r, n.Name)
-	if err != nil {
-		return err
-	}
-	requests := []request{{Op: "start", Name: Engine, Argv: engine, Log: l.logPath(n.Name, Engine)}}
-	sockets := map[string]string{Engine: engineSocket(l.name, n.Name)}
-	if !r.EngineSwarm {
-		requests = slices.Insert(requests, 0, request{Op: "start", Name: Meshd, Argv: meshdCommand(r, n), Log: l.logPath(n.Name, Meshd)})
-		sockets[Meshd] = meshdSocket(l.name, n.Name)
-	}
-	began := time.Now()
-	for _, req := range requests {
-		req.Env = daemonEnv()
-		if _, err := ask(ctx, l.name, n.Name, req); err != nil {
-			return err
-		}
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	for name, socket := range sockets {
-		group.Go(func() error {
-			if err := l.waitAnswer(ctx, n.Name, name, socket); err != nil {
-				return err
-			}
-			l.say("%s: %s up (%.1fs)", n.Name, name, time.Since(began).Seconds())
-			return nil
-		})
-	}
-	return group.Wait()
-}
-
-// waitAnswer polls the API behind a socket; it gives up when the daemon has ended.
-func (l *Lab) waitAnswer(ctx context.Context, node, daemon, socket string) error {
-	api, err := dial(socket)
-	if err != nil {
-		return err
-	}
-	defer api.Close()
-	ended := false
-	err = poll(ctx, func() error {
-		answer, err := ask(ctx, l.name, node, request{Op: "status"})
-		if ended = err == nil && answer.Running[daemon] == 0; ended {
-			return nil
-		}
-		_, err = api.Ping(ctx, client.PingOptions{})
-		return err
-	})
-	if ended {
-		return fmt.Errorf("%s: %s ended; its last words:\n%s", node, daemon, tail(l.logPath(node, daemon), 10))
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %s does not answer: %w\n%s", node, daemon, err, tail(l.logPath(node, daemon), 10))
-	}
-	return nil
-}
-
-func meshdCommand(r record, n nodeRecord) []string {
-	return []string{
-		cmp.Or(n.Meshd, r.Meshd),
-		"--socket", meshdSocket(r.Name, n.Name),
-		"--engine", "unix://" + engineSocket(r.Name, n.Name),
-		"--state-dir", filepath.Join(stateDir(r.Name, n.Name), "meshd"),
-	}
-}
-
-// engineCommand: no bridge and no packet filter of the engine's own unless asked for, since meshd carries the containers' networks; live-restore as on
-// real nodes; the machine's own daemon.json does not apply.
-func engineCommand(r record, node string) ([]string, error) {
-	lab := r.Name
-	dockerd, err := exec.LookPath("dockerd")
-	if err != nil {
-		return nil, fmt.Errorf("no Docker Engine on this machine (make setup installs it): %w", err)
-	}
-	config := filepath.Join(runDir(lab, node), "docker.json")
-	if err := os.WriteFile(config, []byte("{}\n"), 0o644); err != nil {
-		return nil, err
-	}
-	command := []string{
-		dockerd,
-		"--config-file", config,
-		"--host", "unix://" + engineSocket(lab, node),
-		"--data-root", filepath.Join(stateDir(lab, node), "docker"),
-		"--exec-root", "/run/docker",
-		"--pidfile", "/run/docker.pid",
-		"--cgroup-parent", cgroupParent(lab, node),
-		"--exec-opt", "native.cgroupdriver=cgroupfs",
-		"--userland-proxy=false",
-	}
-	for _, subnet := range r.addresses(hubHost) {
-		command = append(command, "--insecure-registry", subnet.Masked().String()) // one on the lab's own bridge
-	}
-	if !r.EngineSwarm {
-		command = append(command, "--live-restore")
-	}
-	if !r.EngineBridge {
-		command = append(command, "--bridge=none", "--iptables=false", "--ip6tables=false")
-	}
-	return command, nil
 }
 
 // Replace has a node run another build of the daemon, from its next start on: an upgrade.
@@ -310,8 +199,8 @@ func (l *Lab) clearNode(ctx context.Context, node string) error {
 	if err := delNetns(netnsName(l.name, node)); err != nil {
 		return err
 	}
-	for _, socket := range []string{meshdSocket(l.name, node), engineSocket(l.name, node), initSocket(l.name, node)} {
-		if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+	for _, socket := range []func(lab, node string) string{meshdSocket, engineSocket, containerdSocket, initSocket} {
+		if err := os.Remove(socket(l.name, node)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
