@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/prometheus/procfs"
 )
 
 // process is a child of the coordinator that tells of its state of type S.
@@ -120,22 +122,16 @@ type usage struct {
 	rss, peak int64
 }
 
-// used reads /proc (proc(5)).
-func (p *process[S]) used() (u usage, err error) {
-	pid := p.cmd.Process.Pid
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+func (p *process[S]) used() (usage, error) {
+	process, err := procfs.NewProc(p.cmd.Process.Pid)
 	if err != nil {
-		return u, err
+		return usage{}, err
 	}
-	if u.cpu, err = cpuOf(string(stat)); err != nil {
-		return u, err
-	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	stat, err := process.Stat()
 	if err != nil {
-		return u, err
+		return usage{}, err
 	}
-	if u.rss, err = kilobytes(string(status), "VmRSS"); err == nil {
-		u.peak, err = kilobytes(string(status), "VmHWM")
-	}
-	return u, err
+	status, err := process.NewStatus()
+	cpu := time.Duration(stat.CPUTime() * float64(time.Second))
+	return usage{cpu: cpu, rss: int64(status.VmRSS), peak: int64(status.VmHWM)}, err
 }

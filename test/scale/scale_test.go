@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -108,17 +109,22 @@ func TestUntilNoticesTheEnd(t *testing.T) {
 	}
 }
 
-func TestProc(t *testing.T) {
-	if d, err := cpuOf("42 (a b) c) S 1 1 1 0 -1 0 0 0 0 0 150 25 0 0 20 0 1 0 9"); err != nil || d != 1750*time.Millisecond {
-		t.Errorf("got %s, %v", d, err)
+func TestUsed(t *testing.T) {
+	self, err := os.FindProcess(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, err := cpuOf("42 (a b S"); err == nil {
-		t.Error("half a line was read")
-	}
-	if n, err := kilobytes("VmPeak:\t  7 kB\nVmRSS:\t    12 kB\n", "VmRSS"); err != nil || n != 12<<10 {
-		t.Errorf("got %d, %v", n, err)
-	}
-	if _, err := kilobytes("VmPeak:\t  7 kB\n", "VmRSS"); err == nil {
-		t.Error("a field was found that is not there")
+	p := &process[managerState]{cmd: &exec.Cmd{Process: self}}
+	for deadline := time.Now().Add(time.Minute); ; { // the clock of processes has ticks
+		u, err := p.used()
+		if err != nil || u.rss < 1<<20 || u.peak < u.rss {
+			t.Fatalf("%+v, %v", u, err)
+		}
+		if u.cpu > 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("a minute's work took no time")
+		}
 	}
 }

@@ -76,10 +76,11 @@ func inContainers(ctx context.Context, o options) (err error) {
 	for _, c := range []struct{ name, container, server, daemon string }{
 		{"meshd", task, gateway, "meshd"}, {"Docker's embedded resolver", "web", "127.0.0.11", "dockerd"},
 	} {
-		resolver, err := daemonOf(nodes[0].PID, c.daemon)
+		daemons, err := l.Processes(node, c.daemon)
 		if err != nil {
 			return err
 		}
+		resolver := daemons[0]
 		pid, err := engine("inspect", "--format", "{{.State.Pid}}", c.container)
 		if err != nil {
 			return err
@@ -101,28 +102,6 @@ func inContainers(ctx context.Context, o options) (err error) {
 	fmt.Println()
 	head(o)
 	return measure(o, asked, contenders)
-}
-
-// daemonOf finds a node's daemon: it shares the init's mounts.
-func daemonOf(initPID int, name string) (int, error) {
-	mounts, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", initPID))
-	if err != nil {
-		return 0, err
-	}
-	comms, err := filepath.Glob("/proc/[0-9]*/comm")
-	if err != nil {
-		return 0, err
-	}
-	for _, path := range comms {
-		comm, _ := os.ReadFile(path) // it may have ended meanwhile
-		if strings.TrimSpace(string(comm)) != name {
-			continue
-		}
-		if its, _ := os.Readlink(filepath.Join(filepath.Dir(path), "ns/mnt")); its == mounts {
-			return strconv.Atoi(filepath.Base(filepath.Dir(path)))
-		}
-	}
-	return 0, fmt.Errorf("no %s runs on the node", name)
 }
 
 // client runs the docker client with a socket.
