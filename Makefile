@@ -71,9 +71,12 @@ bench-encryption: setup build
 bench-failover: setup build
 	go run ./test/bench -rounds 20 failover
 
-# The same services on Docker Swarm and on meshd.
+# The same services on Docker Swarm and on meshd; then what takes IPVS, in a virtual machine whose kernel has it.
 bench-swarm: setup build
-	go run ./test/bench -rounds 3 swarm
+	test/vm/setup.sh
+	go build -o bin/ ./test/bench ./test/vm
+	bin/bench -rounds 3 swarm
+	bin/vm -kernel 6.12 -memory 4096 -timeout 40m bin/bench -rounds 3 -nodes 2 -tasks 4 -figures requests,update swarm
 
 bench-dns: setup build
 	@test/bench/dns/setup.sh

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/meshd/meshd/test/lab"
+	"github.com/meshd/meshd/test/slowness"
 )
 
 const (
@@ -164,7 +165,7 @@ func (c *creator) raw(ctx context.Context, n int) (time.Duration, error) {
 }
 
 func until(ctx context.Context, done func() (bool, error)) error {
-	tick := time.NewTicker(poll)
+	tick := time.NewTicker(slowness.Stretch(poll))
 	defer tick.Stop()
 	for {
 		ok, err := done()
