@@ -27,9 +27,6 @@ const (
 	Decrypted Program = "decrypted"
 )
 
-// Programs lists all.
-func Programs() []Program { return []Program{Container, Tunnel, Underlay, Local, Decrypted} }
-
 // Slots of mesh_hooks, as in bpf/hook.h.
 const (
 	slotForwardContainer uint32 = 4

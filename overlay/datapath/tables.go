@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"path/filepath"
 
 	"github.com/cilium/ebpf"
 )
@@ -233,16 +232,3 @@ func (t Table[K, V]) each() (map[K]V, error) {
 	}
 	return all, nil
 }
-
-// OpenEndpoints opens the pinned table of endpoints without the data path, for
-// looking into a node's kernel; Close it after use.
-func OpenEndpoints(dir string) (Table[EndpointKey, Endpoint], error) {
-	m, err := ebpf.LoadPinnedMap(filepath.Join(dir, "mesh_endpoints"), nil)
-	if err != nil {
-		return Table[EndpointKey, Endpoint]{}, fmt.Errorf("endpoints: %w", err)
-	}
-	return Table[EndpointKey, Endpoint]{"endpoints", m}, nil
-}
-
-// Close closes a table that was opened by itself.
-func (t Table[K, V]) Close() error { return t.m.Close() }
