@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshd/meshd/certs"
 	"github.com/meshd/meshd/orchestrator/protocol"
+	"github.com/meshd/meshd/orchestrator/remote"
 	"github.com/meshd/meshd/orchestrator/store"
 )
 
@@ -74,6 +75,9 @@ type Dispatcher struct {
 	// nudge wakes the beats loop before its tick.
 	nudge chan struct{}
 	turns turns
+	// pulse is the heartbeat of all sessions, encoded it as it is sent.
+	pulse   *protocol.Message
+	encoded remote.Encoded
 	// ready is closed once the watcher stands.
 	ready chan struct{}
 
@@ -96,8 +100,12 @@ func New(cfg Config) *Dispatcher {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	pulse := &protocol.Message{Heartbeat: cfg.Heartbeat}
+	encoded, _ := remote.Encode(pulse) // a number can be encoded
 	return &Dispatcher{
 		cfg:      cfg,
+		pulse:    pulse,
+		encoded:  encoded,
 		cache:    newCache(cfg.Clock),
 		ledger:   newLedger(2 * cfg.Relay),
 		reports:  make(chan report, 256),

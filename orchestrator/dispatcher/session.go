@@ -278,7 +278,12 @@ func (d *Dispatcher) handleSession(w http.ResponseWriter, r *http.Request) {
 		d.describe(ctx, node, req)
 	}()
 	sender := remote.NewSender(w)
-	err = d.stream(ctx, s, func(m *protocol.Message) error { return sender.Send(m) })
+	err = d.stream(ctx, s, func(m *protocol.Message) error {
+		if m == d.pulse {
+			return sender.SendEncoded(d.encoded)
+		}
+		return sender.Send(m)
+	})
 	end(err)
 	<-described
 	if req.Stopping && errors.Is(err, context.Canceled) {
@@ -348,7 +353,7 @@ func (d *Dispatcher) stream(ctx context.Context, s *session, send func(*protocol
 			case <-s.wake:
 				d.cfg.Store.View(func(v *store.View) { m = s.next(v, d.cache) })
 			case <-idle.C:
-				m = &protocol.Message{Heartbeat: d.cfg.Heartbeat}
+				m = d.pulse
 			}
 		}
 		if err := d.sendTo(s, send, m); err != nil {

@@ -35,7 +35,7 @@ func (d *Dispatcher) begin(ctx context.Context, s *session, send func(*protocol.
 		case d.turns <- struct{}{}:
 			waiting = false
 		case <-idle.C:
-			if err := d.sendTo(s, send, &protocol.Message{Heartbeat: d.cfg.Heartbeat}); err != nil {
+			if err := d.sendTo(s, send, d.pulse); err != nil {
 				return err
 			}
 			idle.Reset(d.untilBeat())

@@ -29,9 +29,9 @@ func (c Constraint) String() string {
 	return c.key + "!=" + c.value
 }
 
-const (
-	keyPattern   = `(?i)^[a-z_][a-z0-9\-_.]+$`
-	valuePattern = `(?i)^[a-z0-9:\-_\s\.\*\(\)\?\+\[\]\\\^\$\|\/]+$`
+var (
+	keyPattern   = regexp.MustCompile(`(?i)^[a-z_][a-z0-9\-_.]+$`)
+	valuePattern = regexp.MustCompile(`(?i)^[a-z0-9:\-_\s\.\*\(\)\?\+\[\]\\\^\$\|\/]+$`)
 )
 
 // ParseConstraints reads KEY==VALUE and KEY!=VALUE expressions as Swarm does.
@@ -54,10 +54,10 @@ func parseConstraint(expr string) (Constraint, error) {
 			continue
 		}
 		c := Constraint{key: strings.TrimSpace(key), equal: op == "==", value: strings.TrimSpace(value)}
-		if !regexp.MustCompile(keyPattern).MatchString(c.key) {
+		if !keyPattern.MatchString(c.key) {
 			return c, fmt.Errorf("key '%s' is invalid", c.key)
 		}
-		if !regexp.MustCompile(valuePattern).MatchString(c.value) {
+		if !valuePattern.MatchString(c.value) {
 			return c, fmt.Errorf("value '%s' is invalid", c.value)
 		}
 		return c, nil

@@ -65,14 +65,35 @@ func Fail(w http.ResponseWriter, err error) {
 	w.Write(data) // as in Reply
 }
 
+// Encoded is a message of a stream as it is sent; it may be sent to many.
+type Encoded []byte
+
+// Encode makes a message ready to be sent.
+func Encode(v any) (Encoded, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxLine {
+		return nil, Errorf(errdefs.ErrResourceExhausted, "message of %d bytes is too large for the stream", len(data))
+	}
+	return append(data, '\n'), nil
+}
+
 // Sender writes the messages of a stream. It may be used by several goroutines.
 type Sender struct {
 	// Patience is how long the receiver may take nothing; ten seconds unless set before the first message.
 	Patience time.Duration
 
-	mu  sync.Mutex
+	mu  sync.Mutex // held while a message is written
 	w   http.ResponseWriter
 	ctl *http.ResponseController
+	// overdue ends the stream. A timer of ours that is hardly ever due costs less than
+	// a deadline, which is the connection's other goroutine's to set and to clear.
+	overdue *time.Timer
+
+	waiting sync.Mutex // guards writing: w is the server's again when its handler has returned
+	writing bool
 }
 
 // NewSender turns the answer to a request into a stream.
@@ -84,24 +105,45 @@ func NewSender(w http.ResponseWriter) *Sender {
 // Send writes one message and flushes it. It fails when the receiver is gone or
 // has taken nothing for too long; the stream is over then.
 func (s *Sender) Send(v any) error {
-	data, err := json.Marshal(v)
+	line, err := Encode(v)
 	if err != nil {
 		return err
 	}
-	if len(data) > maxLine {
-		return Errorf(errdefs.ErrResourceExhausted, "message of %d bytes is too large for the stream", len(data))
-	}
+	return s.SendEncoded(line)
+}
+
+// SendEncoded is Send for a message that is ready.
+func (s *Sender) SendEncoded(line Encoded) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.ctl.SetWriteDeadline(time.Now().Add(s.Patience)); err != nil {
+	s.watch(true)
+	defer s.watch(false)
+	if _, err := s.w.Write(line); err != nil {
 		return err
 	}
-	if _, err := s.w.Write(append(data, '\n')); err != nil {
-		return err
+	return s.ctl.Flush()
+}
+
+// watch begins and ends a time that must not last longer than Patience.
+func (s *Sender) watch(writing bool) {
+	s.waiting.Lock()
+	s.writing = writing
+	s.waiting.Unlock()
+	switch {
+	case !writing:
+		s.overdue.Stop()
+	case s.overdue == nil:
+		s.overdue = time.AfterFunc(s.Patience, s.giveUp)
+	default:
+		s.overdue.Reset(s.Patience)
 	}
-	if err := s.ctl.Flush(); err != nil {
-		return err
+}
+
+// giveUp ends what the receiver does not take.
+func (s *Sender) giveUp() {
+	s.waiting.Lock()
+	defer s.waiting.Unlock()
+	if s.writing {
+		s.ctl.SetWriteDeadline(time.Now().Add(-time.Second)) // of a server that knows none: the connection's end is all there is
 	}
-	// Without this the deadline would end a stream that is merely silent.
-	return s.ctl.SetWriteDeadline(time.Time{})
 }

@@ -20,8 +20,6 @@ type demand struct {
 	preferences []string
 	// meshed are ports of the routing mesh, not to be given to a task.
 	meshed map[hostPort]bool
-	// filters are tried in order; a node counts for the first that it fails.
-	filters []filter
 	// names are those of services by ID.
 	names map[string]publications
 }
@@ -30,7 +28,7 @@ func (d *demand) nameOf(service string) string { return d.names[service].name }
 
 // demandOf reads a template; the host-mode ports are its service's.
 func demandOf(v version, template *swarm.TaskSpec, ports []swarm.PortConfig) demand {
-	d := demand{version: v, ports: ports, filters: filters()}
+	d := demand{version: v, ports: ports}
 	d.rules, d.broken = placement.RulesOf(template)
 	if r := template.Resources; r != nil && r.Reservations != nil {
 		d.reservation = *r.Reservations
@@ -52,24 +50,24 @@ type filter struct {
 	say  func(failed []*node, d *demand) string
 }
 
-func filters() []filter {
-	on := func(what string) func([]*node, *demand) string {
-		return func(failed []*node, _ *demand) string { return what + nodes(len(failed)) }
-	}
-	return []filter{
-		{func(n *node, _ *demand) bool { return placement.Open(n.Node) }, func(failed []*node, _ *demand) string {
-			return fmt.Sprintf("%s not available for new tasks", nodes(len(failed)))
-		}},
-		{hasResources, on("insufficient resources on ")},
-		{func(n *node, d *demand) bool { return d.broken == nil && placement.Match(d.rules.Constraints, n.Node) },
-			on("scheduling constraints not satisfied on ")},
-		{func(n *node, d *demand) bool { return d.rules.Permitted(n.Node) }, on("privileges and devices not allowed on ")},
-		{func(n *node, d *demand) bool { return placement.OnPlatform(d.rules.Platforms, n.Node) }, on("unsupported platform on ")},
-		{hasPorts, sayPorts},
-		{func(n *node, d *demand) bool {
-			return d.maxReplicas == 0 || n.byService[d.version.service] < int(d.maxReplicas)
-		}, func([]*node, *demand) string { return "max replicas per node limit exceed" }},
-	}
+// filters are tried in order; a node counts for the first that it fails.
+var filters = []filter{
+	{func(n *node, _ *demand) bool { return placement.Open(n.Node) }, func(failed []*node, _ *demand) string {
+		return fmt.Sprintf("%s not available for new tasks", nodes(len(failed)))
+	}},
+	{hasResources, on("insufficient resources on ")},
+	{func(n *node, d *demand) bool { return d.broken == nil && placement.Match(d.rules.Constraints, n.Node) },
+		on("scheduling constraints not satisfied on ")},
+	{func(n *node, d *demand) bool { return d.rules.Permitted(n.Node) }, on("privileges and devices not allowed on ")},
+	{func(n *node, d *demand) bool { return placement.OnPlatform(d.rules.Platforms, n.Node) }, on("unsupported platform on ")},
+	{hasPorts, sayPorts},
+	{func(n *node, d *demand) bool {
+		return d.maxReplicas == 0 || n.byService[d.version.service] < int(d.maxReplicas)
+	}, func([]*node, *demand) string { return "max replicas per node limit exceed" }},
+}
+
+func on(what string) func([]*node, *demand) string {
+	return func(failed []*node, _ *demand) string { return what + nodes(len(failed)) }
 }
 
 func nodes(n int) string {
@@ -96,8 +94,8 @@ func (d *demand) fits(n *node) bool { return d.failed(n) < 0 }
 
 // failed is the first filter that a node fails, -1 if none.
 func (d *demand) failed(n *node) int {
-	for i := range d.filters {
-		if !d.filters[i].pass(n, d) {
+	for i := range filters {
+		if !filters[i].pass(n, d) {
 			return i
 		}
 	}
@@ -106,7 +104,7 @@ func (d *demand) failed(n *node) int {
 
 // refusal says why none of these nodes, by ID, qualifies.
 func (d *demand) refusal(all []*node) string {
-	failed := make([][]*node, len(d.filters))
+	failed := make([][]*node, len(filters))
 	for _, n := range all {
 		if i := d.failed(n); i >= 0 {
 			failed[i] = append(failed[i], n)
@@ -115,7 +113,7 @@ func (d *demand) refusal(all []*node) string {
 	var reasons []string
 	for i, ns := range failed {
 		if len(ns) > 0 {
-			reasons = append(reasons, d.filters[i].say(ns, d))
+			reasons = append(reasons, filters[i].say(ns, d))
 		}
 	}
 	if len(reasons) == 0 {

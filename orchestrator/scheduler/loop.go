@@ -22,10 +22,9 @@ type Config struct {
 
 // Loop places the tasks of the cluster.
 type Loop struct {
-	cfg   Config
-	nodes map[string]*node
-	// orders are the nodes in order, by the rules that they satisfy.
-	orders map[string]*order
+	cfg    Config
+	nodes  map[string]*node
+	orders *orders
 	// tasks are those entered on nodes.
 	tasks  map[string]entry
 	specs  map[version]*store.Spec
@@ -63,20 +62,22 @@ func (l *Loop) Run(ctx context.Context) error {
 
 // Reset implements control.Loop.
 func (l *Loop) Reset(v *store.View) {
-	l.nodes, l.orders, l.tasks = map[string]*node{}, map[string]*order{}, map[string]entry{}
-	l.specs, l.shares, l.services = map[version]*store.Spec{}, map[version]*share{}, map[string]publications{}
+	services, tasks := v.Services(), v.Tasks()
+	l.nodes, l.orders, l.tasks = map[string]*node{}, newOrders(), make(map[string]entry, len(tasks))
+	l.specs, l.shares = make(map[version]*store.Spec, len(services)), make(map[version]*share, len(services))
+	l.services = make(map[string]publications, len(services))
 	l.pending, l.stuck, l.queue = map[string]*store.Task{}, map[string]*store.Task{}, nil
 	l.uneven = map[string]time.Time{}
 	for _, n := range v.Nodes() {
 		l.observeNode(n, false)
 	}
-	for _, s := range v.Services() {
+	for _, s := range services {
 		l.observeService(s)
 		for _, spec := range v.SpecsOf(s.ID) {
 			l.specs[version{s.ID, spec.Number}] = spec
 		}
 	}
-	for _, t := range v.Tasks() {
+	for _, t := range tasks {
 		if spec := v.Spec(t.ServiceID, t.SpecVersion); spec != nil {
 			l.specs[versionOf(t)] = spec // of a removed service, too
 		}
@@ -96,6 +97,7 @@ func (l *Loop) Observe(e store.Event) {
 		if l.specs[v] = o; gone {
 			delete(l.specs, v)
 			delete(l.shares, v)
+			l.orders.forget(v)
 		}
 	case *store.Service:
 		if l.observeService(o); gone {
@@ -129,9 +131,7 @@ func (l *Loop) observeNode(o *store.Node, gone bool) {
 	if gone {
 		delete(l.nodes, o.ID)
 	}
-	for _, o := range l.orders {
-		o.look(n, gone)
-	}
+	l.orders.each(func(o *order) { o.look(n, gone) })
 }
 
 func (l *Loop) observeService(s *store.Service) {
@@ -220,16 +220,16 @@ func (l *Loop) enter(t *store.Task) {
 		n.put(t.ID, before.use, -1)
 		l.retry = l.retry || before.active && !u.active
 	}
-	n.put(t.ID, u, 1)
-	l.tasks[t.ID] = entry{u, n}
+	l.put(t.ID, n, u)
+}
+
+func (l *Loop) put(id string, n *node, u use) {
+	n.put(id, u, 1)
+	l.tasks[id] = entry{u, n}
 	l.move(n)
 }
 
-func (l *Loop) move(n *node) {
-	for _, o := range l.orders {
-		o.move(n)
-	}
-}
+func (l *Loop) move(n *node) { l.orders.each(func(o *order) { o.move(n) }) }
 
 // leave takes a task off its node, and says whether it was on one.
 func (l *Loop) leave(id string) bool {

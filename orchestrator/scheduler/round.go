@@ -38,10 +38,14 @@ func byVersion(a, b *store.Task) int {
 		cmp.Compare(a.Slot, b.Slot), cmp.Compare(a.ID, b.ID))
 }
 
-// result is what became of a task: a placed copy, or one that says why not.
+// result is what became of a task that waited.
 type result struct {
-	task   *store.Task
-	reason string
+	task *store.Task
+	// reason is why no node qualifies; empty: it goes to one.
+	reason   string
+	node     string
+	generics []swarm.GenericResource
+	ports    []swarm.PortConfig
 }
 
 // batch places the first of the pending tasks.
@@ -55,8 +59,9 @@ func (l *Loop) batch(ctx context.Context) error {
 		taken++
 	}
 	slices.SortFunc(tasks, byVersion)
-	results := l.place(tasks, time.Now().UTC())
-	if err := l.propose(ctx, results); err != nil {
+	now := time.Now().UTC()
+	results := l.place(tasks, now)
+	if err := l.propose(ctx, results, now); err != nil {
 		for _, r := range results {
 			l.leave(r.task.ID)
 		}
@@ -77,7 +82,7 @@ func (l *Loop) settle(results []result) {
 			id := r.task.ID
 			now := v.Task(id)
 			delete(l.pending, id)
-			if r.reason == "" && now != nil && tasklife.Placed(now) && now.NodeID == r.task.NodeID {
+			if r.reason == "" && now != nil && tasklife.Placed(now) && now.NodeID == r.node {
 				continue
 			}
 			l.leave(id)
@@ -89,8 +94,11 @@ func (l *Loop) settle(results []result) {
 // group are the tasks of one version in a batch.
 type group struct {
 	*demand
-	order   *order
-	now     time.Time
+	order *order
+	now   time.Time
+	// crowded: nearly all nodes have tasks of the service; own is its own order, if it has one.
+	crowded bool
+	own     *order
 	ranking *ranking // nil: not needed so far
 	reason  string   // why no node is left
 }
@@ -112,7 +120,7 @@ func (l *Loop) place(tasks []*store.Task, now time.Time) []result {
 func (l *Loop) demand(v version) *demand {
 	s := l.specs[v]
 	if s == nil {
-		return &demand{version: v, filters: filters()}
+		return &demand{version: v}
 	}
 	d := demandOf(v, &s.Template, l.services[v.service].host)
 	d.names = l.services
@@ -123,21 +131,14 @@ func (l *Loop) demand(v version) *demand {
 }
 
 func (l *Loop) placeOne(t *store.Task, g *group) result {
-	next := *t
-	var n *node
-	reason := ""
-	if t.NodeID != "" { // a global service's
-		n, reason = l.bound(t.NodeID, g.demand)
-		if n != nil {
-			l.assign(&next, n, g)
-		}
-	} else if n = l.choose(&next, g); n == nil {
-		reason = g.reason
+	if t.NodeID == "" {
+		return l.choose(t, g)
 	}
+	n, reason := l.bound(t.NodeID, g.demand) // a global service's
 	if n == nil {
-		next.Status.Err = reason
+		return result{task: t, reason: reason}
 	}
-	return result{&next, reason}
+	return l.assign(t, n, g)
 }
 
 // bound is the node of a task that can run nowhere else, nil if it cannot run there.
@@ -152,57 +153,77 @@ func (l *Loop) bound(id string, d *demand) (*node, string) {
 	return n, ""
 }
 
-// choose assigns the task to the best of all nodes, and returns nil if none is left.
-func (l *Loop) choose(t *store.Task, g *group) *node {
+// choose assigns the task to the best of all nodes, or says why none is left.
+func (l *Loop) choose(t *store.Task, g *group) (r result) {
 	if g.ranking == nil && len(g.preferences) == 0 {
-		if n := g.order.first(g.demand, g.now); n != nil {
-			l.assign(t, n, g)
-			return n
+		if n := l.first(g); n != nil {
+			return l.assign(t, n, g)
 		}
 	}
 	if g.reason != "" {
-		return nil
+		return result{task: t, reason: g.reason}
 	}
 	if g.ranking == nil {
 		g.ranking = rank(slices.Collect(maps.Keys(g.order.at)), g.demand, g.now)
 	}
-	n := g.ranking.best(func(n *node) { l.assign(t, n, g) })
-	if n == nil {
+	if n := g.ranking.best(func(n *node) { r = l.assign(t, n, g) }); n == nil {
 		g.reason = g.refusal(slices.SortedFunc(maps.Values(l.nodes), func(a, b *node) int { return cmp.Compare(a.ID, b.ID) }))
+		return result{task: t, reason: g.reason}
 	}
-	return n
+	return r
+}
+
+// first is the best of all nodes if that is found without a look at each, else nil.
+func (l *Loop) first(g *group) *node {
+	if !g.crowded {
+		if n := g.order.first(g.demand, g.now); n != nil {
+			return n
+		}
+		g.own, g.crowded = l.ownOrder(g.demand), true
+	}
+	if g.own == nil {
+		return nil
+	}
+	return g.own.first(g.demand, g.now)
 }
 
 // assign gives the task to a node that fits, and enters it there.
-func (l *Loop) assign(t *store.Task, n *node, g *group) {
-	t.NodeID = n.ID
-	t.GenericResources, _ = n.generics(g.reservation.GenericResources)
-	t.Status = swarm.TaskStatus{Timestamp: g.now, State: swarm.TaskStateAssigned, Message: "scheduler assigned task to node"}
-	t.Status.PortStatus.Ports, _ = n.give(g.demand)
-	l.enter(t)
+func (l *Loop) assign(t *store.Task, n *node, g *group) result {
+	r := result{task: t, node: n.ID}
+	r.generics, _ = n.generics(g.reservation.GenericResources)
+	r.ports, _ = n.give(g.demand)
+	l.put(t.ID, n, use{share: l.share(versionOf(t)), active: tasklife.Wanted(t), own: ownOf(r.generics, portsOf(r.ports))})
+	return r
 }
 
 // propose stores the results, leaving out what is not so any more.
-func (l *Loop) propose(ctx context.Context, results []result) error {
+func (l *Loop) propose(ctx context.Context, results []result, at time.Time) error {
 	return store.Transact(ctx, l.cfg.Store, l.cfg.Proposer, func(tx *store.Tx) error {
 		for _, r := range results {
 			now := tx.Task(r.task.ID)
-			if now == nil || !waits(now) || now.NodeID != "" && now.NodeID != r.task.NodeID {
+			if now == nil || !waits(now) {
 				continue
 			}
-			next := *now
-			switch {
-			case r.reason == "" && !placement.Open(tx.Node(r.task.NodeID)):
-				continue
-			case r.reason == "":
-				next.NodeID, next.Status, next.GenericResources = r.task.NodeID, r.task.Status, r.task.GenericResources
-			case now.Status.Err == r.reason:
-				continue
-			default:
-				next.Status.Err = r.reason
+			if next := r.on(now, at); next != nil && (r.reason != "" || placement.Open(tx.Node(r.node))) {
+				tx.Update(next)
 			}
-			tx.Update(&next)
 		}
 		return nil
 	})
+}
+
+// on is the task as it becomes by the result, nil if that changes nothing.
+func (r result) on(now *store.Task, at time.Time) *store.Task {
+	if r.reason == now.Status.Err && r.reason != "" || now.NodeID != "" && r.reason == "" && now.NodeID != r.node {
+		return nil
+	}
+	next := *now
+	if r.reason != "" {
+		next.Status.Err = r.reason
+		return &next
+	}
+	next.NodeID, next.GenericResources = r.node, r.generics
+	next.Status = swarm.TaskStatus{Timestamp: at, State: swarm.TaskStateAssigned, Message: "scheduler assigned task to node"}
+	next.Status.PortStatus.Ports = r.ports
+	return &next
 }

@@ -231,14 +231,16 @@ func (c Change) result(old Object) Object {
 // check refuses a batch that was built on a state that is no longer so. A batch
 // may touch an object once only; Tx users merge their changes per object.
 func (v *View) check(b Batch) error {
-	seen := make(map[string]bool, len(b.Changes))
-	names := map[string]bool{}
+	type id struct {
+		kind Kind
+		key  string
+	}
+	seen, names := make(map[id]bool, len(b.Changes)), map[id]bool{}
 	for _, c := range b.Changes {
-		id := string(c.Kind) + "/" + c.Key
-		if seen[id] {
+		if seen[id{c.Kind, c.Key}] {
 			return fmt.Errorf("%s %s is changed twice in one batch: %w", c.Kind, c.Key, ErrSequence)
 		}
-		seen[id] = true
+		seen[id{c.Kind, c.Key}] = true
 		old := v.lookup(c.Kind, c.Key)
 		switch {
 		case c.Action == Create && old != nil:
@@ -248,11 +250,10 @@ func (v *View) check(b Batch) error {
 		}
 		if c.Action == Create {
 			name := nameOf(c.Object)
-			slot := string(c.Kind) + "/" + name
-			if name != "" && (v.named(c.Kind, name) || names[slot]) {
+			if name != "" && (v.named(c.Kind, name) || names[id{c.Kind, name}]) {
 				return fmt.Errorf("%s %s: %w", c.Kind, name, ErrNameConflict)
 			}
-			names[slot] = true
+			names[id{c.Kind, name}] = true
 		}
 	}
 	return nil
