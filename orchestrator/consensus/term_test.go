@@ -9,9 +9,10 @@ import (
 
 func TestNothingIsProposedAfterTheTerm(t *testing.T) {
 	c := newCluster(t, 3)
-	lead := c.leader(c.peers...)
+	var lead, next *peer
 	var term store.Proposer
 	eventually(t, time.Minute, "the leader may propose", func() bool {
+		lead = c.leader(c.peers...)
 		term = lead.AsLeader()
 		_, err := term.Propose(ctx(t), createConfig("before"))
 		return err == nil
@@ -21,8 +22,10 @@ func TestNothingIsProposedAfterTheTerm(t *testing.T) {
 	if _, err := term.Propose(ctx(t), createConfig("between")); err == nil {
 		t.Error("a change of an earlier term was made under another leader")
 	}
-	next := c.leader(c.peers...)
-	eventually(t, time.Minute, "the new leader's store is complete", func() bool { return next.readyTerm.Load() != 0 })
+	eventually(t, time.Minute, "the new leader's store is complete", func() bool {
+		next = c.leader(c.peers...)
+		return next.readyTerm.Load() != 0
+	})
 	must(t, next.TransferLeadership(ctx(t)))
 	if _, err := term.Propose(ctx(t), createConfig("after")); err == nil {
 		t.Error("a change of an earlier term was made in a later one")
