@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"hash/fnv"
 	"net/netip"
 	"slices"
 
@@ -29,10 +30,10 @@ func (arriveObject) rank() rank  { return rankArrive }
 func (nodeObject) rank() rank    { return rankNode }
 
 // nodeMAC is what the frames of a node's tunnel bear as their source, so that a node where
-// connections enter is known by its frames: the last bytes of its address ("n").
+// connections enter is known by its frames ("n").
 func nodeMAC(node netip.Addr) datapath.MAC {
-	b := node.As16()
-	mac := datapath.MAC{0x02, 0x6e, b[12], b[13], b[14], b[15]}
+	b := short(node)
+	mac := datapath.MAC{0x02, 0x6e, b[0], b[1], b[2], b[3]}
 	if mac[2] == 0xd5 && mac[3] == 0 { // MESH_NOTE_RETURN of datapath/bpf/hook.h
 		mac[2]--
 	}
@@ -42,8 +43,19 @@ func nodeMAC(node netip.Addr) datapath.MAC {
 // nodeMark stands for a node in packets and connections, and is the number of the table that
 // leads back to it.
 func nodeMark(node netip.Addr) uint32 {
-	b := node.As16()
-	return nft.MarkPrefix | uint32(b[13])<<16 | uint32(b[14])<<8 | uint32(b[15])
+	b := short(node)
+	return nft.MarkPrefix | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+}
+
+// short stands for a node's address: an IPv4 one itself, a digest of an IPv6 one, whose last
+// bytes many nodes may have in common (every link's ::1).
+func short(node netip.Addr) [4]byte {
+	if node = node.Unmap(); node.Is4() {
+		return node.As4()
+	}
+	digest := fnv.New32a()
+	digest.Write(node.AsSlice())
+	return [4]byte(digest.Sum(nil))
 }
 
 func edgePeer(node netip.Addr) nft.EdgePeer {

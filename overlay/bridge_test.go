@@ -134,6 +134,21 @@ func TestABridgeNodesPeersAreTold(t *testing.T) {
 	}
 }
 
+func TestNodesAreToldApart(t *testing.T) {
+	marks, macs := map[uint32]netip.Addr{}, map[[6]byte]netip.Addr{}
+	for _, s := range []string{"192.0.2.1", "192.0.2.2", "192.0.3.1", "10.1.0.5", "10.2.0.5", "2001:db8:0:1::1", "2001:db8:0:2::1", "2001:db8:0:100::1", "fd00::1"} {
+		a := netip.MustParseAddr(s)
+		mark, mac := nodeMark(a), nodeMAC(a)
+		if other, taken := marks[mark]; taken || mark&^0xffffff != nft.MarkPrefix {
+			t.Errorf("%s has mark %x, and so has %s", a, mark, other)
+		}
+		if other, taken := macs[mac]; taken {
+			t.Errorf("%s has MAC %x, and so has %s", a, mac, other)
+		}
+		marks[mark], macs[mac] = a, a
+	}
+}
+
 func TestTheDriverIsChosenByWhatTheKernelHas(t *testing.T) {
 	if _, _, err := Choose("fast"); err == nil {
 		t.Error("an unknown driver is taken")
