@@ -291,13 +291,12 @@ static __always_inline __u32 limit_for(const struct packet *p)
 }
 
 /*
- * too_big tells the sender how long packets may be (RFC 1191, RFC 8201). IPv4 packets
- * that may be fragmented are dropped with the others: who could do that is behind.
+ * too_big tells the sender how long packets may be (RFC 1191, RFC 8201). So it is with IPv4 packets that may be fragmented, such as the parts
+ * of a long datagram: nobody behind does that, and senders take the word all the same.
  */
 static __always_inline int too_big(struct __sk_buff *skb, const struct packet *p, __u32 limit)
 {
 	struct icmp icmp = {};
-	__be16 fragment = 0;
 
 	drop(DROP_TOO_BIG);
 	icmp.rest = bpf_htonl(limit);
@@ -305,7 +304,7 @@ static __always_inline int too_big(struct __sk_buff *skb, const struct packet *p
 		icmp.type = ICMP6_TOO_BIG;
 		return error6(skb, p, icmp, sizeof(struct ipv6hdr) + FRAGMENT6 + 8);
 	}
-	if (bpf_skb_load_bytes(skb, L3 + offsetof(struct iphdr, frag_off), &fragment, 2) || !(fragment & bpf_htons(0x4000)))
+	if (p->later) /* it quotes no port: its first part does */
 		return TC_ACT_SHOT;
 	icmp.type = ICMP_UNREACHABLE;
 	icmp.code = ICMP_TOO_BIG;
