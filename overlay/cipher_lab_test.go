@@ -1,16 +1,12 @@
 package overlay
 
 import (
-	"bytes"
-	"encoding/binary"
 	"fmt"
 	"net"
-	"net/netip"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/meshd/meshd/overlay/overlaytest"
 )
 
 // encryptedLab has nodes whose user networks are encrypted.
@@ -31,93 +27,24 @@ func (l *lab) spreadKeys(containers ...*container) {
 	}
 }
 
-// wire counts what passes a node's own device.
-type wire struct {
-	fd int
-	// sealed are packets of WireGuard, clear all others with one of the secrets.
-	sealed, clear atomic.Int64
-}
-
-// secret is in every payload of these tests.
-const secret = "what nobody on the wire may read"
-
-// capture looks at all frames that a node sends and receives until the test ends: for
-// secret, and for two inner addresses beside each other, as in the header of a packet.
-func (l *lab) capture(ns string, inner ...[2]string) *wire {
+// capture looks at all frames that a node sends and receives until the test ends.
+func (l *lab) capture(ns string, inner ...[2]string) *overlaytest.Wire {
 	l.t.Helper()
-	w := &wire{}
-	l.within(ns, func() error {
-		dev, err := net.InterfaceByName("eth0")
-		if err != nil {
-			return err
-		}
-		all := binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL})
-		if w.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(all)); err != nil {
-			return err
-		}
-		_ = unix.SetsockoptInt(w.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20)
-		_ = unix.SetsockoptTimeval(w.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 100000})
-		return unix.Bind(w.fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: dev.Index})
+	var w *overlaytest.Wire
+	l.within(ns, func() (err error) {
+		w, err = overlaytest.Tap("eth0", defaultWireGuardPort, inner...)
+		return err
 	})
-	secrets := [][]byte{[]byte(secret)}
-	for _, pair := range inner {
-		for i := range 2 {
-			secrets = append(secrets, append(netip.MustParseAddr(pair[i]).AsSlice(), netip.MustParseAddr(pair[1-i]).AsSlice()...))
-		}
-	}
-	stop, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		w.read(stop, secrets)
-	}()
-	l.t.Cleanup(func() { close(stop); <-done; _ = unix.Close(w.fd) })
+	l.t.Cleanup(w.Close)
 	return w
 }
 
-func (w *wire) read(stop chan struct{}, secrets [][]byte) {
-	buf := make([]byte, 1<<17)
-	for {
-		select {
-		case <-stop:
-			return
-		default:
-		}
-		n, _, err := unix.Recvfrom(w.fd, buf, 0)
-		if err != nil {
-			continue // nothing came
-		}
-		if isSealed(buf[:n]) {
-			w.sealed.Add(1)
-		}
-		for _, s := range secrets {
-			if bytes.Contains(buf[:n], s) {
-				w.clear.Add(1)
-			}
-		}
-	}
-}
-
-// tellsNothing fails the test unless what was seen is encrypted. Packets are looked at some time after they are sent.
-func (l *lab) tellsNothing(w *wire) {
+// tellsNothing fails the test unless what was seen is encrypted.
+func (l *lab) tellsNothing(w *overlaytest.Wire) {
 	l.t.Helper()
-	l.eventually("encrypted packets are seen", func() bool { return w.sealed.Load() > 0 })
-	if n := w.clear.Load(); n != 0 {
-		l.t.Errorf("on the wire: %d encrypted packets, %d that say something", w.sealed.Load(), n)
+	if err := w.OnlySealed(); err != nil {
+		l.t.Error(err)
 	}
-}
-
-// isSealed tells UDP packets between WireGuard's ports.
-func isSealed(frame []byte) bool {
-	const ether, ip4, ip6 = 14, 20, 40
-	at := ether + ip4
-	switch {
-	case len(frame) > ether+ip6+4 && frame[12] == 0x86 && frame[ether+6] == unix.IPPROTO_UDP:
-		at = ether + ip6
-	case len(frame) <= ether+ip4+4 || frame[12] != 0x08 || frame[ether+9] != unix.IPPROTO_UDP:
-		return false
-	}
-	port := binary.BigEndian.Uint16(frame[at+2:])
-	return port == defaultWireGuardPort || port == defaultWireGuardPort+1
 }
 
 // talk sends the secret by TCP and UDP to an echo server, and has it back.
@@ -141,12 +68,12 @@ func say(ns, network, to string) error {
 			return err
 		}
 	}
-	if _, err := c.Write([]byte(secret)); err != nil {
+	if _, err := c.Write([]byte(overlaytest.Secret)); err != nil {
 		return err
 	}
-	back := make([]byte, len(secret))
+	back := make([]byte, len(overlaytest.Secret))
 	n, err := c.Read(back)
-	if err == nil && string(back[:n]) != secret {
+	if err == nil && string(back[:n]) != overlaytest.Secret {
 		err = fmt.Errorf("%q came back", back[:n])
 	}
 	return err
@@ -194,7 +121,7 @@ func TestEncryptedNetworksShowNothingOnTheWire(t *testing.T) {
 			l.encrypted = false
 			l.settle(a, near, b)
 			l.talk(a.ns, "10.0.1.4")
-			l.eventually("the capture sees what is in the clear", func() bool { return wire.clear.Load() > 0 })
+			l.eventually("the capture sees what is in the clear", func() bool { return wire.Clear() > 0 })
 		})
 	}
 }

@@ -264,7 +264,7 @@ func TestNothingIsSentInTheClearInstead(t *testing.T) {
 		l.pingsNot(a.ns, "10.0.1.3")
 		return l.nodes[0].ask(request{Op: "drops"}).Drops["not-encrypted"] > 0
 	})
-	if n := wire.clear.Load(); n != 0 {
+	if n := wire.Clear(); n != 0 {
 		t.Errorf("%d packets that say something", n)
 	}
 	l.settle(a, b)

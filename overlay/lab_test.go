@@ -25,6 +25,7 @@ import (
 
 	"github.com/meshd/meshd/overlay/datapath"
 	"github.com/meshd/meshd/overlay/link"
+	"github.com/meshd/meshd/overlay/overlaytest"
 	"github.com/meshd/meshd/overlay/wireguard"
 )
 
@@ -89,7 +90,7 @@ type response struct {
 }
 
 func serveDaemon(dir string) error {
-	if err := ownRun(dir); err != nil {
+	if err := overlaytest.OwnRun(dir); err != nil {
 		return err
 	}
 	o, err := New(Config{
@@ -122,22 +123,6 @@ func serveDaemon(dir string) error {
 	}
 	cancel()
 	return errors.Join(<-ran, o.Close())
-}
-
-// ownRun gives the daemon a /run of its own, with the sockets of its helpers, which
-// survive it in dir: other nodes of the lab have such of the same names.
-func ownRun(dir string) error {
-	sockets := filepath.Join(dir, "wireguard")
-	if err := os.MkdirAll(sockets, 0o700); err != nil {
-		return err
-	}
-	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, ""); err != nil {
-		return fmt.Errorf("mount a /run of its own: %w", err)
-	}
-	if err := os.Mkdir("/run/wireguard", 0o700); err != nil {
-		return err
-	}
-	return unix.Mount(sockets, "/run/wireguard", "", unix.MS_BIND, "")
 }
 
 func handle(o *Overlay, q request) (r response) {

@@ -11,13 +11,18 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/meshd/meshd/ipvs"
 	"github.com/meshd/meshd/ipvs/ebpf"
 	"github.com/meshd/meshd/ipvs/kernel"
 	"github.com/meshd/meshd/overlay"
+	"github.com/meshd/meshd/overlay/overlaytest"
+	"github.com/meshd/meshd/overlay/wireguard"
 )
 
 // With this variable set the test binary is a node's daemon: it serves commands
@@ -25,6 +30,12 @@ import (
 const daemonEnv = "DATAPLANE_TEST_RUNDIR"
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == wireguard.HelperCommand {
+		if err := wireguard.Serve(os.Args[2:]); err != nil {
+			os.Exit(1)
+		}
+		return
+	}
 	if dir := os.Getenv(daemonEnv); dir != "" {
 		if err := serve(dir); err != nil {
 			fmt.Fprintln(os.Stderr, "daemon:", err)
@@ -41,22 +52,29 @@ type request struct {
 	IPVS    *ipvs.State
 	Attach  *overlay.Attachment
 	Stats   bool
+	Keys    bool
 }
 
 type response struct {
 	Peer  string
+	Keys  []wireguard.PublicKey
 	Drops map[string]uint64
 	Err   string
 }
 
 func serve(dir string) error {
+	if err := overlaytest.OwnRun(dir); err != nil {
+		return err
+	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	// A balancer that asks the packet filter is the usual one.
 	admit := os.Getenv("DATAPLANE_TEST_BYPASS") == ""
 	if admit && !overlay.CanAdmit() {
 		return errors.New("this kernel cannot ask the packet filter about published ports")
 	}
-	o, err := overlay.New(overlay.Config{Admit: admit, RunDir: dir, Resync: time.Second, Logger: log, NoTCX: os.Getenv("DATAPLANE_TEST_NOTCX") != ""})
+	o, err := overlay.New(overlay.Config{
+		Admit: admit, RunDir: dir, KeyFile: filepath.Join(dir, "wireguard.json"), Resync: time.Second, Logger: log, NoTCX: os.Getenv("DATAPLANE_TEST_NOTCX") != "",
+	})
 	if err != nil {
 		return err
 	}
@@ -117,6 +135,9 @@ func handle(o *overlay.Overlay, b ipvs.Balancer, counts *ebpf.Balancer, q reques
 	case q.Attach != nil:
 		r.Peer, err = o.Attach(*q.Attach)
 		return r, err
+	case q.Keys:
+		r.Keys, _ = o.Keys()
+		return r, nil
 	}
 	if r.Drops, err = o.Drops(); err != nil {
 		return r, err
@@ -139,6 +160,7 @@ func startDaemon(t *testing.T, ns, dir string, env []string) (*daemon, error) {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(append(os.Environ(), daemonEnv+"="+dir), env...)
 	cmd.Stderr = &logWriter{t, ns}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err

@@ -30,10 +30,10 @@ func (l *lab) serve(ns string, port int) {
 	var packets net.PacketConn
 	l.check(in(ns, func() (err error) {
 		at := fmt.Sprintf(":%d", port)
-		if listener, err = net.Listen("tcp4", at); err != nil {
+		if listener, err = net.Listen("tcp", at); err != nil {
 			return err
 		}
-		packets, err = net.ListenPacket("udp4", at)
+		packets, err = net.ListenPacket("udp", at)
 		return err
 	}))
 	l.t.Cleanup(func() { _, _ = listener.Close(), packets.Close() })
@@ -138,11 +138,15 @@ func (s *session) echo(network string, size int) error {
 	if err := s.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		return err
 	}
-	data := bytes.Repeat([]byte("0123456789abcdef"), size/16+1)[:size]
+	return s.mirrors(network, bytes.Repeat([]byte("0123456789abcdef"), size/16+1)[:size])
+}
+
+// mirrors sends data, which must come back.
+func (s *session) mirrors(network string, data []byte) error {
 	if strings.HasPrefix(network, "udp") {
 		back, err := s.exchange(data)
 		if err == nil && !bytes.Equal(back, data) {
-			err = fmt.Errorf("%d of %d bytes came back", len(back), size)
+			err = fmt.Errorf("%d of %d bytes came back", len(back), len(data))
 		}
 		return err
 	}
@@ -151,7 +155,7 @@ func (s *session) echo(network string, size int) error {
 		_, err := s.Write(data)
 		sent <- err
 	}()
-	back := make([]byte, size)
+	back := make([]byte, len(data))
 	_, err := io.ReadFull(s, back)
 	if err := errors.Join(err, <-sent); err != nil {
 		return err
