@@ -150,3 +150,16 @@ func TestMachine(t *testing.T) {
 		}
 	}
 }
+
+func TestNodesThatAreNotReachedEncryptedAreProblems(t *testing.T) {
+	found := Encryption([]string{"node2", "node3"}, 3)
+	if len(found) != 2 || found[1].Level != Problem || found[1].Says != "no WireGuard session with node3" || found[1].Advice == "" {
+		t.Errorf("two of three are silent: %+v", found)
+	}
+	if l, says := level(Encryption(nil, 3), "encryption"); l != OK || !strings.Contains(says, "all 3 nodes") {
+		t.Errorf("none is silent: %s %s", l, says)
+	}
+	if found := Encryption(nil, 0); len(found) != 0 {
+		t.Errorf("nothing is encrypted: %+v", found)
+	}
+}

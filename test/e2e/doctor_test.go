@@ -46,27 +46,21 @@ func testDoctor(t *testing.T, c *cluster) {
 		}
 		return nil
 	})
-	drop := func(proto, port string) string {
-		return fmt.Sprintf("nft 'add table inet shut; add chain inet shut in { type filter hook input priority -400; }; add rule inet shut in %s dport %s drop'", proto, port)
-	}
-	const mend = "nft delete table inet shut"
-	do := func(script string) {
-		if r := c.on("node2", "sh", "-ec", script); r.code != 0 {
-			t.Fatalf("%s: %v", script, r)
-		}
-	}
 	for _, fault := range []struct {
-		harm, mend string
+		port       string // of UDP, that is shut
+		harm, mend string // beside it
 		want       []string
 	}{
-		{drop("udp", "4789") + "; kill -STOP $(cat /run/docker.pid)", mend + "; kill -CONT $(cat /run/docker.pid)",
+		{"4789", "kill -STOP $(cat /run/docker.pid)", "kill -CONT $(cat /run/docker.pid)",
 			[]string{"cluster: overlay: node1 -> node2: no tunnel packet arrives", "node2: engine: the Docker Engine at "}},
-		{drop("udp", "7946") + "; ip link set eth0 mtu 1400", mend + "; ip link set eth0 mtu 1500",
+		{"7946", "ip link set eth0 mtu 1400", "ip link set eth0 mtu 1500",
 			[]string{"cluster: gossip: node1 -> node2: UDP: ", "cluster: MTU: node1 -> node2: small packets arrive, those of 1500 bytes do not"}},
 	} {
-		do(fault.harm)
+		c.shut("node2", "udp", fault.port)
+		c.script("node2", fault.harm)
 		found := c.problems()
-		do(fault.mend)
+		c.reopen("node2")
+		c.script("node2", fault.mend)
 		for _, want := range fault.want {
 			if !strings.Contains(found, want) {
 				t.Errorf("%s: found\n%s\nwant %s", fault.harm, found, want)
@@ -75,4 +69,24 @@ func testDoctor(t *testing.T, c *cluster) {
 	}
 	// Without a daemon the machine is examined all the same.
 	c.refused(c.runEnv("doctor", []string{"DOCKER_HOST=unix:///nonexistent.sock"}, "meshctl", "doctor", "-a"), "kernel")
+}
+
+// shut has a node take no packets to a port, or to a range of them.
+func (c *cluster) shut(node, protocol, port string) {
+	c.t.Helper()
+	c.script(node, fmt.Sprintf("nft 'add table inet shut; add chain inet shut in { type filter hook input priority -400; }; add rule inet shut in %s dport %s drop'", protocol, port))
+}
+
+// reopen ends that.
+func (c *cluster) reopen(node string) {
+	c.t.Helper()
+	c.script(node, "nft delete table inet shut")
+}
+
+// script runs a shell script in a node's namespaces, which has to succeed.
+func (c *cluster) script(node, script string) {
+	c.t.Helper()
+	if r := c.on(node, "sh", "-ec", script); r.code != 0 {
+		c.t.Fatalf("%s: %s: %v", node, script, r)
+	}
 }

@@ -40,6 +40,7 @@ func TestNetworkCanBeSeen(t *testing.T) {
 		{"repairs", testRepairsAreSeen},
 		{"ejection", testEjection},
 		{"doctor", testDoctor},
+		{"removed node", testRemovedNode},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(t, c.sub(t)) }) {
 			return

@@ -87,13 +87,21 @@ func (k *calls) vip(node string) *calls {
 	if addr.code != 0 {
 		c.t.Fatalf("look web up: %v", addr)
 	}
-	k.start(probe.Spec{Node: node, PID: c.pid(tk), Target: "http://" + addr.out + ":8080/"})
+	k.start(c.calling(tk, addr.out))
 	return k
+}
+
+// calling is a client in a task's container that calls port 8080 of an address.
+func (c *cluster) calling(tk task, addr string) probe.Spec {
+	c.t.Helper()
+	return probe.Spec{Node: tk.Node, PID: c.pid(tk), Target: "http://" + addr + ":8080/"}
 }
 
 func (k *calls) start(s probe.Spec) {
 	k.c.t.Helper()
-	s.Every = 20 * time.Millisecond
+	if s.Every == 0 {
+		s.Every = 20 * time.Millisecond
+	}
 	if s.Timeout == 0 {
 		s.Timeout = 2 * time.Second
 	}
