@@ -164,8 +164,11 @@ func (c *creator) raw(ctx context.Context, n int) (time.Duration, error) {
 	return took, g.Wait()
 }
 
-func until(ctx context.Context, done func() (bool, error)) error {
-	tick := time.NewTicker(slowness.Stretch(poll))
+func until(ctx context.Context, done func() (bool, error)) error { return untilEvery(ctx, poll, done) }
+
+// untilEvery asks in this beat.
+func untilEvery(ctx context.Context, beat time.Duration, done func() (bool, error)) error {
+	tick := time.NewTicker(slowness.Stretch(beat))
 	defer tick.Stop()
 	for {
 		ok, err := done()

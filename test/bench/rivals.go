@@ -135,10 +135,11 @@ func (r *rival) whole(ctx context.Context) error {
 	})
 }
 
+// wait asks less often than until: what a list of tasks costs is not what is compared.
 func (r *rival) wait(ctx context.Context, done func(context.Context) (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return until(ctx, func() (bool, error) { return done(ctx) })
+	return untilEvery(ctx, 8*poll, func() (bool, error) { return done(ctx) })
 }
 
 // step takes figures that belong together.
