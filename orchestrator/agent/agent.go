@@ -48,7 +48,8 @@ type Config struct {
 	// PullBackoff spaces tries to get an image while its registry cannot be asked;
 	// default 1 s to 16 s.
 	PullBackoff Backoff
-	// AckPeriod is the longest silence towards the manager; default 1 s.
+	// AckPeriod is the longest silence towards the manager, more than the period of its
+	// heartbeats and, twice, less than the lease; default 1.5 s, less up to a quarter.
 	AckPeriod time.Duration
 	// DrainTimeout bounds the wait for others to stop sending; default 2.5 s.
 	DrainTimeout time.Duration
@@ -73,7 +74,7 @@ func (c Config) withDefaults() Config {
 	c.Backoff = c.Backoff.withDefaults()
 	setDefault(&c.PullBackoff.Min, time.Second)
 	setDefault(&c.PullBackoff.Max, 16*time.Second)
-	setDefault(&c.AckPeriod, time.Second)
+	setDefault(&c.AckPeriod, 1500*time.Millisecond)
 	setDefault(&c.DrainTimeout, 2500*time.Millisecond)
 	setDefault(&c.ReadyTimeout, 30*time.Second)
 	setDefault(&c.LagPatience, 30*time.Second)

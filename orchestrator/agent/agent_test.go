@@ -351,6 +351,18 @@ func TestStartWaitsForDataplane(t *testing.T) {
 	})
 }
 
+// A node answers heartbeats: of its own accord it says seldom that it lives.
+func TestHeartbeatsAreAnswered(t *testing.T) {
+	r := newRig(t)
+	r.cfg.AckPeriod = time.Hour
+	r.start()
+	for range 3 {
+		before := len(r.mgrs.Acks())
+		r.send(protocol.Message{Heartbeat: time.Hour})
+		r.until("it is answered", func() bool { return len(r.mgrs.Acks()) > before })
+	}
+}
+
 func TestStartGivesUpOnDataplane(t *testing.T) {
 	r := newRig(t)
 	r.cfg.ReadyTimeout = 20 * time.Millisecond

@@ -5,8 +5,8 @@
 // to the data plane, and each assignment has a worker that drives its container
 // one step at a time (decide.go: state, desired state and container -> step).
 // What the workers observe is queued, newest per task, and flushed whenever a
-// session is there; what the kernel holds is acknowledged at once and once a
-// second, which is the node's heartbeat. Without any manager everything that
+// session is there; what the kernel holds is acknowledged at once and with
+// every heartbeat of the manager, whose answer is the node's own. Without any manager everything that
 // runs goes on running.
 //
 // Containers outlive the agent: a new agent lists those with the node's label

@@ -179,10 +179,14 @@ func (a *Agent) session(ctx context.Context, addr string) (lived bool, err error
 	}
 	g, gctx := errgroup.WithContext(sctx)
 	var stands atomic.Bool
+	heartbeats := make(chan struct{}, 1)
 	g.Go(func() error {
 		defer a.link.set("")
 		return a.receive(ctx, stream, func(m protocol.Message, silence time.Duration) {
 			watchdog.Reset(silence)
+			if m.Heartbeat > 0 {
+				signal(heartbeats)
+			}
 			if !stands.Swap(true) {
 				a.link.set(addr)
 				a.log.Info("session with a manager", "manager", addr)
@@ -202,7 +206,7 @@ func (a *Agent) session(ctx context.Context, addr string) (lived bool, err error
 		}
 	})
 	g.Go(func() error { return a.runFlusher(gctx, addr) })
-	g.Go(func() error { return a.runAcker(gctx, addr) })
+	g.Go(func() error { return a.runAcker(gctx, addr, heartbeats) })
 	err = g.Wait()
 	if cause := context.Cause(sctx); errors.Is(cause, errSilent) {
 		err = cause
@@ -297,9 +301,11 @@ func (a *Agent) runFlusher(ctx context.Context, addr string) error {
 	}
 }
 
-// runAcker says which revisions the kernel holds, at once when that changed; every
-// AckPeriod it says at least that this node lives.
-func (a *Agent) runAcker(ctx context.Context, addr string) error {
+// runAcker says which revisions the kernel holds, at once when that changed. It answers
+// each heartbeat, and if these are late says at least every AckPeriod that this node
+// lives: a manager sends the heartbeats of all its nodes at once, and the answers that
+// come together wake it once and not a thousand times.
+func (a *Agent) runAcker(ctx context.Context, addr string, heartbeats <-chan struct{}) error {
 	acks, err := a.cfg.Client.Pour(ctx, addr, protocol.PathAcks)
 	if err != nil {
 		return fmt.Errorf("acknowledge: %w", err)
@@ -323,6 +329,7 @@ func (a *Agent) runAcker(ctx context.Context, addr string) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-timer.C:
+		case <-heartbeats:
 		case <-changed:
 		}
 	}

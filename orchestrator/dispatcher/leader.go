@@ -103,40 +103,48 @@ type judge struct {
 	spared map[string]bool
 }
 
-// node returns the node as it should be, nil if it is so.
+// node returns the node as it should be, nil if it is so: then it costs next to nothing.
 func (j judge) node(n *store.Node) *store.Node {
+	status := j.status(n)
+	manager := j.manager(n, status.State)
+	if status == n.Status && sameManager(manager, n.ManagerStatus) {
+		return nil
+	}
 	next := *n
+	next.Status, next.ManagerStatus = status, manager
+	return &next
+}
+
+func (j judge) status(n *store.Node) swarm.NodeStatus {
+	next := n.Status
 	beat, since := j.heard(n.ID, j.now)
 	switch {
 	case n.Stopping && n.Status.State == swarm.NodeStateDown:
 		// It stays so until a new session says otherwise.
 	case !beat.IsZero() && j.now.Sub(beat) <= j.lease && n.Stopping:
-		next.Status.State, next.Status.Message = swarm.NodeStateDisconnected, stoppingMessage
+		next.State, next.Message = swarm.NodeStateDisconnected, stoppingMessage
 	case !beat.IsZero() && j.now.Sub(beat) <= j.lease:
 		if n.Status.State != swarm.NodeStateReady {
-			next.Status.State, next.Status.Message = swarm.NodeStateReady, ""
+			next.State, next.Message = swarm.NodeStateReady, ""
 		}
 	case n.Status.State != swarm.NodeStateDown && j.now.Sub(since) > j.lease && !j.spared[n.ID]:
-		next.Status.State, next.Status.Message = swarm.NodeStateDown, "heartbeat failure"
+		next.State, next.Message = swarm.NodeStateDown, "heartbeat failure"
 		if n.Stopping {
-			next.Status.Message = stoppedMessage
+			next.Message = stoppedMessage
 		}
 	}
-	next.ManagerStatus = j.manager(&next)
-	if next.Status == n.Status && sameManager(next.ManagerStatus, n.ManagerStatus) {
-		return nil
-	}
-	return &next
+	return next
 }
 
-func (j judge) manager(n *store.Node) *swarm.ManagerStatus {
-	var out swarm.ManagerStatus
+// manager is what a node in this state has as a manager's status, nil if it is none.
+func (j judge) manager(n *store.Node, state swarm.NodeState) *swarm.ManagerStatus {
 	addr, member := j.members[n.ID]
-	switch {
-	case n.ManagerStatus != nil:
-		out = *n.ManagerStatus
-	case !member && n.ID != j.leader:
+	if n.ManagerStatus == nil && !member && n.ID != j.leader {
 		return nil
+	}
+	var out swarm.ManagerStatus
+	if n.ManagerStatus != nil {
+		out = *n.ManagerStatus
 	}
 	if len(j.members) > 0 && !member && n.ID != j.leader {
 		return nil
@@ -149,9 +157,9 @@ func (j judge) manager(n *store.Node) *swarm.ManagerStatus {
 		out.Addr = j.addr
 	}
 	switch {
-	case out.Leader || n.Status.State == swarm.NodeStateReady:
+	case out.Leader || state == swarm.NodeStateReady:
 		out.Reachability = swarm.ReachabilityReachable
-	case n.Status.State == swarm.NodeStateDown:
+	case state == swarm.NodeStateDown:
 		out.Reachability = swarm.ReachabilityUnreachable
 	case out.Reachability == "":
 		out.Reachability = swarm.ReachabilityUnknown

@@ -45,8 +45,9 @@ type SessionRequest struct {
 
 // Message is one step of a session. Unset fields say nothing.
 type Message struct {
-	// Heartbeat is sent when nothing else was for a while. A stream silent for
-	// three such periods is dead; the agent turns to another manager.
+	// Heartbeat is sent when nothing else was for a while, and answered by an
+	// acknowledgement at once. A stream silent for three such periods is dead; the agent
+	// turns to another manager.
 	Heartbeat time.Duration `json:",omitempty"`
 	// Managers replaces the list of managers to turn to.
 	Managers []swarm.Peer `json:",omitempty"`

@@ -73,7 +73,7 @@ func decide(p picture) decision {
 // dropOdd removes the slots of the other mode. The API lets nobody change a
 // service's mode, but tasks that fit in nowhere must not be counted.
 func dropOdd(slots []*slot, global bool, d *decision) []*slot {
-	var out []*slot
+	out := make([]*slot, 0, len(slots))
 	for _, s := range slots {
 		if (s.number == 0) == global {
 			out = append(out, s)
@@ -119,7 +119,7 @@ func (c *scene) replicated(slots []*slot, d *decision) []*slot {
 	if r := c.service.Spec.Mode.Replicated.Replicas; r != nil {
 		want = int(*r)
 	}
-	var kept []*slot
+	kept := make([]*slot, 0, len(slots))
 	for _, s := range slots {
 		if len(s.wanted) > 0 || c.finished(s) {
 			kept = append(kept, s)
@@ -134,6 +134,14 @@ func (c *scene) replicated(slots []*slot, d *decision) []*slot {
 	for _, s := range kept {
 		c.settle(s, true, d)
 	}
+	if len(kept) < want {
+		c.fill(slots, kept, want, d)
+	}
+	return kept
+}
+
+// fill makes slots of the lowest free numbers until there are as many as wanted.
+func (c *scene) fill(slots, kept []*slot, want int, d *decision) {
 	used := make(map[int]bool, len(kept))
 	for _, s := range kept {
 		used[s.number] = true
@@ -153,7 +161,6 @@ func (c *scene) replicated(slots []*slot, d *decision) []*slot {
 		}
 		c.settle(s, true, d)
 	}
-	return kept
 }
 
 // split divides slots into those that stay and those that a scale-down removes:

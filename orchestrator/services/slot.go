@@ -2,7 +2,6 @@ package services
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"time"
 
@@ -28,40 +27,45 @@ type slot struct {
 	up bool
 }
 
-// slots sorts the service's tasks into slots, by number and node.
+// slots sorts the service's tasks into slots, by number and node. All share a few
+// pieces of memory: a look at a large service is mostly one at what did not change.
 func (c *scene) slots() []*slot {
-	type key struct {
-		number int
-		node   string
-	}
-	by := map[key]*slot{}
+	tasks := make([]*store.Task, 0, len(c.tasks))
 	for _, t := range c.tasks {
-		if t.DesiredState == swarm.TaskStateRemove {
-			continue
+		if t.DesiredState != swarm.TaskStateRemove {
+			tasks = append(tasks, t)
 		}
-		k := key{number: t.Slot}
-		if t.Slot == 0 && !c.numbered() {
-			k.node = t.NodeID
-		}
-		s := by[k]
-		if s == nil {
-			s = &slot{number: k.number, node: k.node}
-			by[k] = s
-		}
-		s.tasks = append(s.tasks, t)
 	}
-	for _, s := range by {
-		slices.SortFunc(s.tasks, newestFirst)
+	slices.SortFunc(tasks, func(a, b *store.Task) int {
+		return cmp.Or(cmp.Compare(a.Slot, b.Slot), cmp.Compare(c.nodeOf(a), c.nodeOf(b)), newestFirst(a, b))
+	})
+	slab, wanted, out := make([]slot, 0, len(tasks)), make([]*store.Task, 0, len(tasks)), make([]*slot, 0, len(tasks))
+	for len(tasks) > 0 {
+		number, node, end := tasks[0].Slot, c.nodeOf(tasks[0]), 1
+		for end < len(tasks) && tasks[end].Slot == number && c.nodeOf(tasks[end]) == node {
+			end++
+		}
+		first := len(wanted)
+		slab = append(slab, slot{number: number, node: node, tasks: slices.Clip(tasks[:end])})
+		s := &slab[len(slab)-1]
 		for _, t := range s.tasks {
 			if tasklife.Wanted(t) {
-				s.wanted = append(s.wanted, t)
+				wanted = append(wanted, t)
 				s.up = s.up || t.Status.State == swarm.TaskStateRunning && !c.over(t)
 			}
 		}
+		s.wanted = slices.Clip(wanted[first:])
+		out, tasks = append(out, s), tasks[end:]
 	}
-	return slices.SortedFunc(maps.Values(by), func(a, b *slot) int {
-		return cmp.Or(cmp.Compare(a.number, b.number), cmp.Compare(a.node, b.node))
-	})
+	return out
+}
+
+// nodeOf is what tells slots without a number apart.
+func (c *scene) nodeOf(t *store.Task) string {
+	if t.Slot == 0 && !c.numbered() {
+		return t.NodeID
+	}
+	return ""
 }
 
 func newestFirst(a, b *store.Task) int {
@@ -88,15 +92,17 @@ func (s *slot) newest() *store.Task {
 // the one that follows it runs.
 func (c *scene) settle(s *slot, fill bool, d *decision) {
 	var st step
-	var stay, moving []*store.Task
-	versions := map[uint64]bool{}
+	var moving []*store.Task
+	stay := s.wanted[:0] // which is the slot's alone
+	twin := func(t *store.Task) bool {
+		return slices.ContainsFunc(stay, func(o *store.Task) bool { return o.SpecVersion == t.SpecVersion })
+	}
 	for _, t := range s.wanted {
 		switch {
 		case fill && c.moves(t):
 			moving = append(moving, t)
 		// Two of one version: a change of leader at a bad moment. The newest stays.
-		case (!c.over(t) || c.early(s, t)) && !versions[t.SpecVersion]:
-			versions[t.SpecVersion] = true
+		case (!c.over(t) || c.early(s, t)) && !twin(t):
 			stay = append(stay, t)
 		default:
 			st.update = append(st.update, c.endOf(t))

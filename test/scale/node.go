@@ -19,14 +19,15 @@ import (
 
 const (
 	// ackPeriod is the agents' own.
-	ackPeriod = time.Second
+	ackPeriod = 1500 * time.Millisecond
 	// again is the pause before a call is tried again, and the longest before a session is.
 	again = 500 * time.Millisecond
 )
 
 // message is what a simulated node reads of a protocol.Message.
 type message struct {
-	Tasks *struct {
+	Heartbeat time.Duration
+	Tasks     *struct {
 		Full   bool
 		Set    []struct{ Task task }
 		Remove []string
@@ -140,7 +141,7 @@ func (n *node) take(ctx context.Context, addr string, m message) {
 	for _, id := range m.NetworksGone {
 		delete(n.networks, id)
 	}
-	if len(m.Networks)+len(m.NetworksGone) > 0 {
+	if len(m.Networks)+len(m.NetworksGone) > 0 || m.Heartbeat > 0 {
 		poke(n.revised)
 	}
 	if m.Tasks == nil {
@@ -256,15 +257,15 @@ func (n *node) flush(ctx context.Context, addr string) error {
 	}
 }
 
-// ack acknowledges networks, and is the node's heartbeat.
+// ack acknowledges networks and answers heartbeats, as agents do.
 func (n *node) ack(ctx context.Context, addr string) error {
 	acks, err := n.client.Pour(ctx, addr, protocol.PathAcks)
 	if err != nil {
 		return err
 	}
 	defer acks.Close()
-	tick := time.NewTicker(ackPeriod)
-	defer tick.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	var told map[string]uint64
 	for {
 		n.mu.Lock()
@@ -278,10 +279,11 @@ func (n *node) ack(ctx context.Context, addr string) error {
 		if err := acks.Send(a); err != nil {
 			return err
 		}
+		timer.Reset(protocol.Jittered(ackPeriod))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-tick.C:
+		case <-timer.C:
 		case <-n.revised:
 		}
 	}
