@@ -64,8 +64,12 @@ bench: setup build
 bench-net: setup build
 	go run ./test/bench -rounds 3 net
 
+# With this machine's WireGuard, then with that of a kernel in a virtual machine.
 bench-encryption: setup build
-	go run ./test/bench -rounds 3 encryption
+	test/vm/setup.sh
+	go build -o bin/ ./test/bench ./test/vm
+	bin/bench -rounds 3 encryption
+	bin/vm -kernel 6.12 -memory 4096 -timeout 40m bin/bench -rounds 3 encryption
 
 # Ten minutes; how fast others take over when the leader or a worker loses its power.
 bench-failover: setup build

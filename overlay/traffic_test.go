@@ -161,7 +161,7 @@ func tcp(ns, to string, size int) (seen string, err error) {
 
 // exchange sends size bytes over a connection that echoes, and has them back.
 func exchange(c net.Conn, size int) error {
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	data := bytes.Repeat([]byte("0123456789abcdef"), size/16)
 	sent := make(chan error, 1)
 	go func() {

@@ -72,7 +72,7 @@ func run(ctx context.Context) (err error) {
 	measure, ok := map[string]benchmark{
 		"create":     {3, 3, func(ctx context.Context, l *lab.Lab) error { return benchCreate(ctx, l, *rounds) }},
 		"net":        {3, 3, func(ctx context.Context, l *lab.Lab) error { return benchNet(ctx, l, options) }},
-		"encryption": {3, 3, func(ctx context.Context, l *lab.Lab) error { return benchEncryption(ctx, l, options) }},
+		"encryption": {3, 1, func(ctx context.Context, l *lab.Lab) error { return benchEncryption(ctx, l, options) }},
 		"failover":   {failoverNodes, 3, func(ctx context.Context, l *lab.Lab) error { return benchFailover(ctx, l, *rounds, *sample) }},
 		"swarm": {*nodes, 1, func(ctx context.Context, l *lab.Lab) error {
 			return benchSwarm(ctx, l, rivalOptions{options, *tasks, *figures})
