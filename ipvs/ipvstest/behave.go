@@ -141,25 +141,27 @@ func weights(t *testing.T, r Rig) {
 	}
 }
 
+// With Maglev the client's address decides, with others what is remembered of the client.
 func affinity(t *testing.T, r Rig) {
-	behave(t, r, func(s *ipvs.Service) { s.Affinity = time.Hour })
-	for _, p := range protocols() {
-		got := calls(t, r, p, 6)
-		if len(got) != 1 {
-			t.Errorf("protocol %d: %v, want one", p, got)
-		}
-		// When that one drains, the client stays with another.
-		drained := func(s *ipvs.Service) {
-			s.Affinity = time.Hour
-			for i := range s.Backends {
-				s.Backends[i].Draining = got[s.Backends[i].Addr] > 0
+	for _, a := range []ipvs.Algorithm{ipvs.Random2, ipvs.Maglev} {
+		for _, p := range protocols() {
+			stay := func(s *ipvs.Service) { s.Algorithm, s.Affinity = a, time.Hour }
+			behave(t, r, stay)
+			got := calls(t, r, p, 6)
+			if len(got) != 1 {
+				t.Errorf("%s, protocol %d: %v, want one", a, p, got)
+			}
+			// When that one drains, the client stays with another.
+			behave(t, r, func(s *ipvs.Service) {
+				stay(s)
+				for i := range s.Backends {
+					s.Backends[i].Draining = got[s.Backends[i].Addr] > 0
+				}
+			})
+			if after := calls(t, r, p, 6); len(after) != 1 || shared(got, after) {
+				t.Errorf("%s, protocol %d: %v after %v drained, want one other", a, p, after, got)
 			}
 		}
-		behave(t, r, drained)
-		if after := calls(t, r, p, 6); len(after) != 1 || shared(got, after) {
-			t.Errorf("protocol %d: %v after %v drained, want one other", p, after, got)
-		}
-		behave(t, r, func(s *ipvs.Service) { s.Affinity = time.Hour })
 	}
 }
 

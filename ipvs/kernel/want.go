@@ -57,8 +57,8 @@ func wanted(s ipvs.State, c ipvs.Client) map[key]service {
 
 func translate(s ipvs.Service, udp bool) service {
 	out := service{weights: map[netip.Addr]int{}}
-	out.scheduler, out.flags = scheduler(s.Algorithm)
-	if s.Affinity > 0 {
+	out.scheduler, out.flags = scheduler(s)
+	if s.Affinity > 0 && s.Algorithm != ipvs.Maglev {
 		out.flags |= flagPersistent
 		out.timeout = uint32(s.Affinity / time.Second)
 	}
@@ -74,11 +74,15 @@ func translate(s ipvs.Service, udp bool) service {
 }
 
 // scheduler maps an algorithm. In one namespace there is one client, so that two choices at random would tell no more than turns do.
-func scheduler(a ipvs.Algorithm) (name string, flags uint32) {
-	switch a {
-	case ipvs.LeastConn:
+// wrr and wlc are rr and lc with weights. Maglev with affinity goes by the client's address alone, as sh does; but sh deals all clients
+// anew when a backend comes or goes, mh without ports leaves nearly all where they are.
+func scheduler(s ipvs.Service) (name string, flags uint32) {
+	switch {
+	case s.Algorithm == ipvs.LeastConn:
 		return "wlc", 0
-	case ipvs.Maglev:
+	case s.Algorithm == ipvs.Maglev && s.Affinity > 0:
+		return "mh", flagMaglevFallback
+	case s.Algorithm == ipvs.Maglev:
 		return "mh", flagMaglevFallback | flagMaglevPort
 	}
 	return "wrr", 0

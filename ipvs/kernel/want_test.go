@@ -20,6 +20,7 @@ func TestServicesAreTranslated(t *testing.T) {
 		{ipvs.RoundRobin, 0, service{scheduler: "wrr"}},
 		{ipvs.LeastConn, 0, service{scheduler: "wlc"}},
 		{ipvs.Maglev, 0, service{scheduler: "mh", flags: flagMaglevFallback | flagMaglevPort}},
+		{ipvs.Maglev, time.Minute, service{scheduler: "mh", flags: flagMaglevFallback}},
 		{ipvs.LeastConn, time.Minute, service{scheduler: "wlc", flags: flagPersistent, timeout: 60}},
 	} {
 		if got := translate(ipvs.Service{Algorithm: c.algorithm, Affinity: c.affinity}, false); !got.sameOptions(c.want) {
