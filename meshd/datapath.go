@@ -31,7 +31,7 @@ func (d *Daemon) openOverlay() (err error) {
 	d.log.Info("data path", "driver", d.datapath.driver, "why", d.datapath.why)
 	if d.datapath.driver == overlay.DriverBridge {
 		d.cfg.DirectRouting = false
-		d.log.Warn("without eBPF: connections are spread by nftables, no backend is ejected for failures, flows are not counted, published ports do not answer on 127.0.0.1, and nodes on one link use the tunnel all the same; see docs/networking.md")
+		d.log.Warn("without eBPF: no backend is ejected for failures, flows are not counted, published ports do not answer on 127.0.0.1, and nodes on one link use the tunnel all the same; see docs/networking.md")
 	} else if d.datapath.admit = !d.cfg.BypassFirewall && overlay.CanAdmit(); !d.datapath.admit && !d.cfg.BypassFirewall {
 		d.log.Warn("published ports answer whatever the host's packet filter says: the kernel lacks nftables' dup (NFT_DUP_IPV4, NFT_DUP_IPV6)")
 	}

@@ -79,7 +79,7 @@ func parse(args []string) (meshd.Config, error) {
 		return nil
 	})
 	fs.StringVar(&cfg.Datapath, "datapath", "auto", "`driver` that carries packets between containers: auto (what the kernel can do), ebpf, bridge (no eBPF at all)")
-	fs.StringVar(&cfg.Balancer, "balancer", meshd.BalancerAuto, "`what` leads connections to virtual addresses: ebpf, ipvs (the kernel's, inside containers), auto (eBPF, or nftables where there is none)")
+	fs.StringVar(&cfg.Balancer, "balancer", meshd.BalancerAuto, "`what` leads connections to virtual addresses: ebpf, ipvs (the kernel's, inside containers), auto (eBPF; where there is none IPVS; or nftables)")
 	fs.StringVar(&cfg.LoadBalancer, "load-balancer", "auto", "`mode` of leading connections to virtual addresses by eBPF: auto, socket (refuse to work without it), packet")
 	fs.BoolVar(&cfg.BypassFirewall, "bypass-firewall", false, "let published ports answer whatever the rules for this node's own ports (INPUT) say")
 	fs.StringVar(&cfg.PublishOn, "publish-on", "", "`list` of interfaces, addresses and prefixes of this node that published ports answer on where their service does not say (default all)")

@@ -22,15 +22,18 @@ const (
 	network = 4097
 	vip     = "10.1.0.100"
 	vip6    = "fd00:1::100"
+	ownVIP  = "10.1.0.101"
 	port    = 7000
 	// A container that answers nobody takes as long as this to be given up.
 	patience = 20 * time.Second
 )
 
-// rig is a client and four backends on one bridge, which stands for an overlay of any kind.
+// rig is a client and four backends on one bridge, which stands for an overlay of any kind. What is not led gets to the hub, which has the
+// VIPs and refuses all, as nodes do.
 type rig struct {
 	*Balancer
 	t        *testing.T
+	vip      string // whose service it tests
 	hub      string
 	client   *container
 	backends []*container
@@ -49,9 +52,12 @@ func newRig(t *testing.T) *rig {
 	if err := Supported(); err != nil {
 		t.Skipf("SKIPPED: %v; make test-vm runs it on kernels that have it", err)
 	}
-	r := &rig{t: t}
+	r := &rig{t: t, vip: vip}
 	r.hub = r.namespace("hub")
 	r.sh("ip", "-n", r.hub, "link", "add", "br0", "type", "bridge")
+	for _, a := range []string{vip + "/16", ownVIP + "/16", vip6 + "/64"} {
+		r.sh("ip", "-n", r.hub, "addr", "add", a, "dev", "br0", "nodad")
+	}
 	r.sh("ip", "-n", r.hub, "link", "set", "br0", "up")
 	r.client = r.container(9)
 	for i := range byte(4) {
@@ -133,7 +139,10 @@ func (r *rig) serve(c *container) {
 		return err
 	}))
 	r.t.Cleanup(func() { _, _ = listener.Close(), packets.Close() })
-	answer := func(client net.Addr) []byte { return fmt.Appendf(nil, "%s %s\n", c.addr, client) }
+	answer := func(client net.Addr) []byte {
+		seen, _ := netip.ParseAddrPort(client.String())
+		return fmt.Appendf(nil, "%s %s\n", c.address(!seen.Addr().Unmap().Is4()), client)
+	}
 	go func() {
 		for {
 			conn, err := listener.Accept()
@@ -164,11 +173,18 @@ func (r *rig) serve(c *container) {
 
 // State implements ipvstest.Rig.
 func (r *rig) State() ipvs.State {
-	s := ipvs.Service{Key: ipvs.Key{VNI: network, VIP: netip.MustParseAddr(vip)}, Name: "web"}
+	s := ipvs.Service{Key: ipvs.Key{VNI: network, VIP: netip.MustParseAddr(r.vip)}, Name: "web"}
 	for _, b := range r.backends {
-		s.Backends = append(s.Backends, ipvs.Backend{Addr: b.addr})
+		s.Backends = append(s.Backends, ipvs.Backend{Addr: b.address(s.VIP.Is6())})
 	}
 	return ipvs.State{Services: []ipvs.Service{s}, Clients: []ipvs.Client{r.client.client()}}
+}
+
+func (c *container) address(six bool) netip.Addr {
+	if six {
+		return c.addr6
+	}
+	return c.addr
 }
 
 func (c *container) client() ipvs.Client {
@@ -177,7 +193,7 @@ func (c *container) client() ipvs.Client {
 
 // Call implements ipvstest.Rig.
 func (r *rig) Call(p ipvs.Protocol) (netip.Addr, error) {
-	s, err := r.dial(r.client, p, vip)
+	s, err := r.dial(r.client, p, r.vip)
 	if err != nil {
 		return netip.Addr{}, err
 	}
@@ -186,7 +202,7 @@ func (r *rig) Call(p ipvs.Protocol) (netip.Addr, error) {
 }
 
 // Open implements ipvstest.Rig.
-func (r *rig) Open(p ipvs.Protocol) (ipvstest.Session, error) { return r.dial(r.client, p, vip) }
+func (r *rig) Open(p ipvs.Protocol) (ipvstest.Session, error) { return r.dial(r.client, p, r.vip) }
 
 // session is a client's connection; seen is the address that the backend sees.
 type session struct {
@@ -195,8 +211,13 @@ type session struct {
 }
 
 func (r *rig) dial(c *container, p ipvs.Protocol, to string) (*session, error) {
+	return r.dialFrom(c, nil, p, to)
+}
+
+// dialFrom takes a source of the container's; nil: any.
+func (r *rig) dialFrom(c *container, from net.Addr, p ipvs.Protocol, to string) (*session, error) {
 	s := &session{}
-	d := net.Dialer{Timeout: patience}
+	d := net.Dialer{Timeout: patience, LocalAddr: from}
 	err := r.within(c, func() (err error) {
 		kind := "tcp"
 		if p == ipvs.UDP {

@@ -12,10 +12,9 @@ import (
 
 // The names in a container's namespace: table inet meshd-vips.
 const (
-	tableName  = "meshd-vips"
-	markChain  = "mark"
-	selfChain  = "self"
-	closeChain = "close"
+	tableName = "meshd-vips"
+	markChain = "mark"
+	selfChain = "self"
 )
 
 // afterIPVS is behind IPVS' place in the output hook, NF_IP_PRI_NAT_DST+2.
@@ -37,8 +36,10 @@ func halves() []half {
 	}
 }
 
-// rulesPerHalf: what putTable makes of each half in each chain.
-const rulesPerHalf = 2
+// transports gives each protocol the bit of its marks.
+func transports() map[byte]byte {
+	return map[byte]byte{unix.IPPROTO_TCP: 0, unix.IPPROTO_UDP: markUDP}
+}
 
 // readTable reads the VIPs' marks; whole: the table has all of putTable's rules.
 func readTable() (marks map[netip.Addr]uint32, whole bool, err error) {
@@ -50,7 +51,7 @@ func readTable() (marks map[netip.Addr]uint32, whole bool, err error) {
 	if err != nil || t == nil {
 		return nil, false, err
 	}
-	marks, whole = map[netip.Addr]uint32{}, true
+	marks = map[netip.Addr]uint32{}
 	for _, h := range halves() {
 		set, err := c.GetSetByName(t, h.set)
 		if err != nil {
@@ -66,12 +67,28 @@ func readTable() (marks map[netip.Addr]uint32, whole bool, err error) {
 			}
 		}
 	}
-	for _, chain := range []string{markChain, closeChain} {
-		rules, err := c.GetRules(t, &nftables.Chain{Name: chain, Table: t})
-		whole = whole && err == nil && len(rules) == rulesPerHalf*len(halves())
+	whole, err = isWhole(c, t)
+	return marks, whole, err
+}
+
+// isWhole says whether the table has as many rules as putTable makes in each of its chains, and no other chain.
+func isWhole(c *nftables.Conn, t *nftables.Table) (bool, error) {
+	want := map[string]int{markChain: len(transports()) * len(halves()), selfChain: 1}
+	chains, err := c.ListChainsOfTableFamily(t.Family)
+	if err != nil {
+		return false, fmt.Errorf("nftables: list chains: %w", err)
 	}
-	rules, err := c.GetRules(t, &nftables.Chain{Name: selfChain, Table: t})
-	return marks, whole && err == nil && len(rules) == 1, nil
+	for _, chain := range chains {
+		if chain.Table.Name != t.Name {
+			continue
+		}
+		rules, err := c.GetRules(t, chain)
+		if err != nil || len(rules) != want[chain.Name] {
+			return false, nil
+		}
+		delete(want, chain.Name)
+	}
+	return len(want) == 0, nil
 }
 
 func findTable(c *nftables.Conn) (*nftables.Table, error) {
@@ -118,7 +135,6 @@ func addTable(c *nftables.Conn, marks map[netip.Addr]uint32) error {
 	}
 	mark := chain(markChain, nftables.ChainTypeFilter, nftables.ChainPriorityMangle)
 	c.AddRule(&nftables.Rule{Table: t, Chain: chain(selfChain, nftables.ChainTypeRoute, nftables.ChainPriorityRef(afterIPVS)), Exprs: toSelf()})
-	closed := chain(closeChain, nftables.ChainTypeFilter, nftables.ChainPriorityFilter)
 	for _, h := range halves() {
 		set := &nftables.Set{Table: t, Name: h.set, KeyType: h.kind, IsMap: true, DataType: nftables.TypeMark}
 		var elements []nftables.SetElement
@@ -130,11 +146,9 @@ func addTable(c *nftables.Conn, marks map[netip.Addr]uint32) error {
 		if err := c.AddSet(set, elements); err != nil {
 			return fmt.Errorf("nftables: VIPs' marks: %w", err)
 		}
-		for _, p := range []struct{ protocol, bit byte }{{unix.IPPROTO_TCP, 0}, {unix.IPPROTO_UDP, markUDP}} {
-			c.AddRule(&nftables.Rule{Table: t, Chain: mark, Exprs: append(h.transport(p.protocol), h.mark(set, p.bit)...)})
+		for protocol, bit := range transports() {
+			c.AddRule(&nftables.Rule{Table: t, Chain: mark, Exprs: append(h.transport(protocol), h.mark(set, bit)...)})
 		}
-		c.AddRule(&nftables.Rule{Table: t, Chain: closed, Exprs: append(append(h.transport(unix.IPPROTO_TCP), h.lookup(set)...), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})})
-		c.AddRule(&nftables.Rule{Table: t, Chain: closed, Exprs: append(append(h.version(), h.lookup(set)...), &expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH})})
 	}
 	return nil
 }
@@ -154,28 +168,23 @@ func toSelf() []expr.Any {
 	}
 }
 
-// version: meta nfproto.
-func (h half) version() []expr.Any {
-	return []expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{h.protocol}}}
-}
-
 // transport: meta nfproto, meta l4proto.
 func (h half) transport(protocol byte) []expr.Any {
-	return append(h.version(), &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{protocol}})
-}
-
-// lookup leaves the mark of the packet's destination in register 1; another destination passes the rule over.
-func (h half) lookup(set *nftables.Set) []expr.Any {
 	return []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: h.offset, Len: h.size},
-		&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetName: set.Name, SetID: set.ID},
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{h.protocol}},
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{protocol}},
 	}
 }
 
-// mark: meta mark set daddr map @vips | bit.
+// mark: meta mark set daddr map @vips | bit; another destination passes the rule over.
 func (h half) mark(set *nftables.Set, bit byte) []expr.Any {
-	return append(h.lookup(set),
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: h.offset, Len: h.size},
+		&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetName: set.Name, SetID: set.ID},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4,
 			Mask: binaryutil.NativeEndian.PutUint32(^uint32(bit)), Xor: binaryutil.NativeEndian.PutUint32(uint32(bit))},
-		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1})
+		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1},
+	}
 }

@@ -96,7 +96,7 @@ func Skew(r Report, now time.Time) Finding {
 func DataPath(driver overlay.Driver, why string) Finding {
 	f := fine("data path", "%s, %s", driver, why)
 	if driver == overlay.DriverBridge {
-		f.Advice = "it spreads connections by nftables; docs/networking.md says what works otherwise without eBPF"
+		f.Advice = "docs/networking.md says what works otherwise without eBPF"
 	}
 	return f
 }

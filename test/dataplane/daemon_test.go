@@ -20,6 +20,7 @@ import (
 	"github.com/meshd/meshd/ipvs"
 	"github.com/meshd/meshd/ipvs/ebpf"
 	"github.com/meshd/meshd/ipvs/kernel"
+	"github.com/meshd/meshd/ipvs/nat"
 	"github.com/meshd/meshd/overlay"
 	"github.com/meshd/meshd/overlay/overlaytest"
 	"github.com/meshd/meshd/overlay/wireguard"
@@ -67,43 +68,55 @@ func serve(dir string) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	driver := overlay.Driver(os.Getenv("DATAPLANE_TEST_DRIVER"))
 	// A balancer that asks the packet filter is the usual one.
-	admit := os.Getenv("DATAPLANE_TEST_BYPASS") == ""
+	admit := os.Getenv("DATAPLANE_TEST_BYPASS") == "" && driver != overlay.DriverBridge
 	if admit && !overlay.CanAdmit() {
 		return errors.New("this kernel cannot ask the packet filter about published ports")
 	}
 	o, err := overlay.New(overlay.Config{
-		Admit: admit, RunDir: dir, KeyFile: filepath.Join(dir, "wireguard.json"), Resync: time.Second, Logger: log, NoTCX: os.Getenv("DATAPLANE_TEST_NOTCX") != "",
+		Driver: driver, Admit: admit, RunDir: dir, KeyFile: filepath.Join(dir, "wireguard.json"), Resync: time.Second, Logger: log, NoTCX: os.Getenv("DATAPLANE_TEST_NOTCX") != "",
 	})
 	if err != nil {
 		return err
 	}
-	b, err := ebpf.New(ebpf.Config{
-		HooksPath: o.HooksPath(), PinDir: filepath.Join(dir, "bpf", "ipvs"), Connections: 8192, Logger: log,
-		Mode: ebpf.Mode(os.Getenv("DATAPLANE_TEST_MODE")), Admit: admit,
-	})
+	b, err := openBalancer(o, dir, admit, log)
 	if err != nil {
 		return errors.Join(err, o.Close())
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	balancer := ipvs.Balancer(b)
-	if os.Getenv("DATAPLANE_TEST_IPVS") != "" {
-		k, err := kernel.New(kernel.Config{Namespace: func(a ipvs.ClientAddr) (*os.File, error) { return o.Namespace(a.VNI, a.Addr) }, Logger: log})
-		if err != nil {
-			return err
-		}
-		balancer = ipvs.Split{VIPs: k, Published: b}
-	}
 	ran := make(chan error, 1)
 	go func() { ran <- o.Run(ctx) }()
-	err = answer(o, balancer, b)
+	err = answer(o, b)
 	cancel()
 	<-ran
 	return errors.Join(err, b.Close(), o.Close())
 }
 
-func answer(o *overlay.Overlay, b ipvs.Balancer, counts *ebpf.Balancer) error {
+// openBalancer gives one as the environment asks for, which takes over from whatever led before.
+func openBalancer(o *overlay.Overlay, dir string, admit bool, log *slog.Logger) (ipvs.Layers, error) {
+	b := ipvs.Layers{Leads: os.Getenv("DATAPLANE_TEST_IPVS") != "", Marker: filepath.Join(dir, "ipvs")}
+	if b.Leads || b.Left() {
+		inside, err := kernel.New(kernel.Config{Namespace: func(a ipvs.ClientAddr) (*os.File, error) { return o.Namespace(a.VNI, a.Addr) }, Logger: log})
+		if err != nil {
+			return b, err
+		}
+		b.Inside = inside
+	}
+	if os.Getenv("DATAPLANE_TEST_DRIVER") == string(overlay.DriverBridge) {
+		b.Node = nat.New()
+		return b, nil
+	}
+	node, err := ebpf.New(ebpf.Config{
+		HooksPath: o.HooksPath(), PinDir: filepath.Join(dir, "bpf", "ipvs"), Connections: 8192, Logger: log,
+		Mode: ebpf.Mode(os.Getenv("DATAPLANE_TEST_MODE")), Admit: admit,
+	})
+	b.Node = node
+	return b, err
+}
+
+func answer(o *overlay.Overlay, b ipvs.Layers) error {
 	out := json.NewEncoder(os.Stdout)
 	if err := out.Encode(response{Peer: "ready"}); err != nil {
 		return err
@@ -116,7 +129,7 @@ func answer(o *overlay.Overlay, b ipvs.Balancer, counts *ebpf.Balancer) error {
 		} else if err != nil {
 			return err
 		}
-		r, err := handle(o, b, counts, q)
+		r, err := handle(o, b, q)
 		if err != nil {
 			r.Err = err.Error()
 		}
@@ -126,7 +139,7 @@ func answer(o *overlay.Overlay, b ipvs.Balancer, counts *ebpf.Balancer) error {
 	}
 }
 
-func handle(o *overlay.Overlay, b ipvs.Balancer, counts *ebpf.Balancer, q request) (r response, err error) {
+func handle(o *overlay.Overlay, b ipvs.Layers, q request) (r response, err error) {
 	switch {
 	case q.Overlay != nil:
 		return r, o.Set(*q.Overlay)
@@ -141,6 +154,10 @@ func handle(o *overlay.Overlay, b ipvs.Balancer, counts *ebpf.Balancer, q reques
 	}
 	if r.Drops, err = o.Drops(); err != nil {
 		return r, err
+	}
+	counts, ok := b.Node.(*ebpf.Balancer)
+	if !ok {
+		return r, nil
 	}
 	s, err := counts.Stats()
 	for reason, n := range s.Drops {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meshd/meshd/ipvs/nat"
 	"github.com/meshd/meshd/meshd/doctor"
 	"github.com/meshd/meshd/test/lab"
 )
@@ -75,6 +76,28 @@ func TestNodesWithoutEBPF(t *testing.T) {
 	c.must("meshctl", "lab", "start", "--name", c.name, "node2")
 	k.hear(2 * time.Second)
 	k.none(began)
+	flags("node3", "--datapath=ebpf")
+	c.turnsToEBPF("node3")
+}
+
+// turnsToEBPF starts a node's daemon anew, and looks that nothing of the former is left to mislead packets.
+func (c *cluster) turnsToEBPF(node string) {
+	c.t.Helper()
+	c.signal(node, lab.Meshd, syscall.SIGKILL)
+	c.must("meshctl", "lab", "start", "--name", c.name, node)
+	c.eventually("the former balancer's rules are gone from "+node, func() error {
+		if r := c.on(node, "nft", "list", "tables"); r.code != 0 || strings.Contains(r.out, nat.Table) {
+			return fmt.Errorf("tables: %v", r)
+		}
+		return nil
+	})
+	c.eventually(node+" leads to all tasks", func() error {
+		if r := c.outside("sample", "get", "-n", "12", "http://"+c.address(node)+":8080/"); r.code != 0 {
+			return fmt.Errorf("%v", r)
+		}
+		return nil
+	})
+	c.reachesAll(c.taskOf("caller", node), "http://web:8080/", 3)
 }
 
 // saysDataPath looks for the drivers in the doctor's findings.
