@@ -11,6 +11,8 @@
 //	Keeper.Run    retries and resyncs, returns of ejected     with its context
 //	Keeper.watch  what the Balancer tells of failing backends with Run
 //
-// Package ebpf is the balancer in BPF programs; package ipvstest has one in
-// memory and the tests that every Balancer passes.
+// Packages ebpf and nat are balancers on the node, in BPF programs and nftables;
+// package kernel is one inside containers, of VIPs, by the kernel's IPVS, and
+// [Layers] puts it before one of the others. Package ipvstest has one in memory
+// and the tests that every Balancer passes.
 package ipvs
