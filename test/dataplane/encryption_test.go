@@ -49,6 +49,7 @@ func TestEncryptedIngressShowsNothing(t *testing.T) {
 // says has the client outside send the secret, so many times at once, to a published port and have it back from a task, which sees who it is.
 func (l *lab) says(network string, node netip.Addr, client string, times int) {
 	l.t.Helper()
+	wait := time.Duration(0)
 	l.eventually("the secret by "+network, func() bool {
 		s, err := dial(l.client, network, "", net.JoinHostPort(node.String(), strconv.Itoa(published)))
 		if err != nil {
@@ -58,7 +59,8 @@ func (l *lab) says(network string, node netip.Addr, client string, times int) {
 		if s.seen.Addr() != netip.MustParseAddr(client) {
 			l.t.Fatalf("%s: the task sees %v, not the client's %s", network, s.seen, client)
 		}
-		l.check(s.SetDeadline(time.Now().Add(time.Second))) // a datagram that is too long may be lost for learning that
+		wait += time.Second // longer each time: a datagram that is too long may be lost for learning that
+		l.check(s.SetDeadline(time.Now().Add(wait)))
 		return s.mirrors(network, []byte(strings.Repeat(overlaytest.Secret, times))) == nil
 	})
 }
