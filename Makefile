@@ -80,7 +80,7 @@ bench-swarm: setup build
 	test/vm/setup.sh
 	go build -o bin/ ./test/bench ./test/vm
 	bin/bench -rounds 3 swarm
-	bin/vm -kernel 6.12 -memory 4096 -timeout 40m bin/bench -rounds 3 -nodes 2 -tasks 4 -figures requests,update swarm
+	bin/vm -kernel 6.12 -memory 4096 -timeout 40m bin/bench -rounds 3 -nodes 2 -tasks 3 -figures requests,update swarm
 
 bench-dns: setup build
 	@test/bench/dns/setup.sh

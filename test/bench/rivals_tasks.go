@@ -46,7 +46,7 @@ func (r *rival) createOf(ctx context.Context, t *table, n int) error {
 	spec := r.replicas(web, n)
 	var none time.Duration
 	spec.TaskTemplate.RestartPolicy = &swarm.RestartPolicy{Condition: swarm.RestartPolicyConditionAny, Delay: &none}
-	spec.UpdateConfig = &swarm.UpdateConfig{Parallelism: 2, Monitor: time.Second}
+	spec.UpdateConfig = &swarm.UpdateConfig{Parallelism: uint64(r.atOnce()), Monitor: time.Second}
 	spec.EndpointSpec = r.endpoint(swarm.PortConfig{TargetPort: webPort, PublishedPort: webPort})
 	start := time.Now()
 	if _, err := r.api.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: spec}); err != nil {
@@ -94,7 +94,10 @@ func (r *rival) remove(ctx context.Context, service string) error {
 	})
 }
 
-// update replaces all tasks of web, two at a time, while it is called by its name and through the routing mesh.
+// atOnce is how many tasks an update replaces at a time: a fifth.
+func (r *rival) atOnce() int { return max(1, r.tasks/5) }
+
+// update replaces all tasks of web while it is called by its name and through the routing mesh.
 func (r *rival) update(ctx context.Context, t *table) error {
 	ways := map[string]probe.Spec{
 		"by name": {Node: "node1", PID: r.caller.pid, Target: "http://" + at(web, webPort) + "/"},
@@ -120,7 +123,7 @@ func (r *rival) update(ctx context.Context, t *table) error {
 	took := time.Since(begun)
 	time.Sleep(settle)
 	ended := time.Now()
-	t.add(fmt.Sprintf("rolling update by two, tasks: %d, s", r.tasks), r.name, took.Seconds())
+	t.add(fmt.Sprintf("rolling update, tasks: %d, %d at a time, s", r.tasks, r.atOnce()), r.name, took.Seconds())
 	for name, p := range probes {
 		if err := p.Stop(); err != nil {
 			return err
