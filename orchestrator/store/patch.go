@@ -27,11 +27,34 @@ func diff(old, next Object) patch {
 	var p patch
 	a, b := reflect.ValueOf(old).Elem(), reflect.ValueOf(next).Elem()
 	for _, at := range layoutOf(a.Type()).fields {
-		if !reflect.DeepEqual(a.FieldByIndex(at.index).Interface(), b.FieldByIndex(at.index).Interface()) {
-			p.fields = append(p.fields, field{at.name, b.FieldByIndex(at.index)})
+		was, is := a.FieldByIndex(at.index), b.FieldByIndex(at.index)
+		if !untouched(was, is) && !reflect.DeepEqual(was.Interface(), is.Interface()) {
+			p.fields = append(p.fields, field{at.name, is})
 		}
 	}
 	return p
+}
+
+// untouched says that a value is the other, or a copy that shares all it refers to, as
+// most of an updated object does. If not they may be equal still, which costs more to say.
+func untouched(a, b reflect.Value) bool {
+	switch a.Kind() {
+	case reflect.Struct:
+		for i := range a.NumField() {
+			if !untouched(a.Field(i), b.Field(i)) {
+				return false
+			}
+		}
+		return true
+	case reflect.Slice:
+		return a.Len() == b.Len() && a.UnsafePointer() == b.UnsafePointer()
+	case reflect.Map, reflect.Pointer:
+		return a.UnsafePointer() == b.UnsafePointer()
+	case reflect.Interface, reflect.Array:
+		return false
+	default:
+		return a.Equal(b)
+	}
 }
 
 // on is the object after the change.
