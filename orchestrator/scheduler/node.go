@@ -60,16 +60,14 @@ type node struct {
 	cpus      int64
 	memory    int64
 	ports     map[hostPort]int
-	// special are the tasks that have something of their own, by ID.
+	// special are the tasks that have something of their own, by ID. Most nodes have none,
+	// as of failures.
 	special  map[string]use
 	failures map[version][]time.Time
 }
 
 func newNode(n *store.Node) *node {
-	return &node{
-		Node: n, byService: map[string]int{},
-		ports: map[hostPort]int{}, special: map[string]use{}, failures: map[version][]time.Time{},
-	}
+	return &node{Node: n, byService: map[string]int{}}
 }
 
 // put enters a task (sign 1), or takes it out again (-1).
@@ -85,6 +83,9 @@ func (n *node) put(id string, u use, sign int) {
 	if u.own == nil {
 		return
 	}
+	if n.special == nil {
+		n.special, n.ports = map[string]use{}, map[hostPort]int{}
+	}
 	if n.special[id] = u; sign < 0 {
 		delete(n.special, id)
 	}
@@ -98,6 +99,9 @@ func (n *node) put(id string, u use, sign int) {
 // fail notes that a task failed here.
 func (n *node) fail(v version, at time.Time) {
 	recent := slices.DeleteFunc(n.failures[v], func(t time.Time) bool { return at.Sub(t) > failureWindow })
+	if n.failures == nil {
+		n.failures = map[version][]time.Time{}
+	}
 	n.failures[v] = append(recent, at)
 }
 
