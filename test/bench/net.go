@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/meshd/meshd/test/lab"
+	"github.com/meshd/meshd/test/slowness"
 )
 
 const (
@@ -268,23 +270,29 @@ func (b *netBench) start(ctx context.Context, spec swarm.ServiceSpec, node strin
 		return instance{}, fmt.Errorf("service %s: %w", name, err)
 	}
 	var out instance
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	var seen swarm.TaskStatus
+	limited, cancel := context.WithTimeout(ctx, slowness.Stretch(limit))
 	defer cancel()
-	err = until(ctx, func() (bool, error) {
-		r, err := b.api.TaskList(ctx, client.TaskListOptions{Filters: make(client.Filters).Add("service", created.ID)})
-		if err != nil || len(r.Items) != 1 || r.Items[0].Status.State != swarm.TaskStateRunning {
+	err = until(limited, func() (bool, error) {
+		r, err := b.api.TaskList(limited, client.TaskListOptions{Filters: make(client.Filters).Add("service", created.ID)})
+		i := slices.IndexFunc(r.Items, func(t swarm.Task) bool { return t.DesiredState == swarm.TaskStateRunning }) // not one that failed before it
+		if err != nil || i < 0 {
 			return false, err
 		}
-		for _, a := range r.Items[0].NetworksAttachments {
+		task := r.Items[i]
+		if seen = task.Status; seen.State != swarm.TaskStateRunning {
+			return false, nil
+		}
+		for _, a := range task.NetworksAttachments {
 			if a.Network.ID == b.network {
 				out.addr = a.Addresses[0].Addr().String()
 			}
 		}
-		out.pid, err = b.pid(ctx, node, r.Items[0].Status.ContainerStatus.ContainerID)
+		out.pid, err = b.pid(limited, node, seen.ContainerStatus.ContainerID)
 		return true, err
 	})
 	if err != nil {
-		return out, fmt.Errorf("service %s: %w", name, err)
+		return out, fmt.Errorf("service %s: %w; a task of it is %s: %s", name, err, seen.State, cmp.Or(seen.Err, seen.Message))
 	}
 	r, err := b.api.ServiceInspect(ctx, created.ID, client.ServiceInspectOptions{})
 	for _, v := range r.Service.Endpoint.VirtualIPs {

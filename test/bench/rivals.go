@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/meshd/meshd/test/lab"
+	"github.com/meshd/meshd/test/slowness"
 )
 
 // rival is one of the two systems, Docker Swarm and meshd: clusters of the same shape, one manager and workers, with the same services on a network of the
@@ -137,7 +138,7 @@ func (r *rival) whole(ctx context.Context) error {
 
 // wait asks less often than until: what a list of tasks costs is not what is compared.
 func (r *rival) wait(ctx context.Context, done func(context.Context) (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := context.WithTimeout(ctx, slowness.Stretch(limit))
 	defer cancel()
 	return untilEvery(ctx, 8*poll, func() (bool, error) { return done(ctx) })
 }
