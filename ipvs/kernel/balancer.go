@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
@@ -56,10 +57,11 @@ type Balancer struct {
 	visited map[ipvs.ClientAddr]visit
 }
 
-// visit is what was put into a namespace, and when.
+// visit is what was put into a namespace, and when; the zero time: it has to be looked at again.
 type visit struct {
-	held map[key]service
-	at   time.Time
+	held  map[key]service
+	marks map[netip.Addr]uint32
+	at    time.Time
 }
 
 // New makes a balancer; it changes nothing before the first Set.
@@ -105,10 +107,15 @@ func (b *Balancer) bring(c ipvs.Client) error {
 		return err
 	}
 	defer ns.Close()
-	if err := inside(ns, func() error { return put(want, c) }); err != nil {
+	var marks map[netip.Addr]uint32
+	err = inside(ns, func() (err error) {
+		marks, err = put(want, c, last.marks)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("IPVS of the container at %s: %w", c.Addrs[0].Addr, err)
 	}
-	b.visited[c.Addrs[0]] = visit{want, time.Now()}
+	b.visited[c.Addrs[0]] = visit{want, marks, time.Now()}
 	return nil
 }
 
@@ -166,28 +173,29 @@ func (b *Balancer) Damage() ([]ipvs.Difference, error) {
 		if !ok {
 			continue // Run sees to it
 		}
-		found, err := b.examine(c, last.held)
+		found, err := b.examine(c, last)
 		if len(found) > 0 || err != nil {
-			delete(b.visited, c.Addrs[0])
+			last.at = time.Time{}
+			b.visited[c.Addrs[0]] = last
 		}
 		out, errs = append(out, found...), append(errs, err)
 	}
 	return out, errors.Join(errs...)
 }
 
-func (b *Balancer) examine(c ipvs.Client, want map[key]service) (out []ipvs.Difference, err error) {
+func (b *Balancer) examine(c ipvs.Client, last visit) (out []ipvs.Difference, err error) {
 	ns, err := b.config.Namespace(c.Addrs[0])
 	if err != nil || ns == nil {
 		return nil, err // it has ended
 	}
 	defer ns.Close()
 	err = inside(ns, func() error {
-		s, err := openSpace()
+		s, err := openSpace(last.marks)
 		if err != nil {
 			return err
 		}
 		defer s.close()
-		for _, what := range s.differences(want) {
+		for _, what := range s.differences(last.held) {
 			out = append(out, ipvs.Difference{Kind: "container", What: fmt.Sprintf("IPVS of the container at %s: %s", c.Addrs[0].Addr, what), Want: "as its services need", Have: "changed"})
 		}
 		return nil

@@ -169,7 +169,7 @@ func TestOtherNetworksVIPsAreNotThere(t *testing.T) {
 	s.Services[0].VNI++
 	r.set(s)
 	r.check(r.within(r.client, func() error {
-		sp, err := openSpace()
+		sp, err := openSpace(nil)
 		if err != nil {
 			return err
 		}
@@ -220,7 +220,7 @@ func TestDriftIsNamedAndRepaired(t *testing.T) {
 		mayEnd bool
 	}{
 		"ipvsadm -C":     {harm: func(s *space) error { return s.ipvs.Flush() }, mayEnd: true},
-		"nft flush":      {harm: func(*space) error { return putTable(nil) }, mayEnd: true}, // which services are whose is lost
+		"nft flush":      {harm: func(*space) error { return putTable(nil) }},
 		"other timeouts": {harm: func(s *space) error { return s.ipvs.SetConfig(&lvs.Config{TimeoutTCP: time.Minute}) }},
 		"another switch": {harm: func(*space) error { return os.WriteFile(switchPath("conn_reuse_mode"), []byte("0"), 0) }},
 		"no backends": {mayEnd: true, harm: func(s *space) (err error) {
@@ -236,7 +236,7 @@ func TestDriftIsNamedAndRepaired(t *testing.T) {
 		with, err := open.Exchange()
 		r.check(err)
 		r.check(r.within(r.client, func() error {
-			s, err := openSpace()
+			s, err := openSpace(nil)
 			if err != nil {
 				return err
 			}

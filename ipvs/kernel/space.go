@@ -47,13 +47,15 @@ type space struct {
 	settings bool
 }
 
-func openSpace() (*space, error) {
+// openSpace reads what the namespace holds. Where our table is gone the services are known by the marks that are remembered, so that
+// connections outlive it; nil: none are.
+func openSpace(remembered map[netip.Addr]uint32) (*space, error) {
 	h, err := lvs.New("")
 	if err != nil {
 		return nil, fmt.Errorf("IPVS: %w", err)
 	}
 	s := &space{ipvs: h}
-	if err := s.read(); err != nil {
+	if err := s.read(remembered); err != nil {
 		h.Close()
 		return nil, err
 	}
@@ -68,9 +70,12 @@ const (
 	markUDP  = 1
 )
 
-func (s *space) read() (err error) {
+func (s *space) read(remembered map[netip.Addr]uint32) (err error) {
 	if s.marks, s.whole, err = readTable(); err != nil {
 		return err
+	}
+	if s.marks == nil {
+		s.marks = remembered
 	}
 	vips := map[uint32]netip.Addr{}
 	for vip, mark := range s.marks {
@@ -158,11 +163,11 @@ func (s *space) differences(want map[key]service) []string {
 }
 
 // put makes the calling thread's namespace hold what is wanted for a container: services before the marks that lead to them, and the other
-// way round when they go.
-func put(want map[key]service, c ipvs.Client) error {
-	s, err := openSpace()
+// way round when they go. It returns their marks.
+func put(want map[key]service, c ipvs.Client, remembered map[netip.Addr]uint32) (map[netip.Addr]uint32, error) {
+	s, err := openSpace(remembered)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer s.close()
 	errs := []error{s.putSettings()}
@@ -183,7 +188,7 @@ func put(want map[key]service, c ipvs.Client) error {
 			errs = append(errs, s.ipvs.DelService(address(k, s.marks[k.vip])))
 		}
 	}
-	return errors.Join(errs...)
+	return marks, errors.Join(errs...)
 }
 
 func (s *space) putSettings() error {
