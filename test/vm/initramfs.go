@@ -17,8 +17,8 @@ import (
 // early are the modules without which the guest cannot reach this machine's files, nor be heard.
 func early() []string { return []string{"virtio_pci", "virtio_console", "virtiofs", "overlay"} }
 
-// timesLonger is what time limits are in the guest. Not the ten times that it is slower: most limits leave room.
-const timesLonger = 4
+// timesLonger is what time limits are in the guest. Not the ten times that it is slower: limits leave room.
+const timesLonger = 6
 
 // writeInitramfs writes the first file system of the guest: this program as its init, what it is told to do, and the early modules with
 // what they need. Everything else the guest finds in this machine's files.
