@@ -6,8 +6,8 @@
 // one step at a time (decide.go: state, desired state and container -> step).
 // What the workers observe is queued, newest per task, and flushed whenever a
 // session is there; what the kernel holds is acknowledged at once and with
-// every heartbeat of the manager, whose answer is the node's own. Without any manager everything that
-// runs goes on running.
+// every heartbeat of the manager, whose answer is the node's own. Without any
+// manager everything that runs goes on running.
 //
 // Containers outlive the agent: a new agent lists those with the node's label
 // and goes on where the old one was. Those of tasks that the managers do not
