@@ -273,7 +273,7 @@ func (b *netBench) start(ctx context.Context, spec swarm.ServiceSpec, node strin
 	var seen swarm.TaskStatus
 	limited, cancel := context.WithTimeout(ctx, slowness.Stretch(limit))
 	defer cancel()
-	err = until(limited, func() (bool, error) {
+	err = untilEvery(limited, relaxed, func() (bool, error) {
 		r, err := b.api.TaskList(limited, client.TaskListOptions{Filters: make(client.Filters).Add("service", created.ID)})
 		i := slices.IndexFunc(r.Items, func(t swarm.Task) bool { return t.DesiredState == swarm.TaskStateRunning }) // not one that failed before it
 		if err != nil || i < 0 {

@@ -136,11 +136,10 @@ func (r *rival) whole(ctx context.Context) error {
 	})
 }
 
-// wait asks less often than until: what a list of tasks costs is not what is compared.
 func (r *rival) wait(ctx context.Context, done func(context.Context) (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, slowness.Stretch(limit))
 	defer cancel()
-	return untilEvery(ctx, 8*poll, func() (bool, error) { return done(ctx) })
+	return untilEvery(ctx, relaxed, func() (bool, error) { return done(ctx) })
 }
 
 // step takes figures that belong together.
