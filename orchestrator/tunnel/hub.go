@@ -24,6 +24,9 @@ const pathInvite = "/v1/tunnel/invite"
 const (
 	// answerTimeout is how long an invited node may take to call back.
 	answerTimeout = 5 * time.Second
+	// sessionGap is the wait for a node without a session, lostAfter for an answer,
+	// before the node is invited again.
+	sessionGap, lostAfter = 100 * time.Millisecond, time.Second
 	// greetTimeout is how long a caller may take to say its number.
 	greetTimeout = 5 * time.Second
 	// keepIdle is how long a connection waits for the next request.
@@ -149,7 +152,9 @@ func (h *Hub) greet(c net.Conn) error {
 	return nil
 }
 
-// dial invites a node and waits until it calls back.
+// dial invites a node and waits until it calls back. A node that is not down may just be
+// between two sessions, and an invitation in the one that ends is lost: so it is invited
+// again.
 func (h *Hub) dial(ctx context.Context, node string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
@@ -159,14 +164,21 @@ func (h *Hub) dial(ctx context.Context, node string) (net.Conn, error) {
 	h.invited[t.Number] = inv
 	h.mu.Unlock()
 	defer h.forget(t.Number, inv)
-	if !h.cfg.Sessions.Invite(node, t) && !h.askOthers(ctx, node, t) {
-		return nil, remote.Errorf(errdefs.ErrUnavailable, "node %s is not connected to any manager", node)
-	}
-	select {
-	case c := <-inv.conn:
-		return h.keep(node, c), nil
-	case <-ctx.Done():
-		return nil, remote.Errorf(errdefs.ErrUnavailable, "node %s did not call back within %v", node, answerTimeout)
+	for {
+		again, silence := lostAfter, remote.Errorf(errdefs.ErrUnavailable, "node %s did not call back within %v", node, answerTimeout)
+		if !h.cfg.Sessions.Invite(node, t) && !h.askOthers(ctx, node, t) {
+			again, silence = sessionGap, remote.Errorf(errdefs.ErrUnavailable, "node %s is not connected to any manager", node)
+			if h.cfg.Down(node) {
+				return nil, silence
+			}
+		}
+		select {
+		case c := <-inv.conn:
+			return h.keep(node, c), nil
+		case <-ctx.Done():
+			return nil, silence
+		case <-time.After(again):
+		}
 	}
 }
 

@@ -24,14 +24,18 @@ import (
 type sessions struct {
 	mu    sync.Mutex
 	nodes map[string]func([]protocol.Tunnel)
+	// missed is called for an invitation of a node without a session; nil: nothing.
+	missed func()
 }
 
 func (s *sessions) Invite(node string, t protocol.Tunnel) bool {
 	s.mu.Lock()
-	accept := s.nodes[node]
+	accept, missed := s.nodes[node], s.missed
 	s.mu.Unlock()
 	if accept != nil {
 		accept([]protocol.Tunnel{t})
+	} else if missed != nil {
+		missed()
 	}
 	return accept != nil
 }
@@ -151,9 +155,24 @@ func TestEveryManagerReachesEveryNode(t *testing.T) {
 
 func TestUnconnectedNodeFailsAtOnce(t *testing.T) {
 	all := cluster(t, newCA(t), 2)
+	all[0].down.Store("gone", true)
 	_, err := get(t.Context(), all[0], "gone", "/")
 	if !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "node gone is not connected") {
 		t.Error(err)
+	}
+}
+
+// A node that begins a new session, since it has something to tell, has none for a moment,
+// and what the former one was to bring may be lost with it.
+func TestNodeBetweenSessionsIsWaitedFor(t *testing.T) {
+	ca := newCA(t)
+	m := cluster(t, ca, 1)[0]
+	n := newNode(t, ca, "n", echo("n"))
+	m.sessions.missed = func() {
+		m.sessions.set("n", func([]protocol.Tunnel) { m.sessions.set("n", n.Accept) })
+	}
+	if got, err := get(t.Context(), m, "n", "/"); err != nil || got != "n: /" {
+		t.Errorf("%q, %v", got, err)
 	}
 }
 
