@@ -308,16 +308,16 @@ func (s *scenario) idle(ctx context.Context) (string, error) {
 	began := time.Now()
 	pause(ctx, s.rest)
 	took := time.Since(began)
-	var each []string
+	each := make([]float64, len(s.managers))
 	for i, m := range s.managers {
 		u, err := m.used()
 		if err != nil {
 			return "", err
 		}
-		each = append(each, fmt.Sprintf("%.1f %%", 100*(u.cpu-before[i].cpu).Seconds()/took.Seconds()))
+		each[i] = 100 * (u.cpu - before[i].cpu).Seconds() / took.Seconds()
 	}
 	slices.Sort(each)
-	return strings.Join(each, ", "), nil
+	return fmt.Sprintf("%.1f %% of a core", each), nil
 }
 
 // update rolls the large service over to a new version.
