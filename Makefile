@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
 # Static binaries: they run on any distribution, and no C compiler is needed.
 export CGO_ENABLED := 0
 
-.PHONY: demo demo-down build sample voting-images registry setup check test test-vm bench bench-dns bench-net bench-encryption bench-failover bench-scale bench-swarm generate go-is-there
+.PHONY: demo demo-down build sample voting-images registry setup check test test-vm test-vm-lab bench bench-dns bench-net bench-encryption bench-failover bench-scale bench-swarm generate go-is-there
 .DEFAULT_GOAL := build
 
 demo: setup build
@@ -54,6 +54,11 @@ test: setup build
 # Part of make test: the kernel's edges under Debian's 6.12 and 6.1. One package there: go run ./test/vm -kernel 6.1 ./overlay -run TestX
 test-vm: go-is-there
 	@test/vm/run.sh
+
+# A lab of two nodes in a guest, whose kernel's IPVS leads to virtual addresses. Some minutes, many on a busy machine: so no part of make test.
+test-vm-lab: setup build
+	@test/vm/setup.sh
+	go run ./test/vm -kernel 6.12 -timeout 20m ./test/e2e -run TestKernelsBalancer -v
 
 check: go-is-there
 	@test/check.sh

@@ -63,7 +63,7 @@ func TestNodesWithoutEBPF(t *testing.T) {
 	if found := c.meshctl("node1", "net", "check"); found.code != 0 || strings.Count(found.err, "data path bridge: as told by --datapath") != 2 || strings.Count(found.err, "data path ebpf") != 1 {
 		t.Errorf("net check: %v", found)
 	}
-	c.saysDataPath(map[string]string{"node1": "ebpf", "node2": "bridge", "node3": "bridge"})
+	c.says("data path", map[string]string{"node1": "ebpf", "node2": "bridge", "node3": "bridge"})
 
 	k := c.call(nodes...).vip("node1").vip("node2")
 	for from, to := range map[string]string{"node1": "node2", "node2": "node3", "node3": "node1"} {
@@ -100,18 +100,21 @@ func (c *cluster) turnsToEBPF(node string) {
 	c.reachesAll(c.taskOf("caller", node), "http://web:8080/", 3)
 }
 
-// saysDataPath looks for the drivers in the doctor's findings.
-func (c *cluster) saysDataPath(want map[string]string) {
+// says waits until the doctor's check begins with these words on each node.
+func (c *cluster) says(check string, want map[string]string) {
 	c.t.Helper()
-	r := c.meshctl("node1", "doctor", "--format", "json")
-	var found doctor.Reports
-	if err := json.Unmarshal([]byte(r.out), &found); err != nil {
-		c.t.Fatalf("doctor: %v: %v", err, r)
-	}
-	for _, report := range found.Reports {
-		i := slices.IndexFunc(report.Findings, func(f doctor.Finding) bool { return f.Check == "data path" })
-		if i < 0 || !strings.HasPrefix(report.Findings[i].Says, want[report.Name()]) {
-			c.t.Errorf("%s: the data path is not said to be %s: %+v", report.Name(), want[report.Name()], report.Findings)
+	c.eventually("the doctor tells the "+check, func() error {
+		r := c.meshctl("node1", "doctor", "--format", "json")
+		var found doctor.Reports
+		if err := json.Unmarshal([]byte(r.out), &found); err != nil {
+			return fmt.Errorf("doctor: %w: %v", err, r)
 		}
-	}
+		for _, report := range found.Reports {
+			i := slices.IndexFunc(report.Findings, func(f doctor.Finding) bool { return f.Check == check })
+			if i < 0 || !strings.HasPrefix(report.Findings[i].Says, want[report.Name()]) {
+				return fmt.Errorf("%s: not %s: %+v %s", report.Name(), want[report.Name()], report.Findings, report.Error)
+			}
+		}
+		return nil
+	})
 }
