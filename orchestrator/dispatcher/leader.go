@@ -139,15 +139,12 @@ func (j judge) status(n *store.Node) swarm.NodeStatus {
 // manager is what a node in this state has as a manager's status, nil if it is none.
 func (j judge) manager(n *store.Node, state swarm.NodeState) *swarm.ManagerStatus {
 	addr, member := j.members[n.ID]
-	if n.ManagerStatus == nil && !member && n.ID != j.leader {
+	if !member && n.ID != j.leader && (n.ManagerStatus == nil || len(j.members) > 0) {
 		return nil
 	}
 	var out swarm.ManagerStatus
 	if n.ManagerStatus != nil {
 		out = *n.ManagerStatus
-	}
-	if len(j.members) > 0 && !member && n.ID != j.leader {
-		return nil
 	}
 	if addr != "" {
 		out.Addr = addr

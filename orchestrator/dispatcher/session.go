@@ -3,6 +3,7 @@ package dispatcher
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"slices"
@@ -278,11 +279,16 @@ func (d *Dispatcher) handleSession(w http.ResponseWriter, r *http.Request) {
 		d.describe(ctx, node, req)
 	}()
 	sender := remote.NewSender(w)
-	err = d.stream(ctx, s, func(m *protocol.Message) error {
+	err = d.stream(ctx, s, func(m *protocol.Message) (err error) {
 		if m == d.pulse {
-			return sender.SendEncoded(d.encoded)
+			err = sender.SendEncoded(d.encoded)
+		} else {
+			err = sender.Send(m)
 		}
-		return sender.Send(m)
+		if err != nil {
+			return fmt.Errorf("send to node %s: %w", node, err)
+		}
+		return nil
 	})
 	end(err)
 	<-described
@@ -356,7 +362,7 @@ func (d *Dispatcher) stream(ctx context.Context, s *session, send func(*protocol
 				m = d.pulse
 			}
 		}
-		if err := d.sendTo(s, send, m); err != nil {
+		if err := send(m); err != nil {
 			return err
 		}
 		idle.Reset(d.untilBeat())

@@ -2,7 +2,6 @@ package dispatcher
 
 import (
 	"context"
-	"fmt"
 	"runtime"
 	"sync"
 	"time"
@@ -35,7 +34,7 @@ func (d *Dispatcher) begin(ctx context.Context, s *session, send func(*protocol.
 		case d.turns <- struct{}{}:
 			waiting = false
 		case <-idle.C:
-			if err := d.sendTo(s, send, d.pulse); err != nil {
+			if err := send(d.pulse); err != nil {
 				return err
 			}
 			idle.Reset(d.untilBeat())
@@ -47,12 +46,5 @@ func (d *Dispatcher) begin(ctx context.Context, s *session, send func(*protocol.
 	var m *protocol.Message
 	d.cfg.Store.View(func(v *store.View) { m = s.next(v, d.cache) })
 	m.Heartbeat = d.cfg.Heartbeat
-	return d.sendTo(s, send, m)
-}
-
-func (*Dispatcher) sendTo(s *session, send func(*protocol.Message) error, m *protocol.Message) error {
-	if err := send(m); err != nil {
-		return fmt.Errorf("send to node %s: %w", s.node, err)
-	}
-	return nil
+	return send(m)
 }
